@@ -1,0 +1,1 @@
+"""ssl4seg: semi-supervised image segmentation experiments, one command away."""

@@ -1,0 +1,128 @@
+"""From a configuration to objects. Only this room and the entry points know Hydra."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from hydra.errors import InstantiationException
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+
+from ssl4seg import checkpoint
+from ssl4seg.data.case import Case, Volume, checked
+from ssl4seg.data.dataset import Dataset
+from ssl4seg.device import resolve_device, resolve_precision
+from ssl4seg.errors import UserError
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.networks.base import Network
+
+log = logging.getLogger("ssl4seg")
+
+Config = Mapping[str, Any]
+"""A resolved configuration, as config.yaml holds it."""
+
+
+def build(config: Config, where: str, **more: Any) -> Any:
+    """Instantiate `_target_`; a UserError of its constructor passes, any other error names `where`."""
+    try:
+        return hydra.utils.instantiate(dict(config), **more, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+            if isinstance(cause, UserError):
+                raise cause from None
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+            raise cause from None
+        raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}") from None
+
+
+def dataset_of(config: Config) -> Dataset:
+    keys = {key: value for key, value in config["dataset"].items() if key != "recipe"}
+    dataset: Dataset = build(keys, "dataset")
+    return dataset
+
+
+def network_maker(config: Config, channels: int, num_classes: int, *, load: bool = True) -> MakeNetwork:
+    """Builds the network that the configuration names, from `network.weights` if set (and `load`)."""
+    keys = {key: value for key, value in config["network"].items() if key != "weights"}
+    weights = config["network"].get("weights") if load else None
+
+    def make() -> Network:
+        network: Network = build(keys, "network", in_channels=channels, num_classes=num_classes)
+        if weights:
+            load_network(network, Path(weights))
+        return network
+
+    return make
+
+
+def load_network(network: Network, file: Path) -> None:
+    """Load a run's best model, or a state dict under our names or the public ones."""
+    state = checkpoint.network_state(file)
+    rename: Callable[..., Any] = getattr(network, "rename", dict)
+    checkpoint.load_into(network, rename(state), file)
+
+
+def method_of(config: Config, make: MakeNetwork) -> Method:
+    # A partial of the network maker would be instantiated by Hydra; a plain function passes.
+    method: Method = build({**config["method"]}, "method", network=make)
+    return method
+
+
+def optimizers_of(config: Config, method: Method) -> dict[str, torch.optim.Optimizer]:
+    """One for each phase."""
+    return {
+        phase: build(config["optimizer"], "optimizer", params=list(method.parameters_of(phase)))
+        for phase in method.phases
+    }
+
+
+def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
+    """Device, precision, and DDP where there are several processes."""
+    device = resolve_device(config["device"])
+    precision = resolve_precision(str(config["precision"]), device)
+    engine = config.get("engine", {})
+    devices, nodes = engine.get("devices", 1), engine.get("num_nodes", 1)
+    for key, value in (("devices", devices), ("num_nodes", nodes)):
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"engine.{key}={value}: expected a whole number of at least 1")
+    if threads := config.get("num_threads"):
+        torch.set_num_threads(threads)
+    several = devices * nodes > 1
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        strategy=DDPStrategy(find_unused_parameters=num_phases > 1) if several else "auto",
+        precision="32-true" if precision == "32" else precision,  # type: ignore[arg-type]
+    )
+    return fabric
+
+
+def read_all(cases: Sequence[Case], num_classes: int) -> list[tuple[Case, Volume]]:
+    """Every case of a split, read and checked; each must have a mask."""
+    read = []
+    for case in cases:
+        volume = checked(case.read(), case.name, num_classes)
+        if volume.label is None:
+            raise UserError(f"{case.name}: has no mask; every case of val and test needs one")
+        read.append((case, volume))
+    return read
+
+
+def predictor_of(module: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`predict` (a method) or `forward` (a network) under the run's precision, in evaluation mode."""
+    forward = module.predict if isinstance(module, Method) else module.__call__
+
+    def predict(image: torch.Tensor) -> torch.Tensor:
+        module.eval()
+        with fabric.autocast():
+            logits: torch.Tensor = forward(image)
+        return logits
+
+    return predict

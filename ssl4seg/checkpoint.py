@@ -1,0 +1,79 @@
+"""Checkpoints: written atomically, loaded without running code."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl4seg.errors import UserError
+
+
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write so that at any moment either the earlier file or the new one is there, whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); the earlier checkpoint is whole") from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Tensors and plain values on the CPU. A file that holds pickled code is refused, never run."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error) and "Unsupported" not in str(error):
+            raise UserError(f"{path}: is not a checkpoint, or is damaged") from None
+        raise UserError(
+            f"{path}: holds pickled code or objects, which could run anything, and is refused; "
+            "save a plain state dict with torch.save(model.state_dict(), FILE)"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
+        raise UserError(f"{path}: is not a checkpoint, or is damaged ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def network_state(path: Path) -> dict[str, Tensor]:
+    """The weights of one network: from a run's checkpoint that of the predictor, else the state dict in the file.
+
+    Public scripts save a bare state dict or wrap it under a name; a DistributedDataParallel prefix is taken off.
+    """
+    content = load(path)
+    if "method" in content and "predictor" in content:
+        prefix = f"{content['predictor']}."
+        return {k.removeprefix(prefix): v for k, v in content["method"].items() if k.startswith(prefix)}
+    for name in ("state_dict", "model_state_dict", "model", "net", "ema", "teacher"):
+        if isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: holds no state dict, but {', '.join(map(str, list(content)[:6]))}")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
+    """Load all of `state`, or raise a UserError that says how the networks differ."""
+    own = module.state_dict()
+    faults = [f"lacks {key}" for key in own if key not in state]
+    faults += [f"has {key}, unknown here" for key in state if key not in own]
+    faults += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise UserError(f"{source}: is a checkpoint of another network: {'; '.join(faults[:3])}{more}")
+    module.load_state_dict(dict(state))

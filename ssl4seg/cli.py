@@ -1,0 +1,251 @@
+"""What every command does before torch is imported: find conf/, answer --help, and mend typing errors.
+
+Importing torch takes seconds; help and a mistyped key are answered without it.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl4seg.errors import UserError
+
+Task = Callable[[DictConfig], None]
+
+failures: list[str] = []
+"""Messages of the runs of this process that failed; a sweep goes on with the others."""
+
+
+def conf_dir() -> Path:
+    """conf/ inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+def run_name(
+    network: str, ratio: float, cases: int | None, list_file: str | None, split: int | None, seed: int, tag: str | None
+) -> str:
+    """<network>-<labelled>-s<seed>[-<tag>], the last part of a run folder's path."""
+    labelled = Path(list_file).stem if list_file else f"{cases}cases" if cases is not None else f"{ratio}"
+    shuffled = "" if split is None else f"-p{split}"
+    return f"{network}-{labelled}{shuffled}-s{seed}{f'-{tag}' if tag else ''}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def command(name: str, task: Task) -> None:
+    """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
+    arguments = get_args_parser().parse_args()
+    extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
+    try:
+        for folder in extra:
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {arguments.config_dir}: there is no such folder")
+        if arguments.help:
+            print(help_text(name, arguments.overrides, [*extra, conf_dir()]))
+            return
+        check(name, arguments.overrides, extra, sweep=arguments.multirun)
+        hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(_guarded(task))()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_first_lines(error)}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or ''}: cannot be written ({error.strerror})")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if failures:
+        if len(failures) > 1 or arguments.multirun:
+            print(f"\n{len(failures)} run(s) failed:\n" + "\n".join(failures), file=sys.stderr)
+        sys.exit(1)
+
+
+def _guarded(task: Task) -> Task:
+    """The task, its UserErrors printed and counted instead of ending a sweep."""
+
+    def guarded(config: DictConfig) -> None:
+        try:
+            task(config)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failures.append(str(error).splitlines()[0])
+
+    return guarded
+
+
+# -- typing errors ----------------------------------------------------------------------------------------------------
+
+
+def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: bool) -> None:
+    """Raise a UserError for an unknown group choice or key, with the nearest right one, or a value out of range."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(_first_lines(error)) from None
+    folders = [*extra, conf_dir()]
+    groups = {group: choices(group, folders) for group in group_names(name)}
+    chosen = []
+    for override in parsed:
+        if override.is_sweep_override() and not sweep:
+            raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+        if override.key_or_group in groups and not override.is_delete():
+            _check_choice(override, groups[override.key_or_group])
+            chosen.append(f"{override.key_or_group}={_values(override)[0]}")
+        elif override.key_or_group == "hydra.searchpath":
+            return  # configs from elsewhere: Hydra itself must judge
+    searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose(name, overrides=[*searchpath, *chosen])
+    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    for override in parsed:
+        key = override.key_or_group
+        if key in groups or key.startswith("hydra") or override.is_add() or override.is_force_add():
+            continue
+        if key not in known:
+            raise UserError(_unknown(key, [*known, *groups], override.input_line or key))
+        for value in _values(override):
+            check_value(key, value)
+
+
+def _check_choice(override: Override, known: Sequence[str]) -> None:
+    for value in _values(override):
+        if value is not None and str(value) not in known:
+            near = _nearest(str(value), known)
+            raise UserError(
+                f"{override.key_or_group}={value}: there is no such {override.key_or_group}{near}\n"
+                f"{override.key_or_group} is one of: {', '.join(known)}"
+            )
+
+
+def _unknown(key: str, known: Sequence[str], line: str) -> str:
+    near = _nearest(key, known) or _nearest(key.rpartition(".")[2], [k for k in known if "." not in k])
+    if not near:  # the right name in the wrong place
+        same = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        near = f"; did you mean {' or '.join(same[:3])}?" if same else ""
+    return f"{line}: there is no key {key!r}{near}\n--help lists the keys"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _values(override: Override) -> list[Any]:
+    if override.is_sweep_override():
+        return [v for v in override.sweep_string_iterator()] or [None]
+    return [override.value()]
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+NUMBERS = {  # key: (kind, lowest, whether null is allowed)
+    "labeled_ratio": (float, None, False),
+    "labeled_cases": (int, 1, True),
+    "split_seed": (int, 0, True),
+    "seed": (int, 0, False),
+    "iterations": (int, 1, False),
+    "eval_every": (int, 1, False),
+    "batch_size": (int, 1, False),
+    "unlabeled_batch_size": (int, 1, False),
+    "eval_batch_size": (int, 1, False),
+    "num_threads": (int, 1, True),
+}
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raise a UserError where a number of the command line is none, or out of range."""
+    if key not in NUMBERS or (isinstance(value, str) and "${" in value):
+        return
+    kind, lowest, optional = NUMBERS[key]
+    if value is None or value == "null":
+        if not optional:
+            raise UserError(f"{key}=null: expected a number")
+        return
+    try:
+        number = kind(str(value))
+    except ValueError:
+        raise UserError(f"{key}={value}: expected {'a whole number' if kind is int else 'a number'}") from None
+    if key == "labeled_ratio" and not 0 < number <= 1:
+        raise UserError(f"labeled_ratio={value}: expected a number in (0, 1], the share of labelled training images")
+    if lowest is not None and number < lowest:
+        raise UserError(f"{key}={value}: expected at least {lowest}")
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:3]) or type(error).__name__
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+USAGE = {
+    "train": "ssl4seg-train [-m] [KEY=VALUE ...]",
+    "eval": "ssl4seg-eval run=DIR [KEY=VALUE ...]\n"
+    "       ssl4seg-eval network.weights=FILE dataset=NAME dataset.root=DIR [KEY=VALUE ...]",
+    "predict": "ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER [KEY=VALUE ...]",
+}
+
+
+def group_names(name: str) -> list[str]:
+    """The groups in the defaults list of conf/<name>.yaml."""
+    text = (conf_dir() / f"{name}.yaml").read_text().split("\n\n")
+    defaults = next(part for part in text if part.startswith("defaults:"))
+    return re.findall(r"^  - (\w+): ", defaults, re.MULTILINE)
+
+
+def choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """The YAML files of a group, in all config folders."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """The keys of a command and the groups with their choices; of groups named on the command line their keys too."""
+    conf = conf_dir()
+    title, body = _title_and_keys(conf / f"{name}.yaml")
+    lines = [f"usage: {USAGE[name]}", "", title, "", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
+    for group in group_names(name):
+        lines.append(f"  {group}")
+        for choice in choices(group, folders):
+            file = next(folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists())
+            lines.append(f"    {choice:<16} {_title_and_keys(file)[0]}")
+    lines += ["", "Keys:", *body]
+    for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
+        file = next((f for d in folders if (f := d / group / f"{choice}.yaml").exists()), None)
+        if file:
+            lines += ["", f"Keys of {group}={choice}:", *(f"  {group}.{line.strip()}" for line in _title_and_keys(file)[1])]
+    if name == "train":
+        lines += ["", "-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
+    return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])
+
+
+def _title_and_keys(file: Path) -> tuple[str, list[str]]:
+    """The first comment of a YAML file, and its keys (but for defaults, hydra and _target_) with their comments."""
+    lines = file.read_text().splitlines()
+    title = next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
+    keys, hidden = [], False
+    for line in lines:
+        if line and not line.startswith((" ", "#")):
+            hidden = line.startswith(("defaults:", "hydra:", "_target_:"))
+        if line.strip() and not line.startswith("#") and not hidden:
+            keys.append(f"  {line}")
+    return title, keys

@@ -1,0 +1,91 @@
+"""ACDC, the Automated Cardiac Diagnosis Challenge (Bernard et al., IEEE TMI 2018).
+
+Read from the h5 layout of the semi-supervised literature, which `ssl4seg-prepare acdc` also makes from the challenge's
+own NIfTI folders: ROOT/data/patientXXX_frameYY.h5 with `image` [S, H, W] in [0, 1] and `label` [S, H, W]
+(0 background, 1 right ventricle, 2 myocardium, 3 left ventricle). In the literature's copy frame01 is end diastole and
+frame02 end systole; a prepared copy keeps the acquired frame's number, and the voxel spacing as an attribute.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
+from ssl4seg.data.files import h5_facts, normalized, read_h5
+from ssl4seg.errors import UserError
+
+
+class ACDC(Dataset):
+    """The published 70 / 10 / 20 patients.
+
+    Args:
+        root: the folder that holds data/.
+        patients: patient numbers of train, val and test, in the published order.
+    """
+
+    name = "acdc"
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        patients: Mapping[Split, Sequence[int]],
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        if self.channels != 1:
+            raise UserError(f"dataset.channels={self.channels}: ACDC has 1")
+        if root is None:
+            raise UserError("dataset.root is not set: give the folder of ACDC, dataset.root=DATA/ACDC")
+        if missing := [split for split in SPLITS if not patients.get(split)]:
+            raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
+        self.patients = patients
+        self.files = self._find(Path(root).expanduser())
+
+    def _find(self, root: Path) -> dict[str, list[Path]]:
+        """The volume files by patient, in the order of their frames."""
+        if not root.is_dir():
+            raise UserError(f"dataset.root={root}: there is no such folder")
+        found: dict[str, list[Path]] = {}
+        for file in sorted((root / "data").glob("patient[0-9]*_frame[0-9]*.h5")):
+            found.setdefault(file.name.split("_")[0], []).append(file)
+        if found:
+            return found
+        if next(root.glob("**/patient*/Info.cfg"), None) or next(root.glob("**/patient*_frame*.nii*"), None):
+            raise UserError(
+                f"dataset.root={root} holds the challenge's NIfTI files; convert them once with\n"
+                f"  ssl4seg-prepare acdc {root} DEST\nand give dataset.root=DEST"
+            )
+        raise UserError(f"dataset.root={root}: holds no data/patientXXX_frameYY.h5; see `ssl4seg-prepare acdc --help`")
+
+    def cases(self, split: Split) -> list[Case]:
+        names = [f"patient{number:03d}" for number in self.patients[split]]
+        if missing := [name for name in names if name not in self.files]:
+            raise UserError(
+                f"dataset.root: {len(missing)} of the {len(names)} {split} patients are missing "
+                f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}); "
+                "complete the folder or shorten dataset.patients"
+            )
+        return [self._case(name, file) for name in names for file in self.files[name]]
+
+    def _case(self, patient: str, file: Path) -> Case:
+        shape, labeled, spacing = h5_facts(file)
+        if len(shape) != 3:
+            raise UserError(f"{file}: the image has shape {shape}; expected slices x height x width")
+
+        def read() -> Volume:
+            image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
+            return Volume(image[:, None], self._label(file) if labeled else None, spacing)
+
+        return Case(name=file.stem, group=patient, num_images=shape[0], labeled=labeled, read=read)
+
+    def _label(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+        label = read_h5(file, "label")
+        if self.ignore_index is not None:
+            label = np.where(label == self.ignore_index, 255, label)
+        if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
+            raise UserError(f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255")
+        return label.astype(np.uint8)

@@ -1,0 +1,108 @@
+"""`ssl4seg-prepare acdc SOURCE DEST`: from the challenge's NIfTI folders to the h5 layout that training reads.
+
+Every volume is checked, min-max normalised to [0, 1] and written with its voxel spacing. It can be run again: a volume
+whose h5 is whole and newer than its source is left alone. All faults are listed at once, and nothing is written for a
+faulty volume.
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ssl4seg.data.case import LabelArray, Volume, checked
+from ssl4seg.data.files import h5_facts, nifti_spacing, normalized, read_nifti, stem
+from ssl4seg.errors import UserError
+
+ACDC_CLASSES = 4
+FRAME = re.compile(r"patient\d{3}_frame\d{2}\.nii(\.gz)?$")
+
+
+def prepare_acdc(source: Path, dest: Path) -> tuple[int, int]:
+    """Convert every 3-D frame below `source` (patientXXX_frameNN.nii[.gz], mask ..._gt.nii[.gz] if there is one).
+
+    Returns:
+        how many volumes were written, and how many were there already.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: there is no such folder")
+    frames = sorted(file for file in source.rglob("patient*_frame*.nii*") if FRAME.search(file.name))
+    if not frames:
+        raise UserError(f"{source}: holds no patientXXX_frameNN.nii.gz; give the folder of the challenge's patients")
+    names = [stem(frame) for frame in frames]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{source}: more than one file is named {', '.join(twice[:5])}; give one copy of the data")
+    try:
+        (dest / "data").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{dest}: cannot be written ({error.strerror})") from None
+    written, faults = 0, []
+    for frame in frames:
+        try:
+            written += _convert(frame, dest / "data" / f"{stem(frame)}.h5")
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join([f"{len(faults)} of {len(frames)} volumes could not be prepared:", *faults]))
+    return written, len(frames) - written
+
+
+def _mask_of(frame: Path) -> Path | None:
+    """The ground truth beside a frame; the challenge's own archive writes it with or without .gz."""
+    candidates = (frame.with_name(f"{stem(frame)}_gt{end}") for end in (".nii.gz", ".nii"))
+    return next((file for file in candidates if file.exists()), None)
+
+
+def _convert(frame: Path, target: Path) -> bool:
+    """Write one volume; False where the target is whole and up to date."""
+    mask = _mask_of(frame)
+    newest = max(file.stat().st_mtime for file in (frame, mask) if file)
+    if target.exists() and target.stat().st_mtime >= newest and _matches(target, mask):
+        return False
+    voxels, header = read_nifti(frame)
+    label: LabelArray | None = None
+    if mask:
+        values, _ = read_nifti(mask)
+        if not np.isin(values, range(ACDC_CLASSES)).all():
+            odd = [v.item() for v in np.unique(values) if v not in range(ACDC_CLASSES)]
+            raise UserError(f"{mask}: label values {odd[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")
+        label = values.astype(np.uint8)
+    image = normalized(voxels.astype(np.float32), "minmax")
+    checked(Volume(image[:, None], label, None), str(frame), ACDC_CLASSES)
+    partial = target.with_suffix(".partial")
+    with h5py.File(partial, "w") as file:
+        file.create_dataset("image", data=image, compression="gzip", compression_opts=1, shuffle=True)
+        if label is not None:
+            file.create_dataset("label", data=label, compression="gzip", compression_opts=1)
+        file.attrs["spacing"] = nifti_spacing(header)
+    os.replace(partial, target)
+    return True
+
+
+def _matches(target: Path, mask: Path | None) -> bool:
+    try:
+        return h5_facts(target)[1] == (mask is not None)
+    except UserError:  # damaged: write it again
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="ssl4seg-prepare",
+        description="Convert a dataset to the layout that ssl4seg-train reads. It can be run again.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="acdc")
+    acdc = kinds.add_parser("acdc", help="the ACDC challenge's NIfTI folders to h5", description=prepare_acdc.__doc__)
+    acdc.add_argument("source", type=Path, metavar="SOURCE", help="folder with patientXXX/patientXXX_frameNN.nii.gz")
+    acdc.add_argument("dest", type=Path, metavar="DEST", help="folder to write; becomes dataset.root")
+    arguments = parser.parse_args()
+    try:
+        written, kept = prepare_acdc(arguments.source, arguments.dest)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
+    print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")

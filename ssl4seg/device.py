@@ -1,0 +1,72 @@
+"""The machine: which device and precision, and what makes the CPU fast."""
+
+import ctypes
+import os
+import sys
+
+import torch
+
+from ssl4seg.errors import UserError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
+
+
+def resolve_device(device: str) -> str:
+    """cpu, cuda or mps; auto takes the fastest that is there."""
+    if device not in DEVICES:
+        raise UserError(f"device={device}: expected one of {', '.join(DEVICES)}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[device]:
+        raise UserError(f"device={device}: PyTorch finds none on this machine; use device=auto or device=cpu")
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """32, bf16-mixed or 16-mixed; auto takes bf16-mixed where the hardware computes in it."""
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "16-mixed" and device == "cpu":
+        raise UserError("precision=16-mixed: needs a GPU; on the CPU use bf16-mixed or 32")
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if device == "cpu":
+        return "bf16-mixed" if _cpu_has_bf16() else "32"
+    return "32"
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large blocks instead of giving them back to the system at every free.
+
+    By default each tensor above 32 MB is mapped anew and every page of it faulted in: half of a CPU step's time.
+    """
+    if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, -1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's memory in use at most, or of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,288 @@
+"""The loop: step, log, validate, keep the best, resume. It knows methods only by their contract."""
+
+import logging
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch.optim import Optimizer
+
+from ssl4seg import checkpoint
+from ssl4seg.batches import Batches
+from ssl4seg.errors import UserError
+from ssl4seg.evaluate import Table
+from ssl4seg.methods.base import Method
+from ssl4seg.pictures import Picture
+from ssl4seg.ramps import Schedule
+from ssl4seg.record import Record
+from ssl4seg.runs import RunFolder
+from ssl4seg.seeding import seed_of
+from ssl4seg.types import Losses, Progress
+
+log = logging.getLogger("ssl4seg")
+
+Validate = Callable[[], tuple[Table, Mapping[str, Picture]]]
+"""Scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
+
+
+class Interrupted(Exception):
+    """The user asked to stop; everything is saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how: the keys of conf/engine and the budget."""
+
+    total: int
+    eval_every: int
+    accumulate: int
+    clip_norm: float | None
+    log_every: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for key in ("eval_every", "accumulate", "log_every"):
+            if getattr(self, key) < 1:
+                name = key if key == "eval_every" else f"engine.{key}"
+                raise UserError(f"{name}={getattr(self, key)}: expected at least 1")
+        if self.total < 1:
+            raise UserError(f"iterations={self.total}: expected at least 1")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"engine.clip_norm={self.clip_norm}: expected a number above 0, or null")
+
+
+class Engine:
+    """Trains `method` for `plan.total` steps, going on from the folder's last checkpoint if there is one.
+
+    Args:
+        optimizers: one for each of the method's phases.
+        schedule: factor of every optimiser's own learning rate.
+        folder: None in all processes but the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        method: Method,
+        optimizers: Mapping[str, Optimizer],
+        schedule: Schedule,
+        batches: Batches,
+        validate: Validate,
+        plan: Plan,
+        folder: RunFolder | None,
+    ) -> None:
+        self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
+        self.validate_cases, self.plan, self.folder = validate, plan, folder
+        self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
+        self.model, *wrapped = _as_tuple(fabric.setup(method, *optimizers.values()))
+        self.optimizers = dict(zip(optimizers, wrapped, strict=True))
+        self.step = 0
+        self.best: dict[str, Any] = {}
+        self.first_bad = torch.full((), math.inf, device=fabric.device)
+        self.step_seconds: list[float] = []
+        self._clock: tuple[int, float] | None = None
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self, record: Record) -> None:
+        """Train to the end of the plan."""
+        plan = self.plan
+        with _asked_to_stop() as stop:
+            while self.step < plan.total:
+                losses = self.train_step()
+                self.step += 1
+                record.advance()
+                ending = self.step == plan.total
+                logging_now = self.step % plan.log_every == 0 or ending
+                if logging_now:
+                    self.log_scalars(record, losses)
+                if self.step % plan.eval_every == 0 or ending:
+                    self.validate(record)
+                    self.save()
+                    self._clock = None
+                if self._agreed(stop, logging_now) and not ending:
+                    self.check_finite()
+                    self.save()
+                    raise Interrupted
+
+    def train_step(self) -> Losses:
+        """One optimiser step of every phase; returns the losses of all phases, detached."""
+        plan, progress = self.plan, Progress(self.step, self.plan.total)
+        self.method.train()
+        factor = self.schedule(progress)
+        told: Losses = {}
+        for phase, optimizer in self.optimizers.items():
+            for group, lr in zip(optimizer.param_groups, self.base_lr[phase], strict=True):
+                group["lr"] = lr * factor
+            with self._only(phase):
+                for part in range(plan.accumulate):
+                    self._seed(phase, part)
+                    batch = self.batches(self.step * plan.accumulate + part)
+                    with self.fabric.no_backward_sync(self.model, enabled=part < plan.accumulate - 1):
+                        losses: Losses = self.model(phase, batch, progress)
+                        self.fabric.backward(torch.stack(list(losses.values())).sum() / plan.accumulate)
+                    for name, value in losses.items():
+                        told[name] = told.get(name, 0) + value.detach() / plan.accumulate
+                if plan.clip_norm is not None:
+                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        self.method.after_step(progress)
+        finite = torch.stack(list(told.values())).isfinite().all()
+        self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=self.step + 1))
+        return told
+
+    def _seed(self, phase: str, part: int) -> None:
+        """Dropout and noise are functions of where they are drawn, so that a resumed run draws the same."""
+        torch.manual_seed(seed_of(self.plan.seed, phase, self.step, part, self.fabric.global_rank))
+
+    @contextmanager
+    def _only(self, phase: str) -> Iterator[None]:
+        """Only this phase's parameters get gradients (needed only where there are several phases)."""
+        if len(self.method.phases) == 1:
+            yield
+            return
+        mine = set(self.method.parameters_of(phase))
+        others = [p for p in self.method.parameters() if p.requires_grad and p not in mine]
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
+
+    def _agreed(self, stop: list[int], now: bool) -> bool:
+        """Whether to stop: all processes must stop after the same step, so they ask each other when they log."""
+        if self.fabric.world_size == 1:
+            return bool(stop)
+        if not now:
+            return False
+        asked = torch.tensor(len(stop), device=self.fabric.device)
+        dist.all_reduce(asked)
+        return bool(asked.item())
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def log_scalars(self, record: Record, losses: Losses) -> None:
+        """The only place in the loop that waits for the device."""
+        self.check_finite()
+        progress = Progress(self.step - 1, self.plan.total)
+        values = {name: float(value) for name, value in losses.items()}
+        lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        scalars = {"loss": sum(values.values()), **values, "lr": lr, **self.method.weights(progress)}
+        now = time.perf_counter()
+        if self._clock:
+            step, then = self._clock
+            self.step_seconds.append((now - then) / (self.step - step))
+        self._clock = (self.step, now)
+        record.scalars(self.step, scalars, self.images_per_second)
+
+    def check_finite(self) -> None:
+        """Raise a UserError if a loss became NaN or infinite since the start."""
+        if (bad := float(self.first_bad)) < math.inf:
+            kept = f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
+            raise UserError(
+                f"the loss became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
+                "Lower optimizer.lr, set engine.clip_norm=1, or use precision=32"
+            )
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median over the run, the warm-up left out; NaN before that."""
+        return statistics.median(self.step_seconds) if self.step_seconds else math.nan
+
+    @property
+    def images_per_second(self) -> float:
+        """Labelled and unlabelled images of all processes."""
+        images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
+        return images / self.seconds_per_step if self.step_seconds else 0.0
+
+    # -- validation and checkpoints -----------------------------------------------------------------------------------
+
+    def validate(self, record: Record) -> None:
+        """Score the val cases; a better mean Dice makes this the best model."""
+        self.check_finite()
+        self.same_buffers()
+        table, pictures = self.validate_cases()
+        summary = table.summary()
+        dice = summary["dice"]["mean"]
+        record.table("val", self.step, summary, pictures)
+        better = not self.best or dice > self.best["val"]["dice"]["mean"]
+        hd95, unit = summary["hd95"]["mean"], summary["distance_unit"]
+        log.info(f"step {self.step}: val Dice {dice:.4f}, HD95 {hd95:.2f} {unit}{' (best)' if better else ''}")
+        if better:
+            self.best = {"step": self.step, "val": summary}
+            if self.folder:
+                table.write_csv(self.folder.path / "cases_val.csv")
+                checkpoint.save(self.model_state() | self.best, self.folder.best)
+
+    def same_buffers(self) -> None:
+        """Every process takes the first one's batch-norm statistics."""
+        if self.fabric.world_size > 1:
+            for buffer in self.method.buffers():
+                dist.broadcast(buffer, 0)
+
+    def model_state(self) -> dict[str, Any]:
+        """What a checkpoint needs to predict; `predictor` is the prefix of the network that does."""
+        names = {id(module): name for name, module in self.method.named_modules()}
+        network = getattr(self.method.predictor, "network", self.method.predictor)
+        return {"format": 1, "method": self.method.state_dict(), "predictor": names[id(network)]}
+
+    def save(self) -> None:
+        """last.pt: everything that the next step depends on."""
+        if not self.folder:
+            return
+        state = self.model_state() | {
+            "step": self.step,
+            "best": self.best,
+            "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        checkpoint.save(state, self.folder.last)
+
+    def resume(self, state: Mapping[str, Any], source: Any) -> None:
+        """Take up what `save` wrote."""
+        checkpoint.load_into(self.method, state["method"], source)
+        for phase, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][phase])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.step, self.best = state["step"], state["best"]
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that a step is never cut in half; a second one stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        log.info("stopping after this step (once more: at once) ...")
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are someone else's business
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,74 @@
+"""Losses as pure functions of logits and targets.
+
+Shapes: logits [N, K, H, W], label [N, H, W] int64 with IGNORE where no pixel counts. All work in float32.
+
+Where a loss is a ratio of two sums over the batch, the batch is the global one: `all_sum` adds over the processes of a
+distributed run, so that the number of devices does not change the loss. (The gradient is right too: its backward adds
+the processes' gradients, and DDP's average divides by their number.)
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+from ssl4seg.types import IGNORE
+
+
+def all_sum(value: Tensor) -> Tensor:
+    """Sum over the processes, differentiable; the value itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    return all_reduce(value) if value.requires_grad else _plain_sum(value)
+
+
+def _plain_sum(value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Sum over sum of the global batch; 0 where nothing counts."""
+    return all_sum(numerator) / all_sum(denominator).clamp(min=1)
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Mean cross-entropy over the pixels that are not ignored; 0 if there are none."""
+    total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
+    return ratio(total, (label != IGNORE).sum().float())
+
+
+def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - soft Dice with squared terms (V-Net, Milletari et al. 2016), over the whole batch, mean over all K classes.
+
+    The form of the SSL4MIS recipe: sum_k [1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)] / K, background included.
+    """
+    counted = label != IGNORE
+    num_classes = logits.shape[1]
+    target = F.one_hot(label.masked_fill(~counted, 0), num_classes).movedim(-1, 1).float() * counted[:, None]
+    p = logits.float().softmax(dim=1) * counted[:, None]
+    over = (0, 2, 3)
+    sums = all_sum(torch.stack([(p * target).sum(over), (p * p).sum(over), target.sum(over)]))
+    return (1 - (2 * sums[0] + smooth) / (sums[1] + sums[2] + smooth)).mean()
+
+
+def supervised(logits: Tensor, label: Tensor) -> Tensor:
+    """L_sup = (cross-entropy + Dice) / 2."""
+    return 0.5 * (cross_entropy(logits, label) + dice(logits, label))
+
+
+def softmax_mse(logits: Tensor, target: Tensor) -> Tensor:
+    """Squared difference of the class probabilities of two logits, per pixel and class [N, K, H, W], not reduced.
+
+    The gradient flows into both; detach what is the target.
+    """
+    return (logits.float().softmax(dim=1) - target.float().softmax(dim=1)).square()
+
+
+def entropy(probability: Tensor) -> Tensor:
+    """Entropy over the classes [N, H, W] in nats, in [0, ln K], of p [N, K, H, W]; p = 0 contributes 0."""
+    return -torch.xlogy(probability, probability).sum(dim=1)
+
+

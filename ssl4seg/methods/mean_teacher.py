@@ -1,0 +1,88 @@
+"""Mean Teacher (Tarvainen & Valpola, NeurIPS 2017), for segmentation as in the SSL4MIS recipe."""
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import softmax_mse, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.teacher import EMATeacher, noisy
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import Batch, Losses, Progress
+
+
+class MeanTeacherKeys(TypedDict, total=False):
+    """The keys of `MeanTeacher`; a method that refines it takes them as `**common: Unpack[MeanTeacherKeys]`."""
+
+    consistency_weight: float
+    rampup_steps: int | None
+    ema_decay: float
+    noise: float
+    noise_limit: float
+    predict_with: str
+
+
+class MeanTeacher(Method):
+    """L = L_sup + w(t) mean[(p_s(x_u) - p_t(x_u + e))^2]   (their section 2, J with MSE)
+
+    p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes;
+    e ~ N(0, 0.1) clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. Constants of the SSL4MIS recipe.
+
+    Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps and validates the
+    student: here the ramp alone starts it, and by default the teacher predicts, as in the paper.
+
+    Args:
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+        ema_decay: of the teacher.
+        noise, noise_limit: standard deviation and bound of e, in units of the image.
+        predict_with: "teacher" or "student".
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        consistency_weight: float = 0.1,
+        rampup_steps: int | None = None,
+        ema_decay: float = 0.99,
+        noise: float = 0.1,
+        noise_limit: float = 0.2,
+        predict_with: str = "teacher",
+    ) -> None:
+        super().__init__()
+        if noise < 0 or noise_limit < 0:
+            raise UserError(f"method.noise={noise}, method.noise_limit={noise_limit}: expected numbers of at least 0")
+        if predict_with not in ("teacher", "student"):
+            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        self.student = network()
+        self.teacher = EMATeacher(self.student, decay=ema_decay)
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+        self.noise, self.noise_limit, self.predict_with = noise, noise_limit, predict_with
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        z = self.student(torch.cat([batch.image, batch.unlabeled]))
+        z_l, z_u = z.split([len(batch.image), len(batch.unlabeled)])
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),
+        }
+
+    def consistency(self, z_u: Tensor, x_u: Tensor, progress: Progress) -> Tensor:
+        """mean[(p_s - p_t)^2], z_u being the student's logits of x_u."""
+        return softmax_mse(z_u, self.teacher(self.perturbed(x_u))).mean()
+
+    def perturbed(self, image: Tensor) -> Tensor:
+        """x + e."""
+        return noisy(image, self.noise, self.noise_limit)
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress)
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teacher if self.predict_with == "teacher" else self.student

@@ -1,0 +1,54 @@
+"""The EMA teacher, and the noise that its inputs get."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ssl4seg.errors import UserError
+from ssl4seg.networks.base import Network
+from ssl4seg.types import Progress
+
+
+class EMATeacher(nn.Module):
+    """Exponential moving average of a student (Tarvainen & Valpola 2017): theta' = a theta' + (1 - a) theta.
+
+    Its batch norm uses the statistics of its own batch while it teaches, and the moving average of the student's
+    running statistics while it predicts (docs/decisions/teacher-batch-norm.md). Its dropout is active while it teaches.
+
+    Args:
+        student: copied at the start; the copy never gets a gradient.
+        decay: a at step t is min(1 - 1/(t + 1), decay), so that the first steps average over the past evenly.
+    """
+
+    def __init__(self, student: Network, *, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise UserError(f"method.ema_decay={decay}: expected a number in [0, 1)")
+        self.decay = decay
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.track_running_stats = False  # the buffers stay; training mode neither reads nor moves them
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, C, H, W] -> logits [N, K, H, W] without a graph."""
+        logits: Tensor = self.network(image)
+        return logits
+
+    @torch.no_grad()
+    def follow(self, student: Network, progress: Progress) -> None:
+        """One step of the average, over parameters and floating-point buffers."""
+        weight = 1 - min(1 - 1 / (progress.step + 1), self.decay)
+        mine, theirs = ([t for t in _state(net) if t.is_floating_point()] for net in (self.network, student))
+        torch._foreach_lerp_(mine, theirs, weight)
+
+
+def _state(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def noisy(image: Tensor, std: float = 0.1, limit: float = 0.2) -> Tensor:
+    """x + e with e ~ N(0, std), clipped to +-limit (in the units of the image, here [0, 1])."""
+    return image + (torch.randn_like(image) * std).clamp_(-limit, limit)

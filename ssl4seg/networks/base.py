@@ -1,0 +1,48 @@
+"""The network contract: encode to features, decode to logits."""
+
+from abc import ABC, abstractmethod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl4seg.errors import UserError
+
+
+class Network(nn.Module, ABC):
+    """A segmentation network of two parts, so that methods can perturb features and add decoders.
+
+    Args:
+        in_channels: C of the images.
+        num_classes: K of the logits.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self, *, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        if in_channels < 1:
+            raise UserError(f"network.in_channels={in_channels}: expected at least 1")
+        if num_classes < 2:
+            raise UserError(f"network.num_classes={num_classes}: expected at least 2, background included")
+        self.in_channels, self.num_classes = in_channels, num_classes
+
+    @property
+    @abstractmethod
+    def feature_channels(self) -> tuple[int, ...]:
+        """Channels of each feature map that `encode` returns, finest first."""
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """[N, C, H, W] -> feature maps, finest first."""
+
+    @abstractmethod
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Feature maps -> logits [N, K, h, w], at the resolution of the network's own output."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, C, H, W] -> logits [N, K, H, W] float32 at the input's size."""
+        logits: Tensor = self.decode(self.encode(image)).float()
+        if logits.shape[-2:] != image.shape[-2:]:
+            logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return logits

@@ -1,0 +1,124 @@
+"""What a run tells: TensorBoard, the log file, the progress bar. Only the first process tells anything."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from ssl4seg.evaluate import Table
+from ssl4seg.metrics import METRICS
+from ssl4seg.pictures import Picture
+
+log = logging.getLogger("ssl4seg")
+
+
+def start_log(file: Path | None) -> None:
+    """Messages to the screen and, with times, to `file`."""
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(screen)
+    if file:
+        kept = logging.FileHandler(file)
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(kept)
+
+
+class Record:
+    """TensorBoard and the progress bar of a run.
+
+    Args:
+        folder: of the TensorBoard events; None tells nothing (the other processes).
+        step, total: steps done before, which a resumed run writes over, and steps in all.
+    """
+
+    def __init__(self, folder: Path | None, *, step: int, total: int) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
+        shown = folder is not None and sys.stderr.isatty()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}  {task.fields[speed]} images/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+        )
+        self.task = self.bar.add_task("train", total=total, completed=step, loss="-", dice="-", speed="-")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.bar.stop()
+        if self.writer:
+            self.writer.close()
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """The configuration as text."""
+        if self.writer:
+            text = yaml.safe_dump(dict(config), sort_keys=False)
+            self.writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), 0)
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)
+
+    def scalars(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
+        """train/<name>, with "loss" among them."""
+        self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}")
+        for name, value in values.items():
+            if self.writer:
+                self.writer.add_scalar(f"train/{name}", value, step)
+
+    def table(self, split: str, step: int, summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> None:
+        """<split>/<metric>/mean and /<class>, and the overlays."""
+        if split == "val":
+            self.bar.update(self.task, dice=f"{summary['dice']['mean']:.3f}")
+        if not self.writer:
+            return
+        for metric in METRICS:
+            for name, value in summary[metric].items():
+                if value == value:
+                    self.writer.add_scalar(f"{split}/{metric}/{name}", value, step)
+        for case, picture in pictures.items():
+            self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
+        self.writer.flush()
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Settings and final metrics, so that a sweep can be sorted in the HPARAMS tab."""
+        if not self.writer:
+            return
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        for summary in hparams(plain, dict(metrics)):
+            self.writer._get_file_writer().add_summary(summary)
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value)
+
+
+def show(title: str, summary: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Print Dice, HD95, ASD and IoU per class and mean."""
+    unit = summary["distance_unit"]
+    heads = {"dice": "Dice %", "hd95": f"HD95 {unit}", "asd": f"ASD {unit}", "iou": "IoU %"}
+    table = RichTable(title=title, title_justify="left")
+    table.add_column("class")
+    for head in heads.values():
+        table.add_column(head, justify="right")
+    for name in (*classes, "mean"):
+        cells = [summary[metric][name] * (100 if metric in ("dice", "iou") else 1) for metric in heads]
+        table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
+    Console().print(table)

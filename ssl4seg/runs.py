@@ -1,0 +1,142 @@
+"""The run folder: what a run leaves behind, and whether it may be gone on with.
+
+config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_test.csv  tensorboard/  train.log
+"""
+
+import fcntl
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from ssl4seg.errors import UserError
+
+log = logging.getLogger("ssl4seg")
+
+MAY_DIFFER = ("device", "num_threads", "resume", "engine.log_every", "engine.eval_batch_size", "engine.resident_gib")
+"""Keys that say where a run is computed, not what: a run goes on with other values of these."""
+
+
+class RunFolder:
+    """A folder that belongs to one configuration and, while it runs, to one process.
+
+    Raises:
+        UserError: it cannot be written, holds a run of another configuration, or is in use.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
+        self.path = path
+        try:
+            (path / "tensorboard").mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(path / ".lock")
+            if self.config_file.exists():
+                self._check(config, resume)
+            write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+        except OSError as error:
+            raise UserError(f"{path}: the run folder cannot be written ({error.strerror or error})") from None
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def results_file(self) -> Path:
+        return self.path / "results.json"
+
+    def results(self) -> dict[str, Any] | None:
+        """What results.json holds, if the run got that far."""
+        return read_json(self.results_file) if self.results_file.exists() else None
+
+    def _check(self, config: Mapping[str, Any], resume: bool) -> None:
+        if differing := differences(read_config(self.path), config):
+            listed = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in differing)
+            raise UserError(
+                f"{self.path} holds a run of another configuration:\n{listed}\n"
+                "Give this run a name of its own with tag=WORD, or delete the folder."
+            )
+        if not resume:
+            raise UserError(f"{self.path} holds a run, and resume=false; use tag=WORD, or delete the folder")
+
+
+def _locked(path: Path) -> IO[str]:
+    """A lock that the operating system takes back however the process ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path.parent}: another process is at work in this run folder") from None
+    return file
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of the keys that differ and matter."""
+    a, b = flat(old), flat(new)
+    keys = [key for key in {**a, **b} if key not in MAY_DIFFER]
+    return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"dataset.root": ...} of a nested configuration."""
+    result: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.yaml of a run folder."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"run={run}: is no run folder, it has no config.yaml")
+    try:
+        config = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: is damaged ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is damaged; it holds no configuration")
+    return config
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, or a UserError that names the file."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no JSON object")
+    return content
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """NaN becomes null, which every JSON reader takes."""
+    write_text(file, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Atomically."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,318 @@
+"""A run from its configuration to results.json: data, split, method, engine, test."""
+
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+
+from ssl4seg import checkpoint
+from ssl4seg.assemble import (
+    Config,
+    build,
+    dataset_of,
+    fabric_of,
+    method_of,
+    network_maker,
+    optimizers_of,
+    predictor_of,
+    read_all,
+)
+from ssl4seg.batches import Batches
+from ssl4seg.data.case import Case, LabelArray, Volume
+from ssl4seg.data.dataset import SPLITS, Dataset
+from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
+from ssl4seg.data.store import Store
+from ssl4seg.device import keep_freed_memory, peak_memory
+from ssl4seg.engine import Engine, Interrupted, Plan
+from ssl4seg.errors import UserError
+from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate
+from ssl4seg.methods.base import Method
+from ssl4seg.metrics import Score, check_empty
+from ssl4seg.pictures import Picture, fullest, panel
+from ssl4seg.record import Record, show, start_log
+from ssl4seg.runs import RunFolder, write_json
+from ssl4seg.seeding import seed_of
+
+log = logging.getLogger("ssl4seg")
+
+Cases = list[tuple[Case, Volume]]
+
+
+def train(config: Config, names: Mapping[str, str], path: Path) -> None:
+    """Train, validate and test in the folder `path`, going on where an earlier run of the same configuration stopped.
+
+    Args:
+        config: resolved, as it will stand in config.yaml.
+        names: the choices of dataset, method and network.
+
+    Raises:
+        UserError: for anything that the user can mend; it is in results.json too.
+    """
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    folder = RunFolder(path, config, resume=config["resume"]) if first else None
+    start_log(path / "train.log" if first else None)
+    try:
+        if folder and (done := folder.results()) and done["status"] == "finished":
+            log.info(f"{path} is finished; its results:")
+            show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
+            return
+        with _out_of_memory_explained():
+            Training(config, names, folder).run()
+    except Interrupted:
+        log.info(f"stopped and saved in {path}; the same command goes on from there:\n  {' '.join(sys.argv)}")
+        sys.exit(130)
+    except UserError as error:
+        log.handlers[-1].handle(log.makeRecord(log.name, logging.ERROR, "", 0, str(error), (), None)) if first else None
+        if folder:
+            write_json(folder.results_file, {**names, "seed": config["seed"], "status": "failed", "error": str(error)})
+        raise
+
+
+@contextmanager
+def _out_of_memory_explained() -> Iterator[None]:
+    """Running out of memory becomes a UserError that says which keys to turn."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in text:
+            raise
+        raise UserError(
+            f"out of memory ({text.splitlines()[0][:160] if text else 'host memory'}). Turn down batch_size and "
+            "unlabeled_batch_size (engine.accumulate makes up for it), dataset.image_size, or the method's own passes "
+            "(method.passes_per_call=1 for uamt); precision=bf16-mixed halves the activations"
+        ) from None
+
+
+class Training:
+    """The objects of one run. Everything that can be refused is refused in the constructor, before training."""
+
+    def __init__(self, config: Config, names: Mapping[str, str], folder: RunFolder | None) -> None:
+        self.config, self.names, self.folder = config, names, folder
+        self.dataset = dataset_of(config)
+        cases = {split: self.dataset.cases(split) for split in SPLITS}
+        check_disjoint(cases)
+        self.split = split_labeled(
+            cases["train"],
+            ratio=config["labeled_ratio"],
+            num_groups=config["labeled_cases"],
+            list_file=config["labeled_list"],
+            seed=config["split_seed"],
+        )
+        self.plan = _plan(config)
+        self.empty = check_empty(config["metrics"]["empty"])
+        torch.manual_seed(seed_of(self.plan.seed, "weights"))
+        self.method = method_of(config, network_maker(config, self.dataset.channels, self.dataset.num_classes))
+        if self.method.needs_unlabeled and not self.split.unlabeled:
+            raise UserError(
+                f"method={names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases are "
+                "labelled; lower labeled_ratio or labeled_cases, or use method=supervised"
+            )
+        self.fabric = _launched(config, self.method)
+        log.info(f"labelled: {self.split}")
+        self.batches = self._batches()
+        self.held_out = {split: read_all(cases[split], self.dataset.num_classes) for split in SPLITS[1:]}
+        for volumes in self.held_out.values():
+            distance_unit(config["metrics"]["unit"], (volume for _, volume in volumes))
+
+    def _batches(self) -> Batches:
+        config, device = self.config, self.fabric.device
+        home = device if _fits(self.split, self.dataset, config["engine"]["resident_gib"]) else torch.device("cpu")
+        stores = {
+            part: Store(cases, num_classes=self.dataset.num_classes, labels=part == "labeled", device=home)
+            for part, cases in (("labeled", self.split.labeled), ("unlabeled", self.split.unlabeled))
+            if part == "labeled" or self.method.needs_unlabeled
+        }
+        views = config["views"]
+        unlabeled = stores.get("unlabeled")
+        return Batches(
+            stores["labeled"],
+            unlabeled,
+            sizes=(config["batch_size"], config["unlabeled_batch_size"] if unlabeled else 0),
+            side=self.dataset.image_size,
+            weak=build(views["weak"], "views.weak"),
+            strong=[build(operation, "views.strong") for operation in views["strong"]],
+            num_strong=self.method.strong_views,
+            seed=self.plan.seed,
+            device=device,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+
+    def run(self) -> None:
+        """Train from the last checkpoint or the start, then test the best model."""
+        method, folder = self.method.to(memory_format=torch.channels_last), self.folder  # type: ignore[call-overload]
+        engine = Engine(
+            fabric=self.fabric,
+            method=method,
+            optimizers=optimizers_of(self.config, method),
+            schedule=build(self.config["schedule"], "schedule"),
+            batches=self.batches,
+            validate=self.validate,
+            plan=self.plan,
+            folder=folder,
+        )
+        self._resume(engine)
+        if folder:
+            write_json(folder.path / "split.json", self.split.as_dict())
+        tensorboard = folder.path / "tensorboard" if folder else None
+        with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
+            record.config(self.config)
+            engine.fit(record)
+            self.test(engine, record)
+
+    def _resume(self, engine: Engine) -> None:
+        """Every process reads the first one's checkpoint (the folder is shared, or there is one machine)."""
+        path = self.fabric.broadcast(str(self.folder.last) if self.folder and self.folder.last.exists() else "")
+        if path:
+            engine.resume(checkpoint.load(Path(path)), path)
+            log.info(f"going on from step {engine.step} of {self.plan.total}")
+
+    # -- validation and test ------------------------------------------------------------------------------------------
+
+    def evaluate(self, cases: Cases, pictured: int = 0) -> tuple[Table, dict[str, Picture]]:
+        """Score cases with all processes; overlays of the first `pictured` ones (image, label, prediction)."""
+        pictures: dict[str, Picture] = {}
+        shown = {case.name for case, _ in cases[:pictured]}
+
+        def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
+            if case.name in shown and volume.label is not None:
+                at = fullest(volume.label)
+                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]])
+
+        predictor = Predictor(
+            predict=predictor_of(self.method, self.fabric),
+            side=self.dataset.image_size,
+            device=self.fabric.device,
+            batch_size=self.config["engine"]["eval_batch_size"],
+        )
+        table = evaluate(
+            predictor,
+            cases,
+            classes=self.dataset.classes,
+            unit=self.config["metrics"]["unit"],
+            empty=self.empty,
+            part=slice(self.fabric.global_rank, None, self.fabric.world_size),
+            keep=keep,
+        )
+        table.rows = _gathered(table.rows, [case.name for case, _ in cases], self.fabric)
+        return table, pictures
+
+    def validate(self) -> tuple[Table, Mapping[str, Picture]]:
+        return self.evaluate(self.held_out["val"], self.config["engine"]["num_overlays"])
+
+    def test(self, engine: Engine, record: Record) -> None:
+        """Once, with the best model: cases_test.csv, results.json, TensorBoard, and the table on the screen."""
+        best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
+        checkpoint.load_into(self.method, checkpoint.load(Path(best))["method"], best)
+        table, pictures = self.evaluate(self.held_out["test"], self.config["engine"]["num_overlays"])
+        if not self.folder:
+            return
+        summary, val = table.summary(), engine.best["val"]
+        table.write_csv(self.folder.path / "cases_test.csv")
+        record.table("test", engine.best["step"], summary, pictures)
+        record.hparams(
+            {**self.names, "labeled": str(self.split), **_hparams(self.config)},
+            {f"{split}/{m}/mean": s[m]["mean"] for split, s in (("test", summary), ("val", val)) for m in ("dice", "hd95")},
+        )
+        write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
+        show(f"{self.folder.path}: test, best model of step {engine.best['step']}", summary, table.classes)
+        log.info(f"finished; results and curves in {self.folder.path}")
+
+    def results(self, engine: Engine, test: Mapping[str, Any], eval_seconds: float) -> dict[str, Any]:
+        """What results.json holds."""
+        return {
+            **self.names,
+            "seed": self.plan.seed,
+            "tag": self.config["tag"],
+            "labeled": {
+                "ratio": self.split.num_labeled_images / self.split.num_images,
+                "cases": len(self.split.labeled_groups),
+                "images": self.split.num_labeled_images,
+                "of_cases": self.split.num_groups,
+                "of_images": self.split.num_images,
+            },
+            "iterations": self.plan.total,
+            "status": "finished",
+            "selected_by": "val dice mean",
+            "best_step": engine.best["step"],
+            "val": engine.best["val"],
+            "test": test,
+            "speed": {
+                "step_seconds": engine.seconds_per_step,
+                "images_per_second": engine.images_per_second,
+                "eval_seconds": eval_seconds,
+            },
+            "peak_memory_bytes": peak_memory(self.fabric.device),
+            "versions": _versions(self.fabric),
+        }
+
+
+def _launched(config: Config, method: Method) -> Fabric:
+    fabric = fabric_of(config, num_phases=len(method.phases))
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    if config["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config["deterministic"]
+    fabric.launch()
+    return fabric
+
+
+def _plan(config: Config) -> Plan:
+    for key in ("batch_size", "unlabeled_batch_size"):
+        if not isinstance(config[key], int) or config[key] < 1:
+            raise UserError(f"{key}={config[key]}: expected a whole number of at least 1")
+    engine = config["engine"]
+    return Plan(
+        total=config["iterations"],
+        eval_every=config["eval_every"],
+        accumulate=engine["accumulate"],
+        clip_norm=engine["clip_norm"],
+        log_every=engine["log_every"],
+        seed=config["seed"],
+    )
+
+
+def _fits(split: LabeledSplit, dataset: Dataset, gib: float) -> bool:
+    """Whether the images, counted at the training size, fit the budget."""
+    return split.num_images * dataset.channels * dataset.image_size**2 * 5 <= gib * 2**30
+
+
+def _gathered(rows: dict[str, list[Score]], order: list[str], fabric: Fabric) -> dict[str, list[Score]]:
+    """The rows of all processes, in the order of the cases."""
+    parts: list[Any] = [rows]
+    if fabric.world_size > 1:
+        parts = [None] * fabric.world_size
+        dist.all_gather_object(parts, rows)
+    merged = {name: scores for part in parts for name, scores in part.items()}
+    return {name: merged[name] for name in order}
+
+
+def _hparams(config: Config) -> dict[str, Any]:
+    """The settings that sweeps turn."""
+    keys = ("labeled_ratio", "labeled_cases", "seed", "iterations", "batch_size", "unlabeled_batch_size")
+    groups = {f"{g}.{k}": v for g in ("method", "optimizer") for k, v in config[g].items() if k != "_target_"}
+    return {key: config[key] for key in keys} | {"image_size": config["dataset"]["image_size"]} | groups
+
+
+def _versions(fabric: Fabric) -> dict[str, str]:
+    packages = ("ssl4seg", "torch", "torchvision", "lightning-fabric", "hydra-core", "numpy", "medpy")
+    name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "device": name,
+        "precision": fabric.strategy.precision.precision,
+        "num_threads": str(torch.get_num_threads()),
+    }

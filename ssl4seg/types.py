@@ -1,0 +1,40 @@
+"""The words that all rooms share.
+
+Shape letters, here and everywhere: B batch, L labelled, U unlabelled, S slices of a volume, C channels, K classes,
+H height, W width.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE = 255
+"""The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
+
+Losses = dict[str, Tensor]
+"""Weighted scalar terms that the engine adds up; the keys are the TensorBoard names `train/<term>`."""
+
+
+class Batch(NamedTuple):
+    """What a method sees in one step, on the training device."""
+
+    image: Tensor
+    """[L, C, H, W] float32, weak view of the labelled images."""
+    label: Tensor
+    """[L, H, W] int64 in 0..K-1 or IGNORE."""
+    unlabeled: Tensor
+    """[U, C, H, W] float32, weak view of the unlabelled images; U is 0 for a method that uses none."""
+    strong: tuple[Tensor, ...] = ()
+    """`Method.strong_views` tensors [U, C, H, W], each pixel-aligned with `unlabeled`."""
+
+
+class Progress(NamedTuple):
+    """Where the run stands: `step` optimiser steps are done of `total`."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.step / self.total

@@ -1,0 +1,109 @@
+"""Views of images, batched on the training device, with parameters of each sample's own.
+
+A weak view is one affine sampling from native resolution: flip, rotation, scale and resize in a single pass, so a pixel
+is interpolated once. A strong view is a chain of photometric operations on the weak view, so it stays pixel-aligned.
+
+theta [B, 2, 3] maps an output position (x, y) in [-1, 1] (align_corners=False) to source pixels (x, y) measured from the
+centre of the image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ssl4seg.data.store import Raw
+from ssl4seg.errors import UserError
+from ssl4seg.types import IGNORE
+
+Operation = Callable[[Tensor, Generator], Tensor]
+"""Photometric operation: ([B, C, H, W] float32, CPU generator for its parameters) -> the same shape."""
+
+
+class WeakView:
+    """The common recipe of the ACDC literature (SSL4MIS): quarter turns and flips, or a small rotation.
+
+    Args:
+        rot90_flip: share of the images that are turned by k x 90 degrees and flipped along one axis, both uniform.
+        rotate: share of the other images that are rotated by an angle uniform in +-max_angle.
+        max_angle: degrees.
+        scale: range of the zoom factor, uniform; (1, 1) fits the whole image into the square, as the literature does.
+        fill_label: label outside the image: 0 (background) or 255 (ignored).
+    """
+
+    def __init__(
+        self,
+        *,
+        rot90_flip: float,
+        rotate: float,
+        max_angle: float,
+        scale: Sequence[float] = (1.0, 1.0),
+        fill_label: int = 0,
+    ) -> None:
+        for key, share in (("rot90_flip", rot90_flip), ("rotate", rotate)):
+            if not 0 <= share <= 1:
+                raise UserError(f"views.weak.{key}={share}: expected a share in [0, 1]")
+        if not 0 <= max_angle <= 180:
+            raise UserError(f"views.weak.max_angle={max_angle}: expected 0 to 180 degrees")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise UserError(f"views.weak.scale={list(scale)}: expected [low, high] with 0 < low <= high")
+        if fill_label not in range(IGNORE + 1):
+            raise UserError(f"views.weak.fill_label={fill_label}: expected 0 to {IGNORE}")
+        self.rot90_flip, self.rotate, self.max_angle = rot90_flip, rotate, max_angle
+        self.scale, self.fill_label = (scale[0], scale[1]), fill_label
+
+    def thetas(self, size: Tensor, generator: Generator) -> Tensor:
+        """Draw theta for images of `size` [B, 2] (height, width); the draws do not depend on the sizes."""
+        u = torch.rand((6, len(size)), generator=generator)
+        turned = u[0] < self.rot90_flip
+        rotated = ~turned & (u[1] < self.rotate)
+        quarter = torch.where(turned, (u[2] * 4).floor(), torch.zeros(()))
+        angle = quarter * (math.pi / 2) + torch.where(rotated, (2 * u[3] - 1) * math.radians(self.max_angle), 0.0)
+        flip_x = torch.where(turned & (u[4] < 0.5), -1.0, 1.0)
+        flip_y = torch.where(turned & (u[4] >= 0.5), -1.0, 1.0)
+        zoom = self.scale[0] + u[5] * (self.scale[1] - self.scale[0])
+        half = size.flip(1) / 2  # half width, half height
+        # After an odd number of quarter turns the frame that is fitted into the square is the turned one.
+        half = torch.where((quarter % 2 == 1)[:, None], half.flip(1), half) / zoom[:, None]
+        cos, sin = angle.cos(), angle.sin()
+        linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        linear = linear * (half * torch.stack([flip_x, flip_y], -1))[:, None, :]
+        return torch.cat([linear, torch.zeros(len(size), 2, 1)], dim=2)
+
+
+def fit(size: Tensor) -> Tensor:
+    """theta [B, 2, 3] of the plain resize: the whole image fills the square."""
+    return torch.cat([torch.diag_embed(size.flip(1) / 2), torch.zeros(len(size), 2, 1)], dim=2)
+
+
+def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0) -> tuple[Tensor, Tensor]:
+    """Sample a square of `side` pixels from each image: bilinear for the image, nearest for the label.
+
+    Within the image's edge the nearest pixel is continued by half a pixel, so a plain resize equals linear
+    interpolation; outside, the image is 0 and the label `fill_label`.
+
+    Returns:
+        image [B, C, side, side] float32 and label [B, side, side] int64.
+    """
+    image, label, _ = raw
+    device, (height, width) = image.device, image.shape[-2:]
+    extent = raw.size.flip(1).to(device)[:, None, None, :]  # width, height of each image
+    at = F.affine_grid(theta.to(device), [len(image), 1, side, side], align_corners=False) + extent / 2
+    inside = ((at > 0) & (at < extent)).all(-1)
+    # In pixels whose first centre lies at 0.5; clamped, or the padding of smaller images would bleed in.
+    at = at.clamp_(min=torch.full_like(extent, 0.5), max=extent - 0.5)
+    column, row = at.long().unbind(-1)
+    picked = label.flatten(1).gather(1, (row * width + column).flatten(1)).view_as(row).long()
+    grid = at * (2 / torch.tensor([width, height], device=device)) - 1
+    resampled = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+    return resampled.mul_(inside[:, None]), torch.where(inside, picked, fill_label)
+
+
+def strong_view(image: Tensor, operations: Sequence[Operation], generator: Generator) -> Tensor:
+    """The operations, one after the other, on a copy of the weak view [B, C, H, W]."""
+    strong = image.clone()
+    for operation in operations:
+        strong = operation(strong, generator)
+    return strong
