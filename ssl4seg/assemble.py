@@ -9,7 +9,7 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from ssl4seg import checkpoint
@@ -94,14 +94,13 @@ def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
     if threads := config.get("num_threads"):
         torch.set_num_threads(threads)
     several = devices * nodes > 1
-    fabric = Fabric(
+    return Fabric(
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
         strategy=DDPStrategy(find_unused_parameters=num_phases > 1) if several else "auto",
         precision="32-true" if precision == "32" else precision,  # type: ignore[arg-type]
     )
-    return fabric
 
 
 def read_all(cases: Sequence[Case], num_classes: int) -> list[tuple[Case, Volume]]:

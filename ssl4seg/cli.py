@@ -147,7 +147,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 def _values(override: Override) -> list[Any]:
     if override.is_sweep_override():
-        return [v for v in override.sweep_string_iterator()] or [None]
+        return list(override.sweep_string_iterator()) or [None]
     return [override.value()]
 
 
@@ -226,13 +226,19 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
     for group in group_names(name):
         lines.append(f"  {group}")
         for choice in choices(group, folders):
-            file = next(folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists())
+            file = next(
+                folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists()
+            )
             lines.append(f"    {choice:<16} {_title_and_keys(file)[0]}")
     lines += ["", "Keys:", *body]
     for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
-        file = next((f for d in folders if (f := d / group / f"{choice}.yaml").exists()), None)
-        if file:
-            lines += ["", f"Keys of {group}={choice}:", *(f"  {group}.{line.strip()}" for line in _title_and_keys(file)[1])]
+        found = [file for folder in folders if (file := folder / group / f"{choice}.yaml").exists()]
+        for file in found[:1]:
+            lines += [
+                "",
+                f"Keys of {group}={choice}:",
+                *(f"  {group}.{line.strip()}" for line in _title_and_keys(file)[1]),
+            ]
     if name == "train":
         lines += ["", "-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
     return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])

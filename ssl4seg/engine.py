@@ -34,7 +34,7 @@ Validate = Callable[[], tuple[Table, Mapping[str, Picture]]]
 """Scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - not an error
     """The user asked to stop; everything is saved."""
 
 
@@ -191,7 +191,9 @@ class Engine:
     def check_finite(self) -> None:
         """Raise a UserError if a loss became NaN or infinite since the start."""
         if (bad := float(self.first_bad)) < math.inf:
-            kept = f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
+            kept = (
+                f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
+            )
             raise UserError(
                 f"the loss became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
                 "Lower optimizer.lr, set engine.clip_norm=1, or use precision=32"
@@ -284,5 +286,3 @@ def _asked_to_stop() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -113,7 +113,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def distance_unit(unit: str, volumes: Iterable[Volume]) -> str:
-    """"voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
+    """ "voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
     if unit not in ("auto", "voxel", "mm"):
         raise UserError(f"metrics.unit={unit}: expected auto, voxel or mm")
     known = all(volume.spacing is not None for volume in volumes)

@@ -70,5 +70,3 @@ def softmax_mse(logits: Tensor, target: Tensor) -> Tensor:
 def entropy(probability: Tensor) -> Tensor:
     """Entropy over the classes [N, H, W] in nats, in [0, ln K], of p [N, K, H, W]; p = 0 contributes 0."""
     return -torch.xlogy(probability, probability).sum(dim=1)
-
-

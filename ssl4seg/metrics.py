@@ -83,9 +83,7 @@ def score_classes(
     if label.shape[0] == 1:  # one slice is an image: medpy would take its whole area for the surface of a volume
         prediction, label, counted = prediction[0], label[0], counted[0]
         spacing = spacing and spacing[1:]  # type: ignore[assignment]
-    return [
-        score((prediction == k) & counted, (label == k) & counted, spacing, empty) for k in range(1, num_classes)
-    ]
+    return [score((prediction == k) & counted, (label == k) & counted, spacing, empty) for k in range(1, num_classes)]
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:

@@ -15,7 +15,6 @@ from rich.table import Table as RichTable
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ssl4seg.evaluate import Table
 from ssl4seg.metrics import METRICS
 from ssl4seg.pictures import Picture
 

@@ -150,7 +150,7 @@ class Training:
 
     def run(self) -> None:
         """Train from the last checkpoint or the start, then test the best model."""
-        method, folder = self.method.to(memory_format=torch.channels_last), self.folder  # type: ignore[call-overload]
+        method, folder = self.method.to(memory_format=torch.channels_last), self.folder
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -222,7 +222,11 @@ class Training:
         record.table("test", engine.best["step"], summary, pictures)
         record.hparams(
             {**self.names, "labeled": str(self.split), **_hparams(self.config)},
-            {f"{split}/{m}/mean": s[m]["mean"] for split, s in (("test", summary), ("val", val)) for m in ("dice", "hd95")},
+            {
+                f"{split}/{m}/mean": s[m]["mean"]
+                for split, s in (("test", summary), ("val", val))
+                for m in ("dice", "hd95")
+            },
         )
         write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
         show(f"{self.folder.path}: test, best model of step {engine.best['step']}", summary, table.classes)

@@ -3,8 +3,8 @@
 A weak view is one affine sampling from native resolution: flip, rotation, scale and resize in a single pass, so a pixel
 is interpolated once. A strong view is a chain of photometric operations on the weak view, so it stays pixel-aligned.
 
-theta [B, 2, 3] maps an output position (x, y) in [-1, 1] (align_corners=False) to source pixels (x, y) measured from the
-centre of the image.
+theta [B, 2, 3] maps an output position (x, y) in [-1, 1] (align_corners=False) to source pixels (x, y), measured from
+the centre of the image.
 """
 
 import math

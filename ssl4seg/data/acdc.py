@@ -87,5 +87,7 @@ class ACDC(Dataset):
         if self.ignore_index is not None:
             label = np.where(label == self.ignore_index, 255, label)
         if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
-            raise UserError(f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255")
+            raise UserError(
+                f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255"
+            )
         return label.astype(np.uint8)

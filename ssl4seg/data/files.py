@@ -57,7 +57,7 @@ def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, tuple[float, float, flo
 def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Any]:
     """Voxels [S, H, W] (NIfTI's axes reversed) and nibabel's image, whose header and affine a prediction keeps."""
     try:
-        image: Any = nibabel.load(path)  # type: ignore[attr-defined]
+        image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel, zlib and gzip raise many kinds for a damaged file
         raise UserError(f"{path}: cannot be read as NIfTI, perhaps truncated ({_short(error)})") from None
@@ -78,7 +78,7 @@ def write_nifti(path: Path, label: npt.NDArray[np.uint8], like: Any) -> None:
     header = like.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
-    nibabel.save(type(like)(voxels, like.affine, header), path)  # type: ignore[attr-defined]
+    nibabel.save(type(like)(voxels, like.affine, header), path)
 
 
 def read_picture(path: Path, channels: int) -> FloatArray:

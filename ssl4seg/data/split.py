@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl4seg.data.case import Case
+from ssl4seg.data.dataset import Split
 from ssl4seg.errors import UserError
 
 
@@ -99,7 +100,7 @@ def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Seq
 
 
 def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
-    """Groups that a published list names, by group, case, slice (`<case>_slice_3`) or file path, in the list's order."""
+    """Groups that a published list names: by group, case, slice (`<case>_slice_3`) or path; in the list's order."""
     try:
         lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -120,7 +121,7 @@ def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[st
     return list(chosen)
 
 
-def check_disjoint(splits: Mapping[str, Sequence[Case]]) -> None:
+def check_disjoint(splits: Mapping[Split, Sequence[Case]]) -> None:
     """Refuse a group that occurs in two of train, val and test: what is measured must not have been trained on."""
     seen: dict[str, str] = {}
     for split, cases in splits.items():

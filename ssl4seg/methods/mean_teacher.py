@@ -30,8 +30,9 @@ class MeanTeacher(Method):
     p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes;
     e ~ N(0, 0.1) clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. Constants of the SSL4MIS recipe.
 
-    Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps and validates the
-    student: here the ramp alone starts it, and by default the teacher predicts, as in the paper.
+    Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps: here the ramp alone
+    starts it. The student predicts, as in the public code, from which the published ACDC figures come; the paper's
+    teacher is `predict_with=teacher`.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
@@ -49,7 +50,7 @@ class MeanTeacher(Method):
         ema_decay: float = 0.99,
         noise: float = 0.1,
         noise_limit: float = 0.2,
-        predict_with: str = "teacher",
+        predict_with: str = "student",
     ) -> None:
         super().__init__()
         if noise < 0 or noise_limit < 0:

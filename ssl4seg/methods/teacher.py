@@ -13,8 +13,9 @@ from ssl4seg.types import Progress
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (Tarvainen & Valpola 2017): theta' = a theta' + (1 - a) theta.
 
-    Its batch norm uses the statistics of its own batch while it teaches, and the moving average of the student's
-    running statistics while it predicts (docs/decisions/teacher-batch-norm.md). Its dropout is active while it teaches.
+    While it teaches, its batch norm uses the statistics of its batch and its dropout is active. Its running statistics
+    are those of its own passes, as in the public code: averaging the student's lags behind the averaged weights
+    (measured in docs/decisions/teacher-batch-norm.md).
 
     Args:
         student: copied at the start; the copy never gets a gradient.
@@ -27,9 +28,6 @@ class EMATeacher(nn.Module):
             raise UserError(f"method.ema_decay={decay}: expected a number in [0, 1)")
         self.decay = decay
         self.network = copy.deepcopy(student).requires_grad_(False)
-        for module in self.network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.track_running_stats = False  # the buffers stay; training mode neither reads nor moves them
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
@@ -39,14 +37,9 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: Network, progress: Progress) -> None:
-        """One step of the average, over parameters and floating-point buffers."""
+        """One step of the average over the parameters."""
         weight = 1 - min(1 - 1 / (progress.step + 1), self.decay)
-        mine, theirs = ([t for t in _state(net) if t.is_floating_point()] for net in (self.network, student))
-        torch._foreach_lerp_(mine, theirs, weight)
-
-
-def _state(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), weight)
 
 
 def noisy(image: Tensor, std: float = 0.1, limit: float = 0.2) -> Tensor:

@@ -1,7 +1,8 @@
 """The U-Net of the ACDC literature (Ronneberger et al. 2015, in the form of PyMIC and SSL4MIS): 1.8 M parameters."""
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
         coarse_first = channels[::-1]
-        self.up = nn.ModuleList(UpBlock(c, s) for c, s in zip(coarse_first[:-1], coarse_first[1:], strict=True))
+        self.up = nn.ModuleList(UpBlock(c, s) for c, s in itertools.pairwise(coarse_first))
         self.head = nn.Conv2d(channels[0], num_classes, 3, padding=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -72,6 +73,8 @@ class UNet(Network):
         channels: channels of each scale; the recipe has 16, 32, 64, 128, 256: 1,813,764 parameters for 1 -> 4.
         dropout: dropout probability of each scale of the encoder.
     """
+
+    encoder: nn.ModuleList
 
     def __init__(
         self,
@@ -101,8 +104,8 @@ class UNet(Network):
     def encode(self, image: Tensor) -> list[Tensor]:
         features: list[Tensor] = []
         x = image
-        for scale, block in enumerate(self.encoder):  # type: ignore[arg-type]
-            x = block(x if scale == 0 else F.max_pool2d(x, 2))
+        for block in self.encoder:
+            x = block(F.max_pool2d(x, 2) if features else x)
             features.append(x)
         return features
 
@@ -123,7 +126,7 @@ def _ours(name: str) -> str:
     return name
 
 
-_PUBLIC = (
+_PUBLIC: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"encoder\.in_conv\.conv_conv\.(.+)", lambda m: f"encoder.0.{m[1]}"),
     (r"encoder\.down(\d)\.maxpool_conv\.1\.conv_conv\.(.+)", lambda m: f"encoder.{m[1]}.{m[2]}"),
     (r"decoder\.up(\d)\.conv1x1\.(.+)", lambda m: f"decoder.up.{int(m[1]) - 1}.project.{m[2]}"),

@@ -1,0 +1,220 @@
+"""What `ssl4seg-eval` and `ssl4seg-predict` do: a trained model back from its run folder, and onto cases or files."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import nn
+
+from ssl4seg import checkpoint
+from ssl4seg.assemble import Config, dataset_of, fabric_of, method_of, network_maker, predictor_of, read_all
+from ssl4seg.data.case import FloatArray, LabelArray, Volume, checked
+from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.files import (
+    ENDINGS,
+    H5,
+    NIFTI,
+    ending,
+    normalized,
+    read_h5,
+    read_nifti,
+    read_picture,
+    stem,
+    write_nifti,
+)
+from ssl4seg.device import keep_freed_memory
+from ssl4seg.errors import UserError
+from ssl4seg.evaluate import Predictor, evaluate
+from ssl4seg.metrics import check_empty
+from ssl4seg.pictures import fullest, panel, save_labels
+from ssl4seg.record import show, start_log
+from ssl4seg.runs import read_config, write_json
+
+log = logging.getLogger("ssl4seg")
+
+
+def load_run(run: Path, which: str, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
+    """A run's configuration, and its method with the weights of the checkpoint `which` (best, last or a file)."""
+    config = read_config(run)
+    path = run / f"{which}.pt" if which in ("best", "last") else Path(which)
+    if not path.exists():
+        there = ", ".join(sorted(file.name for file in run.glob("*.pt"))) or "none yet"
+        raise UserError(f"checkpoint={which}: there is no {path} (checkpoints of this run: {there})")
+    dataset = config["dataset"]
+    make = network_maker(config, dataset["channels"], dataset["num_classes"], load=False)
+    method = method_of(config, make)
+    content = checkpoint.load(path)
+    if "method" not in content:
+        raise UserError(f"{path}: is no checkpoint of a run; to evaluate a state dict use network.weights={path}")
+    checkpoint.load_into(method, content["method"], path)
+    return config, method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fabric(config: Config) -> Fabric:
+    fabric = fabric_of(config)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    return fabric
+
+
+# -- ssl4seg-eval -----------------------------------------------------------------------------------------------------
+
+
+def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given: Sequence[str]) -> None:
+    """Score a checkpoint and write results_<split>.json and cases_<split>.csv.
+
+    Args:
+        config: of ssl4seg-eval.
+        names: the choices of dataset and network.
+        given: the keys on the command line; of a run's own keys only these are taken from `config`.
+    """
+    split = config["split"]
+    if split not in SPLITS[1:]:
+        raise UserError(f"split={split}: expected val or test")
+    fabric, empty = _fabric(config), check_empty(config["metrics"]["empty"])
+    start_log(None)
+    if config["run"] is not None:
+        if mine := [key for key in given if key.split(".")[0] == "network"]:
+            raise UserError(f"{mine[0]}: the network comes from run={config['run']}; leave one of the two out")
+        run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
+        data = _merged(run["dataset"], config["dataset"], given)
+        source = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
+    else:
+        data, source = config["dataset"], {**names, "weights": str(config["network"]["weights"])}
+        model = network_maker(config, data["channels"], data["num_classes"])()
+        model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    output = Path(config["output"] or config["run"] or ".")
+    _writable(output)
+    dataset = dataset_of({"dataset": data})
+    cases = read_all(dataset.cases(split), dataset.num_classes)
+    predictor = Predictor(
+        predict=predictor_of(model, fabric),
+        side=dataset.image_size,
+        device=fabric.device,
+        batch_size=config["eval_batch_size"],
+        protocol=config["protocol"],
+    )
+    table = evaluate(predictor, cases, classes=dataset.classes, unit=config["metrics"]["unit"], empty=empty)
+    summary = table.summary()
+    table.write_csv(output / f"cases_{split}.csv")
+    results = {
+        **source,
+        "dataset": dataset.name,
+        "protocol": config["protocol"],
+        split: summary,
+        "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
+    }
+    write_json(output / f"results_{split}.json", results)
+    show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary, table.classes)
+    log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting); written to {output}")
+
+
+def _merged(run: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The run's dataset with the keys of the command line; another dataset altogether if `dataset=` is given."""
+    if "dataset" in given:
+        return dict(now)
+    merged = copy.deepcopy(dict(run))
+    for key in (key.removeprefix("dataset.") for key in given if key.startswith("dataset.")):
+        *path, last = key.split(".")
+        place, value = merged, now
+        for name in path:
+            place, value = place[name], value[name]
+        place[last] = value[last]
+    return merged
+
+
+def _writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder}: cannot be written ({error.strerror})") from None
+
+
+# -- ssl4seg-predict --------------------------------------------------------------------------------------------------
+
+
+def predict_files(config: dict[str, Any]) -> None:
+    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG)."""
+    start_log(None)
+    source, output = Path(config["input"]), Path(config["output"])
+    files = _inputs(source)
+    fabric = _fabric(config)
+    run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
+    _writable(output)
+    data = run["dataset"]
+    predictor = Predictor(
+        predict=predictor_of(model, fabric),
+        side=data["image_size"],
+        device=fabric.device,
+        batch_size=config["eval_batch_size"],
+    )
+    faults = []
+    for file in files:
+        target = output / file.relative_to(source).parent if source.is_dir() else output
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            image, like = _read(file, data["channels"])
+            scaled = normalized(image, data["normalize"])
+            checked(Volume(scaled, None, None), str(file), data["num_classes"])
+            label = predictor(scaled)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        _write(target, file, label, like)
+        if config["overlay"]:
+            at = fullest(label)
+            Image.fromarray(panel(scaled[at], [label[at]])).save(target / f"{stem(file)}_overlay.png")
+    log.info(f"{len(files) - len(faults)} masks written to {output}")
+    if faults:
+        raise UserError("\n".join([f"{len(faults)} of {len(files)} inputs could not be predicted:", *faults]))
+
+
+def _inputs(source: Path) -> list[Path]:
+    if source.is_file():
+        ending(source)
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"input={source}: there is no such file or folder")
+    files = sorted(file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    if not files:
+        raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
+    return files
+
+
+def _read(file: Path, channels: int) -> tuple[FloatArray, Any]:
+    """[S, C, H, W] float32, and what `_write` needs to write the same kind of file."""
+    kind = ending(file)
+    if kind in NIFTI:
+        voxels, like = read_nifti(file)
+        return _volume(voxels, channels, file), like
+    if kind in H5:
+        pixels = read_h5(file, "image")
+        return _volume(pixels if pixels.ndim == 3 else pixels[None], channels, file), pixels.ndim
+    return read_picture(file, channels)[None], None
+
+
+def _volume(voxels: npt.NDArray[Any], channels: int, file: Path) -> FloatArray:
+    if voxels.ndim != 3:
+        raise UserError(f"{file}: the image has shape {voxels.shape}; expected slices x height x width")
+    if channels != 1:
+        raise UserError(f"{file}: has 1 channel, but the run was trained on {channels}")
+    return voxels[:, None].astype(np.float32)
+
+
+def _write(folder: Path, file: Path, label: LabelArray, like: Any) -> None:
+    kind = ending(file)
+    if kind in NIFTI:
+        write_nifti(folder / file.name, label, like)
+    elif kind in H5:
+        with h5py.File(folder / file.name, "w") as written:
+            written.create_dataset("label", data=label if like == 3 else label[0], compression="gzip")
+    else:
+        save_labels(label[0], folder / f"{stem(file)}.png")

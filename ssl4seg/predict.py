@@ -1,0 +1,26 @@
+"""`ssl4seg-predict`: masks for new images with a run's best model."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ssl4seg.cli import command
+from ssl4seg.errors import UserError
+
+
+def run(config: DictConfig) -> None:
+    """Predict a file or every file of a folder."""
+    if missing := [key for key in ("run", "input", "output") if config[key] is None]:
+        raise UserError(f"{', '.join(missing)} not set: ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER")
+    from ssl4seg.inference import predict_files  # imports torch, after the command line is known to be right
+
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    predict_files(container)
+
+
+def main() -> None:
+    command("predict", run)
+
+
+if __name__ == "__main__":
+    main()
