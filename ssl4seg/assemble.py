@@ -9,6 +9,7 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
@@ -82,6 +83,13 @@ def optimizers_of(config: Config, method: Method) -> dict[str, torch.optim.Optim
     }
 
 
+class Mixed(MixedPrecision):
+    """Mixed precision that leaves a method's inputs in float32; the layers cast what they compute in less."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
     """Device, precision, and DDP where there are several processes."""
     device = resolve_device(config["device"])
@@ -99,7 +107,7 @@ def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy=DDPStrategy(find_unused_parameters=num_phases > 1) if several else "auto",
-        precision="32-true" if precision == "32" else precision,  # type: ignore[arg-type]
+        plugins=[Precision() if precision == "32" else Mixed(precision, device)],  # type: ignore[arg-type]
     )
 
 

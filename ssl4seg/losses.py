@@ -34,6 +34,11 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return all_sum(numerator) / all_sum(denominator).clamp(min=1)
 
 
+def batch_mean(value: Tensor) -> Tensor:
+    """Mean over every element of the global batch."""
+    return ratio(value.sum(), value.new_tensor(value.numel()))
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored; 0 if there are none."""
     total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
