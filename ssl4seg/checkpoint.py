@@ -39,7 +39,8 @@ def load(path: Path) -> dict[str, Any]:
             "save a plain state dict with torch.save(model.state_dict(), FILE)"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"{path}: is not a checkpoint, or is damaged ({str(error).splitlines()[0][:120]})") from None
+        why = (str(error) or type(error).__name__).splitlines()[0][:120]  # the message is empty for an empty file
+        raise UserError(f"{path}: is not a checkpoint, or is damaged ({why})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content

@@ -113,11 +113,12 @@ def show(title: str, summary: Mapping[str, Any], classes: Sequence[str]) -> None
     """Print Dice, HD95, ASD and IoU per class and mean."""
     unit = summary["distance_unit"]
     heads = {"dice": "Dice %", "hd95": f"HD95 {unit}", "asd": f"ASD {unit}", "iou": "IoU %"}
-    table = RichTable(title=title, title_justify="left")
+    table = RichTable()
     table.add_column("class")
     for head in heads.values():
         table.add_column(head, justify="right")
     for name in (*classes, "mean"):
         cells = [summary[metric][name] * (100 if metric in ("dice", "iou") else 1) for metric in heads]
         table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
+    print(title)
     Console().print(table)

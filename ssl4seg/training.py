@@ -148,9 +148,9 @@ class Training:
             world=self.fabric.world_size,
         )
 
-    def run(self) -> None:
-        """Train from the last checkpoint or the start, then test the best model."""
-        method, folder = self.method.to(memory_format=torch.channels_last), self.folder
+    def engine(self) -> Engine:
+        """The engine at the last checkpoint, or at the start."""
+        method = self.method.to(memory_format=torch.channels_last)
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -159,9 +159,14 @@ class Training:
             batches=self.batches,
             validate=self.validate,
             plan=self.plan,
-            folder=folder,
+            folder=self.folder,
         )
         self._resume(engine)
+        return engine
+
+    def run(self) -> None:
+        """Train, then test the best model."""
+        engine, folder = self.engine(), self.folder
         if folder:
             write_json(folder.path / "split.json", self.split.as_dict())
         tensorboard = folder.path / "tensorboard" if folder else None

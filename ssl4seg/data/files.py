@@ -38,7 +38,9 @@ def read_h5(path: Path, key: str, index: Any = ()) -> npt.NDArray[Any]:
             if key not in file:
                 raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
             return np.asarray(file[key][index])
-    except (OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file, KeyError among them
         raise UserError(f"{path}: cannot be read as h5, perhaps truncated ({_short(error)})") from None
 
 
@@ -50,7 +52,9 @@ def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, tuple[float, float, flo
                 raise UserError(f"{path}: has no array 'image', only {sorted(file)}")
             spacing = file.attrs.get("spacing")
             return file["image"].shape, "label" in file, None if spacing is None else _three(spacing)
-    except (OSError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file, KeyError among them
         raise UserError(f"{path}: cannot be read as h5, perhaps truncated ({_short(error)})") from None
 
 

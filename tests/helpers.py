@@ -1,0 +1,268 @@
+"""What the integration tests share: real processes, tiny datasets, and readers of what a run leaves behind."""
+
+import csv
+import importlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import h5py
+import nibabel
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ssl4seg.cli import conf_dir
+
+MACHINE = ("device=cpu", "precision=32", "num_threads=1")
+SMALL = ("network.channels=[4,8]", "network.dropout=[0.1,0.1]", "dataset.image_size=32")
+SHORT = ("batch_size=2", "unlabeled_batch_size=2", "iterations=4", "eval_every=2", "engine.log_every=1")
+PHANTOM = (
+    *MACHINE,
+    *SMALL,
+    *SHORT,
+    *(f"dataset.num_{split}={n}" for split, n in (("train", 4), ("val", 1), ("test", 1))),
+)
+"""Four training patients, four steps: a fraction of a second."""
+
+TRAIN, VAL, TEST = (1, 2, 3), (4,), (5,)
+CLASSES = ("right_ventricle", "myocardium", "left_ventricle")
+
+
+def acdc(root: Path) -> tuple[str, ...]:
+    """Overrides for a run on the patients that `write_h5` and `write_nifti` make."""
+    patients = f"dataset.patients={{train:{[*TRAIN]},val:{[*VAL]},test:{[*TEST]}}}".replace(" ", "")
+    return (*MACHINE, *SMALL, *SHORT, "dataset=acdc", f"dataset.root={root}", patients)
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+MODULES = {
+    "train": "ssl4seg.train",
+    "eval": "ssl4seg.eval",
+    "predict": "ssl4seg.predict",
+    "prepare": "ssl4seg.data.prepare",
+    "report": "ssl4seg.report",
+}
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(["ssl4seg.training", "ssl4seg.inference"])  # imported once, not for every process
+
+
+class Finished(NamedTuple):
+    """How a process ended, and what it wrote to both streams."""
+
+    code: int
+    output: str
+
+
+@dataclass
+class Command:
+    """A command of ssl4seg at work in a process of its own, forked from one that has done the imports."""
+
+    process: Any
+    log: Path
+
+    @classmethod
+    def start(cls, name: str, *arguments: object, cwd: Path) -> Self:
+        log = cwd / f".{name}-{time.monotonic_ns()}.log"
+        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, log), daemon=True)
+        process.start()
+        return cls(process, log)
+
+    def wait(self, timeout: float = 120) -> Finished:
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError(self.log.read_text())
+        return Finished(self.process.exitcode, self.log.read_text())
+
+    def wait_for(self, event: Callable[[], bool], timeout: float = 120) -> Self:
+        """Until `event` happens, which it must before the process ends."""
+        until = time.monotonic() + timeout
+        while not event():
+            assert self.process.is_alive(), self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.001)
+        return self
+
+    def send(self, signal: int) -> Finished:
+        os.kill(self.process.pid, signal)
+        return self.wait()
+
+
+def _main(name: str, arguments: list[str], cwd: Path, log: Path) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.chdir(cwd)
+    sys.argv = [f"ssl4seg-{name}", *arguments]
+    importlib.import_module(MODULES[name]).main()
+
+
+def run(name: str, *arguments: object, cwd: Path) -> Finished:
+    """A command from start to end."""
+    return Command.start(name, *arguments, cwd=cwd).wait()
+
+
+def succeed(name: str, *arguments: object, cwd: Path) -> str:
+    """The output of a command that must succeed."""
+    code, output = run(name, *arguments, cwd=cwd)
+    assert code == 0, output
+    return output
+
+
+def refused(name: str, *arguments: object, cwd: Path) -> str:
+    """The output of a command that must fail with a message and without a traceback."""
+    code, output = run(name, *arguments, cwd=cwd)
+    assert code == 1, output
+    assert "error: " in output
+    assert "Traceback" not in output
+    return output
+
+
+def script(name: str) -> str:
+    """The installed console script."""
+    return str(Path(sys.executable).with_name(f"ssl4seg-{name}"))
+
+
+def shell(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
+    """A program from a bare start, imports and all."""
+    done = subprocess.run(
+        [*map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    return Finished(done.returncode, done.stdout)
+
+
+# -- tiny datasets ----------------------------------------------------------------------------------------------------
+
+SHAPE = (3, 40, 48)  # slices, rows, columns
+SPACING = (10.0, 1.5, 1.25)  # mm
+FRAMES = (1, 12)
+
+
+def pixels(number: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image [S, H, W] int16 and label uint8 of a patient: a ring and its pool, a crescent beside them, grey by class."""
+    rng = np.random.default_rng([number, frame])
+    row, column = np.mgrid[: SHAPE[1], : SHAPE[2]]
+    label = np.zeros(SHAPE, np.uint8)
+    for level, mask in enumerate(label):
+        y, x = rng.uniform(16, 24), rng.uniform(24, 30)
+        mask[np.hypot(row - y, column - x + 10) < 9 - level] = 1
+        mask[np.hypot(row - y, column - x) < 10 - level] = 2
+        mask[np.hypot(row - y, column - x) < 6 - level] = 3
+    image = np.array([100, 700, 300, 900])[label] + rng.normal(0, 30, SHAPE)
+    return image.astype(np.int16), label
+
+
+def write_h5(root: Path, patients: Sequence[int] = (*TRAIN, *VAL, *TEST)) -> Path:
+    """The layout of the literature: ROOT/data/patientXXX_frame0Y.h5, no voxel spacing."""
+    (root / "data").mkdir(parents=True)
+    for number in patients:
+        for order, frame in enumerate(FRAMES, start=1):
+            image, label = pixels(number, frame)
+            with h5py.File(root / "data" / f"patient{number:03d}_frame{order:02d}.h5", "w") as file:
+                file["image"] = ((image - image.min()) / np.ptp(image)).astype(np.float32)
+                file["label"] = label
+    return root
+
+
+def write_nifti(root: Path, patients: Sequence[int] = (*TRAIN, *VAL, *TEST)) -> Path:
+    """The challenge's layout: ROOT/patientXXX/patientXXX_frameNN[_gt].nii.gz beside a 4-D series and Info.cfg."""
+    for number in patients:
+        folder = root / f"patient{number:03d}"
+        folder.mkdir(parents=True)
+        (folder / "Info.cfg").write_text("ED: 1\nES: 12\n")
+        save_nifti(folder / f"{folder.name}_4d.nii.gz", np.zeros((2, *SHAPE), np.int16))
+        for frame in FRAMES:
+            image, label = pixels(number, frame)
+            save_nifti(folder / f"{folder.name}_frame{frame:02d}.nii.gz", image)
+            save_nifti(folder / f"{folder.name}_frame{frame:02d}_gt.nii.gz", label)
+    return root
+
+
+def save_nifti(path: Path, voxels: np.ndarray) -> None:
+    """Voxels [..., S, H, W] with an oblique affine and a description in the header."""
+    affine = np.diag([*SPACING[::-1], 1.0])
+    affine[:3, 3] = (-30, 20, 5)
+    turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine
+    image = nibabel.Nifti1Image(voxels.transpose(), turned)
+    image.header["descrip"] = b"tiny"
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, path)
+
+
+# -- what a run leaves behind -----------------------------------------------------------------------------------------
+
+
+def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def lasting(folder: Path) -> dict[str, Any]:
+    """results.json without what differs from one time to the next."""
+    return {key: value for key, value in results(folder).items() if key not in ("speed", "peak_memory_bytes")}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with file.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def load(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)
+
+
+def events(folder: Path) -> EventAccumulator:
+    """Everything in the TensorBoard files of a run."""
+    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    return accumulator.Reload()
+
+
+def curve(folder: Path, tag: str) -> dict[int, float]:
+    """A scalar by step; no step may occur twice."""
+    points = events(folder).Scalars(tag)
+    assert len({point.step for point in points}) == len(points), points
+    return {point.step: point.value for point in points}
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries and lists, each with its path."""
+    if isinstance(tree, Mapping | list | tuple):
+        items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        for key, value in items:
+            yield from leaves(value, f"{path}/{key}")
+    else:
+        yield path, tree
+
+
+def differing(a: Any, b: Any) -> list[str]:
+    """Paths at which two trees of tensors and plain values differ, to the last bit."""
+    first, second = dict(leaves(a)), dict(leaves(b))
+    return [path for path in {**first, **second} if not _same(first.get(path), second.get(path))]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a is b or a == b
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration of a run, as `ssl4seg-train` hands it to `training.train`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+    return config
