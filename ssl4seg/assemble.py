@@ -1,6 +1,7 @@
 """From a configuration to objects. Only this room and the entry points know Hydra."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
@@ -83,6 +86,19 @@ def optimizers_of(config: Config, method: Method) -> dict[str, torch.optim.Optim
     }
 
 
+def _check_processes(expected: int) -> None:
+    """Refuse a number of processes that torchrun or srun has not started."""
+    if TorchElasticEnvironment.detect():
+        started = int(os.environ["WORLD_SIZE"])
+    else:
+        started = int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else 1
+    if started != expected:
+        raise UserError(
+            f"engine.devices x engine.num_nodes is {expected}, but {started} process(es) were started; use\n"
+            f"  torchrun --nproc-per-node=DEVICES -m ssl4seg.train engine.devices=DEVICES ...   (or srun on SLURM)"
+        )
+
+
 class Mixed(MixedPrecision):
     """Mixed precision that leaves a method's inputs in float32; the layers cast what they compute in less."""
 
@@ -102,6 +118,7 @@ def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
     if threads := config.get("num_threads"):
         torch.set_num_threads(threads)
     several = devices * nodes > 1
+    _check_processes(devices * nodes)
     return Fabric(
         accelerator=device,
         devices=devices,

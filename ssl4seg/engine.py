@@ -111,7 +111,7 @@ class Engine:
                     self.save()
                     self._clock = None
                 if self._agreed(stop, logging_now) and not ending:
-                    self.check_finite()
+                    self.check_finite(weights=True)
                     self.save()
                     raise Interrupted
 
@@ -188,14 +188,17 @@ class Engine:
         self._clock = (self.step, now)
         record.scalars(self.step, scalars, self.images_per_second)
 
-    def check_finite(self) -> None:
-        """Raise a UserError if a loss became NaN or infinite since the start."""
-        if (bad := float(self.first_bad)) < math.inf:
+    def check_finite(self, *, weights: bool = False) -> None:
+        """Raise a UserError if a loss became NaN or infinite since the start, or (before saving) a weight is."""
+        what, bad = "the loss", float(self.first_bad)
+        if weights and bad == math.inf and not all(v.isfinite().all() for v in self.method.state_dict().values()):
+            what, bad = "a weight", self.step
+        if bad < math.inf:
             kept = (
                 f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
             )
             raise UserError(
-                f"the loss became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
+                f"{what} became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
                 "Lower optimizer.lr, set engine.clip_norm=1, or use precision=32"
             )
 
@@ -214,8 +217,8 @@ class Engine:
 
     def validate(self, record: Record) -> None:
         """Score the val cases; a better mean Dice makes this the best model."""
-        self.check_finite()
         self.same_buffers()
+        self.check_finite(weights=True)
         table, pictures = self.validate_cases()
         summary = table.summary()
         dice = summary["dice"]["mean"]

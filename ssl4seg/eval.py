@@ -1,5 +1,6 @@
 """`ssl4seg-eval`: score a run's checkpoint, or a bare network's weights, on val or test."""
 
+import sys
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +24,9 @@ def run(config: DictConfig) -> None:
 
 
 def main() -> None:
+    if any(word.startswith("run=") for word in sys.argv):
+        # The run brings its dataset, whose keys the composed one need not have; they are checked against the run's.
+        sys.argv = [f"++{word}" if word.startswith("dataset.") else word for word in sys.argv]
     command("eval", run)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.metrics import METRICS, Empty, Score, score_classes
 from ssl4seg.views import fit, sample
 
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
 Predict = Callable[[Tensor], Tensor]
 """[N, C, H, W] -> logits [N, K, H, W]."""
 
@@ -63,16 +64,26 @@ class Predictor:
         return native.argmax(dim=1).to(torch.uint8).cpu().numpy()
 
     def _zoomed(self, image: FloatArray) -> LabelArray:
-        rows, columns = (nearest(n, self.side) for n in image.shape[-2:])
-        square = torch.from_numpy(image[:, :, rows[:, None], columns]).to(self.device)
+        square = torch.from_numpy(zoomed(image, (self.side, self.side))).to(self.device)
         label = self.predict(square).argmax(dim=1).to(torch.uint8).cpu().numpy()
-        rows, columns = (nearest(self.side, n) for n in image.shape[-2:])
-        return np.asarray(label[:, rows[:, None], columns])
+        return zoomed(label, image.shape[-2:])
+
+
+def zoomed(pixels: npt.NDArray[Pixel], size: tuple[int, ...]) -> npt.NDArray[Pixel]:
+    """scipy.ndimage.zoom of order 0 of each slice [..., H, W] to `size`; it is separable."""
+    rows, columns = (nearest(n, target) for n, target in zip(pixels.shape[-2:], size, strict=True))
+    result = pixels[..., rows[:, None], columns]
+    result[..., rows < 0, :] = 0
+    result[..., columns < 0] = 0
+    return result
 
 
 def nearest(length: int, target: int) -> npt.NDArray[np.intp]:
-    """Which of `length` pixels each of `target` pixels shows after scipy.ndimage.zoom of order 0 (it is separable)."""
-    return np.asarray(zoom(np.arange(length), target / length, order=0))
+    """Which of `length` pixels each of `target` pixels shows after scipy.ndimage.zoom of order 0.
+
+    -1 where the last one falls outside by a rounding error (256 -> 216 for one), which zoom fills with 0.
+    """
+    return np.asarray(zoom(np.arange(1, length + 1), target / length, order=0)) - 1
 
 
 @dataclass(kw_only=True)

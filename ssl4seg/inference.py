@@ -126,7 +126,9 @@ def _merged(run: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]
         *path, last = key.split(".")
         place, value = merged, now
         for name in path:
-            place, value = place[name], value[name]
+            place, value = place.get(name, {}), value[name]
+        if last not in place:
+            raise UserError(f"dataset.{key}: the run's dataset has no such key, but {', '.join(run)}")
         place[last] = value[last]
     return merged
 
@@ -183,7 +185,8 @@ def _inputs(source: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
-    files = sorted(file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    found = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    files = sorted(file for file in found if not stem(file).endswith("_gt"))  # ACDC's masks lie beside the images
     if not files:
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
     return files

@@ -20,10 +20,13 @@ from ssl4seg.pictures import Picture
 
 log = logging.getLogger("ssl4seg")
 
+FINAL = ".final"
+"""Ending of the event file that holds the test and the hparams; a run killed before its end writes it anew."""
 
-def start_log(file: Path | None) -> None:
-    """Messages to the screen and, with times, to `file`."""
-    log.setLevel(logging.INFO)
+
+def start_log(file: Path | None, *, quiet: bool = False) -> None:
+    """Messages to the screen and, with times, to `file`; of a quiet process only warnings."""
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
@@ -46,6 +49,9 @@ class Record:
     """
 
     def __init__(self, folder: Path | None, *, step: int, total: int) -> None:
+        self.folder, self.step = folder, step
+        for left in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
+            left.unlink()
         self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
         shown = folder is not None and sys.stderr.isatty()
         self.bar = Progress(
@@ -69,8 +75,8 @@ class Record:
             self.writer.close()
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """The configuration as text."""
-        if self.writer:
+        """The configuration as text, once."""
+        if self.writer and not self.step:
             text = yaml.safe_dump(dict(config), sort_keys=False)
             self.writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), 0)
 
@@ -97,6 +103,12 @@ class Record:
         for case, picture in pictures.items():
             self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
         self.writer.flush()
+
+    def conclude(self) -> None:
+        """From here on into the event file of the test."""
+        if self.writer:
+            self.writer.close()
+            self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Settings and final metrics, so that a sweep can be sorted in the HPARAMS tab."""

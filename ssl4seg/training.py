@@ -59,7 +59,7 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
     """
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     folder = RunFolder(path, config, resume=config["resume"]) if first else None
-    start_log(path / "train.log" if first else None)
+    start_log(path / "train.log" if first else None, quiet=not first)
     try:
         if folder and (done := folder.results()) and done["status"] == "finished":
             log.info(f"{path} is finished; its results:")
@@ -224,11 +224,12 @@ class Training:
             return
         summary, val = table.summary(), engine.best["val"]
         table.write_csv(self.folder.path / "cases_test.csv")
+        record.conclude()
         record.table("test", engine.best["step"], summary, pictures)
         record.hparams(
             {**self.names, "labeled": str(self.split), **_hparams(self.config)},
             {
-                f"{split}/{m}/mean": s[m]["mean"]
+                f"final/{split}/{m}/mean": s[m]["mean"]
                 for split, s in (("test", summary), ("val", val))
                 for m in ("dice", "hd95")
             },

@@ -156,7 +156,7 @@ FRAMES = (1, 12)
 
 
 def pixels(number: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image [S, H, W] int16 and label uint8 of a patient: a ring and its pool, a crescent beside them, grey by class."""
+    """Image [S, H, W] int16 and label uint8 of a frame: a pool in its ring, a crescent beside them, grey by class."""
     rng = np.random.default_rng([number, frame])
     row, column = np.mgrid[: SHAPE[1], : SHAPE[2]]
     label = np.zeros(SHAPE, np.uint8)
@@ -213,9 +213,9 @@ def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text())
 
 
-def lasting(folder: Path) -> dict[str, Any]:
+def lasting(folder: Path, name: str = "results.json") -> dict[str, Any]:
     """results.json without what differs from one time to the next."""
-    return {key: value for key, value in results(folder).items() if key not in ("speed", "peak_memory_bytes")}
+    return {key: value for key, value in results(folder, name).items() if key not in ("speed", "peak_memory_bytes")}
 
 
 def table(file: Path) -> list[dict[str, str]]:

@@ -109,7 +109,8 @@ def normalized(image: FloatArray, how: str) -> FloatArray:
     if how != "minmax":
         raise UserError(f"dataset.normalize={how}: expected minmax or none")
     low, high = image.min(), image.max()
-    # A NaN survives this, so that the check of the case finds it.
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return image  # as it is: the check of the case finds and counts what is wrong
     return ((image - low) / (high - low)).astype(np.float32) if high != low else np.zeros_like(image)
 
 

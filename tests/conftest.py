@@ -1,0 +1,45 @@
+"""Fixtures that several modules share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import acdc, succeed, write_nifti
+
+from ssl4seg.data.case import Case, Volume
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """A case in memory from an image [S, H, W] and perhaps its label [S, H, W]."""
+
+    def make(name, image, label=None, *, group=None, spacing=None) -> Case:
+        mask = None if label is None else np.asarray(label, np.uint8)
+        volume = Volume(np.asarray(image, np.float32)[:, None], mask, spacing)
+        return Case(
+            name=name, group=group or name, num_images=len(image), labeled=mask is not None, read=lambda: volume
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The challenge's folder of NIfTI files, for five patients."""
+    return write_nifti(tmp_path_factory.mktemp("challenge") / "source")
+
+
+@pytest.fixture(scope="session")
+def prepared(challenge: Path) -> Path:
+    """What ssl4seg-prepare makes of it."""
+    succeed("prepare", "acdc", challenge, challenge.parent / "ACDC", cwd=challenge.parent)
+    return challenge.parent / "ACDC"
+
+
+@pytest.fixture(scope="session")
+def acdc_run(prepared: Path) -> Path:
+    """A finished run on it, long enough to segment well above chance."""
+    longer = ("iterations=60", "optimizer.lr=0.05", "labeled_ratio=1")
+    succeed("train", *acdc(prepared), *longer, cwd=prepared.parent)
+    return prepared.parent / "outputs/acdc/supervised/unet-1-s0"

@@ -1,0 +1,143 @@
+"""Help and mistyped words are answered by name, before torch is imported."""
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from helpers import MODULES, shell
+
+from ssl4seg.cli import conf_dir
+
+CONF = conf_dir()
+GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir())
+
+
+class Answer(NamedTuple):
+    code: int
+    output: str
+    imported: set[str]
+
+
+def answer(command: str, *arguments: str, cwd: Path) -> Answer:
+    """What a command answers, and every module that its process imported."""
+    code, output = shell(sys.executable, "-X", "importtime", "-m", MODULES[command], *arguments, cwd=cwd)
+    told, imports = [], set()
+    for line in output.splitlines():
+        if line.startswith("import time:"):
+            imports.add(line.rpartition("|")[2].strip())
+        else:
+            told.append(line)
+    assert "argparse" in imports
+    return Answer(code, "\n".join(told), imports)
+
+
+def assert_at_once(given: Answer) -> None:
+    assert not given.imported & {"torch", "torchvision", "lightning_fabric", "tensorboard"}
+    assert "Traceback" not in given.output
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def train_help(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    return answer("train", "--help", cwd=tmp_path_factory.mktemp("help"))
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_help_tells_how_to_call_and_imports_no_torch(command: str, tmp_path: Path) -> None:
+    given = answer(command, "--help", cwd=tmp_path)
+    assert given.code == 0
+    assert f"usage: ssl4seg-{command}" in given.output
+    assert_at_once(given)
+
+
+@pytest.mark.parametrize("group", [path.name for path in GROUPS])
+def test_help_lists_every_group_with_its_choices(train_help: Answer, group: str) -> None:
+    listed = re.search(rf"^  {group}\n((?:    .*\n)+)", train_help.output, re.MULTILINE)
+    assert listed
+    choices = {line.split()[0]: line.split(maxsplit=1)[1:] for line in listed[1].splitlines()}
+    assert set(choices) == {path.stem for path in (CONF / group).glob("*.yaml")}
+    assert all(choices.values())
+
+
+def test_help_lists_every_key_of_train_with_what_it_does(train_help: Answer) -> None:
+    keys = set(yaml.safe_load((CONF / "train.yaml").read_text())) - {"defaults", "hydra"}
+    listed = {line.partition(":")[0].strip(): line for line in train_help.output.splitlines() if ": " in line}
+    assert keys <= set(listed) | {"metrics"}
+    assert all("#" in listed[key] for key in keys - {"metrics"})
+
+
+def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
+    given = answer("train", "method=uamt", "--help", cwd=tmp_path)
+    for key in set(yaml.safe_load((CONF / "method/uamt.yaml").read_text())) - {"_target_"}:
+        assert f"method.{key}: " in given.output
+
+
+# -- typing errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("methd=uamt", ["methd", "did you mean method?"]),
+        ("labeled_ratoi=0.2", ["labeled_ratoi", "did you mean labeled_ratio?"]),
+        ("method=uampt", ["method=uampt", "did you mean uamt?", "supervised"]),
+        ("method=uamt method.ema_deca=0.9", ["method.ema_deca", "did you mean method.ema_decay?"]),
+        ("lr=0.1", ["'lr'", "optimizer.lr"]),
+        ("dataset=acdc dataset.rot=DATA", ["dataset.rot", "did you mean dataset.root?"]),
+        ("experiment=acdc_smal", ["did you mean acdc_small?"]),
+        ("-m method=supervised,uampt", ["method=uampt", "did you mean uamt?"]),
+        ("method=supervised,uamt", ["method=supervised,uamt", "-m"]),
+        ("seed=0,1", ["seed=0,1", "-m"]),
+        ("batch_size=abc", ["batch_size=abc", "whole number"]),
+        ("labeled_ratio=2", ["labeled_ratio=2", "(0, 1]"]),
+        ("seed", ["seed"]),
+        ("--config-dir nowhere", ["--config-dir nowhere"]),
+    ],
+)
+def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list[str], tmp_path: Path) -> None:
+    given = answer("train", *arguments.split(), cwd=tmp_path)
+    assert given.code == 1
+    assert all(word in given.output for word in named), given.output
+    assert_at_once(given)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "named"),
+    [
+        ("eval", "spilt=val", "did you mean split?"),
+        ("predict", "inptu=a.png", "did you mean input?"),
+        ("predict", "run=.", "input, output not set"),
+        ("eval", "split=val", "run=DIR"),
+    ],
+)
+def test_so_are_those_of_the_other_commands(command: str, argument: str, named: str, tmp_path: Path) -> None:
+    given = answer(command, argument, cwd=tmp_path)
+    assert given.code == 1
+    assert named in given.output
+    assert_at_once(given)
+
+
+# -- conf/ ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: str(file.relative_to(CONF)))
+def test_every_key_is_explained_by_a_comment_of_its_own_or_of_its_parent(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert re.match("# .*", "\n".join(line for line in lines if "@package" not in line)), "no title"
+    explained: list[tuple[int, bool]] = []  # depth of the open keys, and whether they are explained
+    for above, line in zip(["", *lines], lines, strict=False):
+        if not (key := re.match(r"( *)([\w/]+):", line)):
+            continue
+        depth, name = len(key[1]), key[2]
+        explained = [parent for parent in explained if parent[0] < depth]
+        comment = "#" in line or above.lstrip().startswith("# ")
+        known = name in ("defaults", "hydra", "_target_")  # Hydra's own
+        explained.append((depth, comment or known or any(done for _, done in explained)))
+        children = line.rstrip().endswith(":")
+        assert explained[-1][1] or children, f"{name} has no comment"

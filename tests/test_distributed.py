@@ -1,0 +1,122 @@
+"""Two real processes, joined by gloo: the same weights in both, and the steps of one process with twice the batch."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CLASSES, PHANTOM, load, results, shell, table
+
+METHODS = ("supervised", "mean_teacher", "uamt")
+NETWORKS = ("unet", "plain")
+ITERATIONS = 4
+
+PYTHON = '''"""The U-Net without batch statistics, and methods that keep what each process holds after every step."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ssl4seg.methods import mean_teacher, supervised, uamt
+from ssl4seg.networks.unet import UNet
+
+
+class Plain(UNet):
+    def __init__(self, **keys):
+        super().__init__(**keys)
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    setattr(module, name, nn.GroupNorm(2, child.num_features))
+
+
+class Kept:
+    def after_step(self, progress):
+        super().after_step(progress)
+        name = f"{type(self).__name__}-{type(self.student).__name__}-{progress.step}-{os.environ.get('RANK', 'one')}.pt"
+        torch.save(dict(self.named_parameters()), Path("kept", name))
+
+
+class Supervised(Kept, supervised.Supervised): ...
+class MeanTeacher(Kept, mean_teacher.MeanTeacher): ...
+class UAMT(Kept, uamt.UAMT): ...
+'''
+TARGETS = {"supervised": "Supervised", "mean_teacher": "MeanTeacher", "uamt": "UAMT", "unet": "UNet", "plain": "Plain"}
+
+
+def config(home: Path) -> Path:
+    """A config folder and a module beside the package, as a user would write them."""
+    (home / "mine.py").write_text(PYTHON)
+    (home / "kept").mkdir()
+    for folder in ("method", "network"):
+        (home / "conf" / folder).mkdir(parents=True)
+    for method in METHODS:
+        noise = "" if method == "supervised" else "noise: 0.0\n"
+        (home / f"conf/method/kept_{method}.yaml").write_text(f"_target_: mine.{TARGETS[method]}\n{noise}")
+    keys = "channels: [4, 8]\ndropout: [0, 0]\nweights: null\n"
+    (home / "conf/network/plain.yaml").write_text(f"_target_: mine.Plain\n{keys}")
+    return home
+
+
+def sweep(home: Path, launcher: tuple[object, ...], *overrides: str) -> Path:
+    """Every method on every network, in `launcher`'s processes."""
+    groups = (f"method={','.join(f'kept_{m}' for m in METHODS)}", f"network={','.join(NETWORKS)}")
+    code, output = shell(
+        *launcher,
+        *("-m", "ssl4seg.train", "--config-dir", "conf", "-m", *PHANTOM, *groups),
+        *("network.dropout=[0,0]", "labeled_ratio=0.5", f"iterations={ITERATIONS}", "eval_every=2", *overrides),
+        cwd=config(home),
+        env={"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"},
+    )
+    assert code == 0, output
+    return home
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    return sweep(tmp_path_factory.mktemp("two"), launcher, "engine.devices=2")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("one")
+    return sweep(home, (sys.executable,), "batch_size=4", "unlabeled_batch_size=4")
+
+
+def kept(home: Path, method: str, network: str, process: str) -> list[dict[str, torch.Tensor]]:
+    """A process's parameters after each step."""
+    names = [f"{TARGETS[method]}-{TARGETS[network]}-{step}-{process}.pt" for step in range(ITERATIONS)]
+    return [load(home / "kept" / name) for name in names]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_both_processes_hold_the_same_weights_after_each_step(two: Path, method: str, network: str) -> None:
+    first, second = (kept(two, method, network, rank) for rank in "01")
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(first[0][name], first[-1][name]) for name in first[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(two: Path, one: Path, method: str) -> None:
+    for a, b in zip(kept(two, method, "plain", "0"), kept(one, method, "plain", "one"), strict=True):
+        for name in a:
+            assert (a[name] - b[name]).norm() <= 1e-5 * b[name].norm(), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_score_every_case_and_write_one_run(two: Path, one: Path, method: str) -> None:
+    folders = [root / f"outputs/phantom/kept_{method}/plain-0.5-s0" for root in (two, one)]
+    ours, theirs = ({str(path.relative_to(f)).split("events")[0] for path in f.rglob("*")} for f in folders)
+    assert ours == theirs
+    for split in ("val", "test"):
+        a, b = (table(folder / f"cases_{split}.csv") for folder in folders)
+        assert [(row["case"], row["class"]) for row in a] == [(row["case"], row["class"]) for row in b]
+        assert len(a) == 2 * len(CLASSES)
+        for metric in ("dice", "iou"):
+            ours, theirs = (results(folder)[split][metric] for folder in folders)
+            assert ours == pytest.approx(theirs, abs=0.01)

@@ -1,0 +1,137 @@
+"""Losses against numbers worked out by hand and against NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ssl4seg.losses import all_sum, cross_entropy, dice, entropy, ratio, softmax_mse, supervised
+from ssl4seg.types import IGNORE
+
+LOSSES = [cross_entropy, dice, supervised]
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def numpy_cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
+    p = softmax(z)
+    return float(np.mean([-np.log(p[n, y[n, i, j], i, j]) for n, i, j in np.argwhere(y != IGNORE)]))
+
+
+def numpy_dice(z: np.ndarray, y: np.ndarray) -> float:
+    p, counted, total = softmax(z), y != IGNORE, 0.0
+    for k in range(z.shape[1]):
+        a, b = p[:, k][counted], (y == k)[counted].astype(float)
+        total += 1 - (2 * (a * b).sum() + 1e-5) / ((a * a).sum() + (b * b).sum() + 1e-5)
+    return total / z.shape[1]
+
+
+def numpy_supervised(z: np.ndarray, y: np.ndarray) -> float:
+    return (numpy_cross_entropy(z, y) + numpy_dice(z, y)) / 2
+
+
+def sharp(label: Tensor, num_classes: int) -> Tensor:
+    """Logits that are sure of `label`."""
+    return 200.0 * torch.nn.functional.one_hot(label, num_classes).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (cross_entropy, math.log(2)),  # p = 1/2 everywhere
+        (dice, 1 / 3),  # each class: 1 - 2 (1/2) / (2 (1/4) + 1)
+        (supervised, (math.log(2) + 1 / 3) / 2),
+    ],
+)
+def test_undecided_logits_score_what_a_hand_calculation_gives(loss, expected):
+    assert loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference"), [(cross_entropy, numpy_cross_entropy), (dice, numpy_dice), (supervised, numpy_supervised)]
+)
+@pytest.mark.parametrize("num_classes", [2, 4, 21])
+def test_losses_equal_numpy_with_a_third_of_the_pixels_ignored(loss, reference, num_classes):
+    z, y = 3 * torch.randn(3, num_classes, 5, 7), torch.randint(num_classes, (3, 5, 7))
+    y[torch.rand(y.shape) < 1 / 3] = IGNORE
+    expected = reference(z.double().numpy(), y.numpy())
+    assert loss(z, y).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_sure_and_right_prediction_costs_nothing(loss):
+    y = torch.randint(3, (2, 4, 4))
+    assert loss(sharp(y, 3), y).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_dice_of_a_sure_and_wrong_prediction_is_one():
+    y = torch.tensor([[[0, 1]]])
+    assert dice(sharp(1 - y, 2), y).item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ignored_pixels_are_as_if_cropped_away(loss):
+    z, y = torch.randn(2, 4, 6, 6), torch.randint(4, (2, 6, 6))
+    y[:, 4:] = IGNORE
+    torch.testing.assert_close(loss(z, y), loss(z[:, :, :4], y[:, :4]))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_everything_ignored_is_zero_with_zero_gradient(loss):
+    z = torch.randn(2, 4, 3, 3, requires_grad=True)
+    value = loss(z, torch.full((2, 3, 3), IGNORE))
+    value.backward()
+    assert value.item() == 0
+    assert z.grad.eq(0).all()
+
+
+def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels():
+    z, y = torch.randn(1, 3, 2, 2, requires_grad=True), torch.tensor([[[0, 2], [IGNORE, 1]]])
+    cross_entropy(z, y).backward()
+    counted = y != IGNORE
+    one_hot = torch.nn.functional.one_hot(y.masked_fill(~counted, 0), 3).movedim(-1, 1)
+    torch.testing.assert_close(z.grad, (z.detach().softmax(1) - one_hot) * counted[:, None] / 3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_half_precision_logits_are_computed_in_float32(loss):
+    z, y = torch.randn(2, 4, 8, 8).bfloat16(), torch.randint(4, (2, 8, 8))
+    assert loss(z, y).dtype == torch.float32
+    assert torch.equal(loss(z, y), loss(z.float(), y))
+
+
+def test_softmax_mse_is_the_square_per_pixel_and_class():
+    # softmax(0, 0) = 1/2, 1/2 and softmax(ln 3, 0) = 3/4, 1/4
+    a, b = torch.zeros(1, 2, 1, 1), torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(softmax_mse(a, b), torch.full((1, 2, 1, 1), 1 / 16))
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [([1.0, 0.0, 0.0], 0.0), ([1 / 3] * 3, math.log(3)), ([0.5, 0.5, 0.0], math.log(2)), ([0.25, 0.75, 0], 0.5623351)],
+)
+def test_entropy_in_nats(p, expected):
+    assert entropy(torch.tensor(p).view(1, 3, 1, 1)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.lists(st.floats(-80, 80), min_size=2, max_size=21))
+def test_entropy_lies_between_zero_and_ln_k(logits):
+    value = entropy(torch.tensor(logits).view(1, -1, 1, 1).softmax(1)).item()
+    assert -1e-6 <= value <= math.log(len(logits)) + 1e-5
+
+
+@pytest.mark.parametrize(("over", "under", "expected"), [(3.0, 2.0, 1.5), (0.0, 0.0, 0.0)])
+def test_ratio_is_zero_where_nothing_counts(over, under, expected):
+    assert ratio(torch.tensor(over), torch.tensor(under)).item() == expected
+
+
+def test_a_single_process_sums_over_itself():
+    value = torch.randn(3, requires_grad=True)
+    assert all_sum(value) is value

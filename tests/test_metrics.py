@@ -1,0 +1,292 @@
+"""Metrics against hand-made masks, medpy on whole masks, and the literature's evaluation loop."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from medpy.metric import binary
+from scipy.ndimage import zoom
+
+from ssl4seg.data.case import Volume
+from ssl4seg.errors import UserError
+from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate, nearest, zoomed
+from ssl4seg.metrics import Score, check_empty, score, score_classes
+from ssl4seg.networks.unet import UNet
+from ssl4seg.types import IGNORE
+
+NAN = math.nan
+CPU = torch.device("cpu")
+MASKS = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9).flatmap(
+    lambda shape: st.tuples(hnp.arrays(bool, shape), hnp.arrays(bool, shape))
+)
+
+
+def block(shape: tuple[int, ...], *box: slice) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[box] = True
+    return mask
+
+
+# -- one class of one case --------------------------------------------------------------------------------------------
+
+
+def test_scores_of_two_bars_worked_out_by_hand():
+    # Rows 0-1 and rows 1-2 of three columns share 3 of 6 pixels each: Dice 6/12, IoU 3/9. Every pixel is border:
+    # the prediction's are 0 (row 1) or 1 (row 0) away from the truth, and the other way round likewise.
+    result = score(block((8, 3), slice(0, 2)), block((8, 3), slice(1, 3)))
+    assert result == Score(dice=0.5, hd95=1.0, asd=0.5, iou=pytest.approx(1 / 3))
+
+
+def test_distances_are_in_the_unit_of_the_spacing():
+    # Two voxels, 1 slice and 2 columns apart, at 10 mm and 1.5 mm.
+    a, b = block((3, 4, 5), 0, 2, 1), block((3, 4, 5), 1, 2, 3)
+    assert score(a, b).hd95 == pytest.approx(math.sqrt(1 + 4))
+    assert score(a, b, (10, 2, 1.5)).hd95 == score(a, b, (10, 2, 1.5)).asd == pytest.approx(math.hypot(10, 3))
+
+
+@settings(deadline=None, max_examples=60)
+@given(MASKS, st.booleans())
+def test_cropping_changes_no_bit_of_medpys_distances(masks, spaced):
+    a, b = masks
+    assume(a.any() and b.any())
+    spacing = (10.0, 1.5, 1.25)[-a.ndim :] if spaced else None
+    result = score(a, b, spacing)
+    assert result.hd95 == binary.hd95(a, b, spacing)
+    assert result.asd == binary.asd(a, b, spacing)
+    assert result.dice == pytest.approx(binary.dc(a, b))
+    assert result.iou == pytest.approx(binary.jc(a, b))
+
+
+@settings(deadline=None, max_examples=30)
+@given(MASKS)
+def test_overlap_and_hd95_are_symmetric(masks):
+    a, b = masks
+    one, other = score(a, b), score(b, a)
+    assert (one.dice, one.iou, one.hd95) == (other.dice, other.iou, other.hd95)
+    assert one.iou == pytest.approx(one.dice / (2 - one.dice))
+
+
+@pytest.mark.parametrize(
+    ("policy", "predicted", "true", "expected"),
+    [
+        # The diagonal of 3 x 3 x 2 voxels is sqrt(2^2 + 2^2 + 1^2) = 3.
+        ("worst", True, False, Score(0, 3, 3, 0)),
+        ("worst", False, True, Score(0, 3, 3, 0)),
+        ("worst", False, False, Score(1, 0, 0, 1)),
+        ("nan", True, False, Score(0, NAN, NAN, 0)),
+        ("nan", False, True, Score(0, NAN, NAN, 0)),
+        ("nan", False, False, Score(NAN, NAN, NAN, NAN)),
+        ("zero", True, False, Score(0, 0, 0, 0)),
+        ("zero", False, True, Score(0, 0, 0, 0)),
+        ("zero", False, False, Score(0, 0, 0, 0)),
+    ],
+)
+def test_empty_masks_score_what_the_policy_says(policy, predicted, true, expected):
+    a, b = (np.full((3, 3, 2), full) for full in (predicted, true))
+    assert score(a, b, empty=policy) == pytest.approx(expected, nan_ok=True)
+
+
+def test_the_worst_distance_is_the_diagonal_in_mm():
+    nothing, something = np.zeros((3, 3, 2), bool), np.ones((3, 3, 2), bool)
+    assert score(nothing, something, (2, 4, 8)).hd95 == 12  # sqrt(4^2 + 8^2 + 8^2)
+
+
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(UserError, match=r"metrics\.empty=best"):
+        check_empty("best")
+
+
+# -- all classes of a case --------------------------------------------------------------------------------------------
+
+
+def test_every_foreground_class_is_scored_against_itself():
+    rng = np.random.default_rng(0)
+    p, y = rng.integers(0, 4, (2, 3, 9, 9), dtype=np.uint8)
+    expected = [(binary.dc(p == k, y == k), binary.hd95(p == k, y == k)) for k in (1, 2, 3)]
+    assert [(s.dice, s.hd95) for s in score_classes(p, y, 4)] == pytest.approx(np.array(expected))
+
+
+def test_ignored_pixels_are_background_in_both():
+    rng = np.random.default_rng(0)
+    p, y = rng.integers(0, 3, (2, 3, 9, 9), dtype=np.uint8)
+    ignored = rng.random(y.shape) < 0.4
+    marked = np.where(ignored, IGNORE, y).astype(np.uint8)
+    assert score_classes(p, marked, 3) == score_classes(np.where(ignored, 0, p), np.where(ignored, 0, y), 3)
+
+
+def test_a_single_slice_is_measured_as_an_image():
+    # As a volume of one slice all 16 pixels of the block would be surface; as an image only its rim is.
+    y, p = (np.zeros((1, 12, 12), np.uint8) for _ in range(2))
+    y[0, 3:7, 3:7], p[0, 5:9, 5:9] = 1, 1
+    (result,) = score_classes(p, y, 2, (10.0, 2.0, 1.0))
+    assert result.asd == binary.asd(p[0], y[0], (2.0, 1.0)) != binary.asd(p, y, (10.0, 2.0, 1.0))
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+TABLE = Table(
+    classes=["a", "b"],
+    unit="mm",
+    rows={
+        "one": [Score(0.5, 4.0, 2.0, 0.4), Score(1.0, NAN, NAN, 1.0)],
+        "two": [Score(0.7, 2.0, 1.0, 0.6), Score(0.0, 8.0, 6.0, 0.0)],
+    },
+)
+
+
+def test_summary_is_the_mean_over_cases_then_over_classes_without_nan():
+    summary = TABLE.summary()
+    assert summary["dice"] == pytest.approx({"a": 0.6, "b": 0.5, "mean": 0.55})
+    assert summary["hd95"] == pytest.approx({"a": 3.0, "b": 8.0, "mean": 5.5})  # b: only case two; over all rows 4.67
+    assert (summary["distance_unit"], summary["num_cases"]) == ("mm", 2)
+
+
+def test_csv_has_a_row_for_each_case_and_class(tmp_path):
+    TABLE.write_csv(tmp_path / "cases.csv")
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert [(row["case"], row["class"]) for row in rows] == [("one", "a"), ("one", "b"), ("two", "a"), ("two", "b")]
+    assert rows[1]["hd95"] == "nan"
+    assert float(rows[3]["hd95"]) == 8
+    assert [file.name for file in tmp_path.iterdir()] == ["cases.csv"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "spacings", "expected"),
+    [
+        ("auto", [(1, 1, 1), (2, 1, 1)], "mm"),
+        ("auto", [(1, 1, 1), None], "voxel"),
+        ("voxel", [(1, 1, 1)], "voxel"),
+        ("mm", [(1, 1, 1)], "mm"),
+    ],
+)
+def test_distance_unit(unit, spacings, expected):
+    assert distance_unit(unit, [Volume(np.zeros((1, 1, 1, 1)), None, spacing) for spacing in spacings]) == expected
+
+
+@pytest.mark.parametrize(("unit", "spacing"), [("mm", None), ("inch", (1.0, 1.0, 1.0))])
+def test_an_impossible_unit_is_refused(unit, spacing):
+    with pytest.raises(UserError, match=f"metrics.unit={unit}"):
+        distance_unit(unit, [Volume(np.zeros((1, 1, 1, 1)), None, spacing)])
+
+
+# -- from images to label maps ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    """Untrained, but its head is shifted so that every class wins somewhere."""
+    torch.manual_seed(0)
+    network = UNet(in_channels=1, num_classes=4, channels=[8, 8], dropout=[0, 0]).eval()
+    with torch.no_grad():
+        network.decoder.head.bias -= network(torch.rand(4, 1, 32, 32)).mean(dim=(0, 2, 3))
+    return network
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    return np.random.default_rng(0).random((5, 1, 37, 54), dtype=np.float32)
+
+
+@pytest.mark.parametrize("shape", [(37, 54), (32, 32), (71, 20), (64, 16)])
+@torch.inference_mode()
+def test_protocol_ssl4mis_is_the_literatures_loop_over_slices(network, shape):
+    image = np.random.default_rng(0).random((5, 1, *shape), dtype=np.float32)
+    expected = np.zeros((5, *shape), np.uint8)
+    for i, slice_ in enumerate(image[:, 0]):
+        square = zoom(slice_, (32 / shape[0], 32 / shape[1]), order=0)
+        logits = network(torch.from_numpy(square)[None, None])
+        label = logits.softmax(dim=1).argmax(dim=1)[0].numpy()
+        expected[i] = zoom(label, (shape[0] / 32, shape[1] / 32), order=0)
+    predictor = Predictor(predict=network, side=32, device=CPU, batch_size=2, protocol="ssl4mis")
+    assert np.array_equal(predictor(image), expected)
+    assert len(np.unique(expected)) == 4
+
+
+@pytest.mark.parametrize(("shape", "size"), [((256, 200), (216, 256)), ((216, 232), (256, 256)), ((32, 9), (16, 1))])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_zoom_is_scipys_even_where_that_leaves_the_last_line_black(shape, size, dtype):
+    pixels = (1 + 200 * np.random.default_rng(0).random((2, *shape))).astype(dtype)  # 256 -> 216: black in SciPy
+    expected = [zoom(slice_, np.divide(size, shape), order=0) for slice_ in pixels]
+    assert np.array_equal(zoomed(pixels, size), expected)
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_nearest_has_the_targets_length_and_minus_one_where_scipy_has_nothing(length, target):
+    expected = zoom(np.arange(1.0, length + 1), target / length, order=0)
+    assert np.array_equal(nearest(length, target) + 1, expected)
+    assert len(expected) == target
+
+
+@torch.inference_mode()
+def test_default_protocol_resizes_logits_not_labels(network, volume):
+    square = F.interpolate(torch.from_numpy(volume), size=(32, 32), mode="bilinear", align_corners=False)
+    native = F.interpolate(network(square), size=(37, 54), mode="bilinear", align_corners=False)
+    prediction = Predictor(predict=network, side=32, device=CPU)(volume)
+    assert prediction.dtype == np.uint8
+    assert (prediction == native.argmax(dim=1).numpy()).mean() > 0.999  # all but ties in the last bit
+
+
+@pytest.mark.parametrize("protocol", ["default", "ssl4mis"])
+def test_the_size_of_the_forward_pass_changes_no_prediction(network, volume, protocol):
+    one, all_ = (
+        Predictor(predict=network, side=32, device=CPU, batch_size=n, protocol=protocol)(volume) for n in (1, 5)
+    )
+    assert (one == all_).mean() > 0.999
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(UserError, match="protocol=other"):
+        Predictor(predict=lambda x: x, side=32, device=CPU, protocol="other")
+
+
+def levels(image: torch.Tensor) -> torch.Tensor:
+    """Logits that find the class of images whose grey is their class."""
+    return -(image - torch.arange(3.0).view(1, 3, 1, 1)).abs()
+
+
+@pytest.fixture
+def cases(make_case):
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(0, 3, (2, 16, 16)) for _ in range(3)]
+    made = [make_case(f"c{i}", label, label, spacing=(5.0, 2.0, 2.0)) for i, label in enumerate(labels)]
+    return [(case, case.read()) for case in made]
+
+
+def test_a_perfect_prediction_scores_one_and_no_distance(cases):
+    predictor = Predictor(predict=levels, side=16, device=CPU)
+    summary = evaluate(predictor, cases, classes=["background", "a", "b"]).summary()
+    assert summary["dice"] == summary["iou"] == {"mean": 1, "a": 1, "b": 1}
+    assert summary["hd95"] == summary["asd"] == {"mean": 0, "a": 0, "b": 0}
+    assert (summary["distance_unit"], summary["num_cases"]) == ("mm", 3)
+
+
+def test_the_parts_of_the_processes_make_up_the_table(cases):
+    predictor = Predictor(predict=levels, side=8, device=CPU)
+    classes = ["background", "a", "b"]
+    whole = evaluate(predictor, cases, classes=classes).rows
+    parts = [evaluate(predictor, cases, classes=classes, part=slice(rank, None, 2)).rows for rank in range(2)]
+    assert parts[0] | parts[1] == whole
+    assert not parts[0].keys() & parts[1].keys()
+
+
+def test_protocol_ssl4mis_measures_in_voxels_and_scores_empty_masks_zero(cases):
+    def nothing(image: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(image), 3, *image.shape[2:])
+
+    predictor = Predictor(predict=nothing, side=16, device=CPU, protocol="ssl4mis")
+    summary = evaluate(predictor, cases, classes=["background", "a", "b"], unit="mm", empty="worst").summary()
+    assert (summary["distance_unit"], summary["dice"]["mean"], summary["hd95"]["mean"]) == ("voxel", 0, 0)
+
+
+def test_a_case_without_mask_cannot_be_scored(make_case):
+    case = make_case("bare", np.zeros((1, 16, 16)))
+    with pytest.raises(UserError, match="bare: has no mask"):
+        evaluate(
+            Predictor(predict=levels, side=16, device=CPU), [(case, case.read())], classes=["background", "a", "b"]
+        )

@@ -1,0 +1,153 @@
+"""A run that is killed or interrupted, at whatever moment, ends as if it had not been."""
+
+import fcntl
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from helpers import PHANTOM, Command, curve, differing, events, lasting, load, succeed, table
+
+STEPS, EVERY = 30, 10
+METHODS = ("supervised", "mean_teacher", "uamt")
+
+
+def command(method: str) -> tuple[str, ...]:
+    return (*PHANTOM, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}", f"eval_every={EVERY}")
+
+
+def folder(home: Path, method: str) -> Path:
+    return home / f"outputs/phantom/{method}/unet-0.5-s0"
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each method's run went through in one go."""
+    home = tmp_path_factory.mktemp("unbroken")
+    for method in METHODS:
+        succeed("train", *command(method), cwd=home)
+    return home
+
+
+def killed_while_writing(name: str, home: Path, method: str) -> None:
+    """SIGKILL the run in the middle of writing the file `name`, and leave half a file behind.
+
+    The file is a pipe that is full already, so that the process stands still within its write until it is killed.
+    """
+    partial = folder(home, method) / f"{name}.partial"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    os.mkfifo(partial)
+    pipe = os.open(partial, os.O_RDWR)
+    os.write(pipe, bytes(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)))
+    running = Command.start("train", *command(method), cwd=home)
+    running.wait_for(lambda: partial in opened_by(running.process.pid))
+    assert running.send(signal.SIGKILL).code == -signal.SIGKILL
+    os.close(pipe)
+    partial.unlink()
+    partial.write_bytes(b"PK half a file")
+
+
+def opened_by(pid: int) -> set[Path]:
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(link.readlink())
+        except FileNotFoundError:  # closed in the meantime
+            continue
+    return found
+
+
+def killed_between_validations(home: Path, method: str) -> None:
+    """SIGKILL the run as soon as its first last.pt is there."""
+    last = folder(home, method) / "last.pt"
+    running = Command.start("train", *command(method), cwd=home).wait_for(last.exists)
+    assert running.send(signal.SIGKILL).code == -signal.SIGKILL
+    assert load(last)["step"] < STEPS
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def killed(
+    request: pytest.FixtureRequest, unbroken: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A run that was killed six times, each time at another moment, and then ended."""
+    method, home = request.param, tmp_path_factory.mktemp("killed")
+    killed_while_writing("best.pt", home, method)
+    killed_while_writing("last.pt", home, method)
+    assert not (folder(home, method) / "last.pt").exists()
+    killed_between_validations(home, method)
+    killed_while_writing("last.pt", home, method)
+    for name in ("cases_test.csv", "results.json"):
+        killed_while_writing(name, home, method)
+        assert load(folder(home, method) / "last.pt")["step"] == STEPS
+    assert "going on from step 30" in succeed("train", *command(method), cwd=home)
+    return method, home
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(killed: tuple[str, Path], unbroken: Path) -> None:
+    method, home = killed
+    for checkpoint in ("best.pt", "last.pt"):
+        a, b = (load(folder(root, method) / checkpoint) for root in (unbroken, home))
+        assert not differing(a, b)
+
+
+def test_a_killed_run_ends_with_the_results_of_an_unbroken_one(killed: tuple[str, Path], unbroken: Path) -> None:
+    method, home = killed
+    assert lasting(folder(home, method)) == lasting(folder(unbroken, method))
+    for name in ("cases_val.csv", "cases_test.csv"):
+        assert table(folder(home, method) / name) == table(folder(unbroken, method) / name)
+
+
+def test_a_killed_run_leaves_no_step_twice_in_tensorboard(killed: tuple[str, Path], unbroken: Path) -> None:
+    method, home = killed
+    tags = events(folder(unbroken, method)).Tags()
+    assert events(folder(home, method)).Tags() == tags
+    for tag in tags["scalars"]:
+        assert curve(folder(home, method), tag) == curve(folder(unbroken, method), tag)
+    for kind, read in (("images", "Images"), ("tensors", "Tensors")):
+        for tag in tags[kind]:
+            a, b = (getattr(events(folder(root, method)), read)(tag) for root in (unbroken, home))
+            assert [event.step for event in a] == [event.step for event in b]
+
+
+def test_a_killed_run_leaves_no_half_file(killed: tuple[str, Path], unbroken: Path) -> None:
+    method, home = killed
+    ours, theirs = ({p.name for p in folder(root, method).iterdir()} for root in (home, unbroken))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(number: int, unbroken: Path, tmp_path: Path) -> None:
+    path = folder(tmp_path, "uamt")
+    running = Command.start("train", *command("uamt"), cwd=tmp_path).wait_for((path / "last.pt").exists)
+    code, output = running.send(number)
+    assert code == 130
+    assert "Traceback" not in output
+    assert f"ssl4seg-train {' '.join(command('uamt'))}" in output
+    stopped = load(path / "last.pt")["step"]
+    assert EVERY <= stopped < STEPS
+    assert f"going on from step {stopped} of {STEPS}" in succeed("train", *command("uamt"), cwd=tmp_path)
+    for checkpoint in ("best.pt", "last.pt"):
+        assert not differing(load(folder(unbroken, "uamt") / checkpoint), load(path / checkpoint))
+
+
+def test_a_damaged_checkpoint_is_named(unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path, "supervised")
+    (path / "results.json").unlink()
+    (path / "last.pt").write_bytes((path / "last.pt").read_bytes()[:1000])
+    code, output = Command.start("train", *command("supervised"), cwd=tmp_path).wait()
+    assert code == 1
+    assert f"{path / 'last.pt'}: is not a checkpoint, or is damaged" in output
+    assert "Traceback" not in output
+
+
+def test_a_folder_in_use_is_refused_to_a_second_process(tmp_path: Path) -> None:
+    path = folder(tmp_path, "supervised")
+    first = Command.start("train", *command("supervised"), "iterations=100000", cwd=tmp_path)
+    first.wait_for((path / "last.pt").exists)
+    code, output = Command.start("train", *command("supervised"), "iterations=100000", cwd=tmp_path).wait()
+    first.send(signal.SIGKILL)
+    assert code == 1
+    assert f"{path}: another process is at work" in output

@@ -1,0 +1,257 @@
+"""Views against PyTorch's, NumPy's and SciPy's own resizing and turning."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ssl4seg.data.store import Raw, Store
+from ssl4seg.errors import UserError
+from ssl4seg.types import IGNORE
+from ssl4seg.views import WeakView, fit, sample, strong_view
+
+
+def gen(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def raw_of(*images: Tensor) -> Raw:
+    """A batch of images [H, W], their labels the images in tenths."""
+    height, width = (max(image.shape[d] for image in images) for d in (0, 1))
+    pad = [(0, width - image.shape[1], 0, height - image.shape[0]) for image in images]
+    image = torch.stack([F.pad(image, p) for image, p in zip(images, pad, strict=True)])[:, None]
+    label = [F.pad((image * 10).to(torch.uint8), p, value=IGNORE) for image, p in zip(images, pad, strict=True)]
+    return Raw(image, torch.stack(label), torch.tensor([image.shape for image in images], dtype=torch.float32))
+
+
+def resized(image: Tensor, side: int) -> Tensor:
+    return F.interpolate(image[None, None], size=(side, side), mode="bilinear", align_corners=False)[0, 0]
+
+
+def rotation(degrees: float, side: int) -> Tensor:
+    """theta that turns a square image."""
+    a = math.radians(degrees)
+    linear = torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]) * side / 2
+    return torch.cat([linear, torch.zeros(2, 1)], dim=1)[None]
+
+
+def reflections(image: Tensor) -> list[Tensor]:
+    """What the recipe's quarter turn and flip can make of an image: np.flip after np.rot90."""
+    turned = itertools.product(range(4), range(2))
+    return [torch.from_numpy(np.flip(np.rot90(image.numpy(), k), axis).copy()) for k, axis in turned]
+
+
+TURN = WeakView(rot90_flip=1, rotate=0, max_angle=0)
+TILT = WeakView(rot90_flip=0, rotate=1, max_angle=20)
+RECIPE = WeakView(rot90_flip=0.5, rotate=1, max_angle=20)
+
+
+# -- resizing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (30, 20), (17, 41), (8, 9)])
+@pytest.mark.parametrize("side", [16, 24, 33])
+def test_fit_is_linear_interpolation_of_images_and_the_nearest_label(shape, side):
+    raw = raw_of(torch.rand(shape), torch.rand(shape))
+    image, label = sample(raw, fit(raw.size), side)
+    expected = F.interpolate(raw.image, size=(side, side), mode="bilinear", align_corners=False)
+    nearest = F.interpolate(raw.label[:, None].float(), size=(side, side), mode="nearest-exact")[:, 0]
+    torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
+    assert torch.equal(label, nearest.long())
+    assert (image.dtype, label.dtype) == (torch.float32, torch.int64)
+
+
+def test_fit_to_the_same_size_changes_nothing():
+    raw = raw_of(torch.rand(16, 16))
+    image, label = sample(raw, fit(raw.size), 16)
+    torch.testing.assert_close(image, raw.image)
+    assert torch.equal(label, raw.label.long())
+
+
+# -- turning ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (20, 30), (31, 18)])
+def test_quarter_turn_and_flip_are_numpys_and_the_turned_frame_is_resized(shape):
+    picture = torch.rand(shape)
+    raw = raw_of(*[picture] * 200)
+    image, _ = sample(raw, TURN.thetas(raw.size, gen()), 16)
+    expected = torch.stack([resized(turned, 16) for turned in reflections(picture)])
+    distance = (image[:, 0][:, None] - expected[None]).abs().amax(dim=(-2, -1))
+    assert distance.amin(dim=1).max() < 1e-4
+    # Four turns and two axes make four different pictures, all equally likely: 50 of 200 each, deviation 6.
+    kinds = distance.argmin(dim=1).unique(return_counts=True)[1]
+    assert len(kinds) == 4
+    assert kinds.min() > 20
+
+
+def test_a_turned_label_stays_on_its_pixel():
+    raw = raw_of(*(torch.randint(10, (16, 16)) / 10 + 0.05 for _ in range(8)))
+    image, label = sample(raw, TURN.thetas(raw.size, gen()), 16)
+    assert torch.equal(label, (image[:, 0] * 10).long())
+
+
+@pytest.mark.parametrize("degrees", [20, -20, 7])
+def test_rotation_is_scipys_in_the_interior(degrees):
+    picture = torch.from_numpy(scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((32, 32)), 2)).float()
+    raw = raw_of(picture)
+    image, label = sample(raw, rotation(degrees, 32), 32)
+    inner = (slice(8, 24),) * 2
+    expected = scipy.ndimage.rotate(picture.numpy(), degrees, reshape=False, order=1)
+    np.testing.assert_allclose(image[0, 0][inner], expected[inner], atol=1e-5)
+    nearest = scipy.ndimage.rotate(raw.label[0].numpy(), degrees, reshape=False, order=0)
+    assert np.array_equal(label[0][inner], nearest[inner])
+
+
+def test_drawn_rotations_are_uniform_within_the_angle():
+    thetas = TILT.thetas(torch.full((2000, 2), 32.0), gen())
+    angle = torch.rad2deg(torch.atan2(thetas[:, 1, 0], thetas[:, 0, 0]))
+    torch.testing.assert_close(thetas, torch.cat([rotation(a, 32) for a in angle.tolist()]), atol=1e-4, rtol=0)
+    assert angle.abs().max() <= 20
+    counts = torch.histc(angle, bins=4, min=-20, max=20)  # 500 each, deviation 19
+    assert counts.min() > 400
+
+
+def test_rotation_happens_in_pixels_so_shapes_keep_their_angles():
+    # A disc in an image twice as wide as high becomes an ellipse half as wide, however the image is rotated.
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
+    disc = (torch.hypot(y - 15.5, x - 31.5) < 12).float()
+    raw = raw_of(*[disc] * 20)
+    plain, _ = sample(raw, fit(raw.size), 32)
+    tilted, _ = sample(raw, TILT.thetas(raw.size, gen()), 32)
+    assert (tilted - plain).abs().mean(dim=(1, 2, 3)).max() < 0.02
+
+
+def test_half_the_recipes_images_are_reflected_and_the_others_rotated():
+    thetas = RECIPE.thetas(torch.full((2000, 2), 32.0), gen())[:, :, :2]
+    reflected = torch.linalg.det(thetas) < 0
+    assert 880 < reflected.sum() < 1120  # 1000, deviation 22
+    assert (thetas[reflected].abs() / 16 - 0.5).abs().allclose(torch.tensor(0.5))  # quarter turns only
+    assert (thetas[~reflected][:, 0, 1] != 0).all()
+
+
+def test_no_share_is_no_change():
+    size = torch.tensor([[20.0, 30.0], [16.0, 16.0]])
+    assert torch.equal(WeakView(rot90_flip=0, rotate=0, max_angle=90).thetas(size, gen()), fit(size))
+
+
+@pytest.mark.parametrize(("zoom", "pixels"), [(0.5, 16), (0.25, 8), (1.0, 32), (2.0, 32)])
+def test_zoom_out_shrinks_the_image_into_the_square(zoom, pixels):
+    view = WeakView(rot90_flip=0, rotate=0, max_angle=0, scale=(zoom, zoom))
+    raw = raw_of(torch.ones(20, 40))
+    image, label = sample(raw, view.thetas(raw.size, gen()), 32, fill_label=IGNORE)
+    assert image.sum() == pixels**2
+    edge = (32 - pixels) // 2
+    assert image[0, 0, edge : edge + pixels, edge : edge + pixels].eq(1).all()
+    assert torch.equal(label == IGNORE, image[:, 0] == 0)
+
+
+def test_zoom_is_uniform_in_its_range():
+    view = WeakView(rot90_flip=0, rotate=0, max_angle=0, scale=(0.5, 2.0))
+    zoom = 16 / view.thetas(torch.full((2000, 2), 32.0), gen())[:, 0, 0]
+    assert torch.histc(zoom, bins=3, min=0.5, max=2).min() > 550  # 667, deviation 21
+
+
+# -- outside the image ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fill_label", [0, 7, IGNORE])
+def test_outside_is_black_and_has_the_fill_label(fill_label):
+    raw = raw_of(torch.full((32, 32), 0.35))
+    image, label = sample(raw, rotation(45, 32), 32, fill_label)
+    # A square turned by 45 degrees leaves triangles that cover 1 - 2 (sqrt(2) - 1) = 17 % of it.
+    outside = image[0, 0] == 0
+    assert outside.float().mean() == pytest.approx(3 - 2 * math.sqrt(2), abs=0.01)
+    assert torch.allclose(image[0, 0][~outside], torch.tensor(0.35))  # no darkening towards the edge
+    assert label[0][outside].eq(fill_label).all()
+    assert label[0][~outside].eq(3).all()
+
+
+def test_the_padding_of_smaller_images_never_bleeds_in():
+    small, large = torch.rand(19, 13), torch.rand(40, 50)
+    raw = raw_of(small, large)
+    raw.image[0, :, 19:], raw.image[0, :, :, 13:] = 1000, 1000
+    thetas = torch.cat([RECIPE.thetas(raw.size[:1].repeat(30, 1), gen()), fit(raw.size[:1])])
+    many = Raw(raw.image[:1].repeat(31, 1, 1, 1), raw.label[:1].repeat(31, 1, 1), raw.size[:1].repeat(31, 1))
+    image, label = sample(many, thetas, 24)
+    alone = raw_of(small)
+    expected, expected_label = sample(
+        Raw(alone.image.repeat(31, 1, 1, 1), alone.label.repeat(31, 1, 1), alone.size.repeat(31, 1)), thetas, 24
+    )
+    # A rounding error of 1e-6 in the weight of a padded pixel of 1000 would show as 1e-3.
+    torch.testing.assert_close(image, expected, atol=1e-2, rtol=0)
+    assert torch.equal(label, expected_label)
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_every_sample_has_parameters_of_its_own():
+    raw = raw_of(*(torch.rand(20, 30) for _ in range(6)))
+    thetas = TILT.thetas(raw.size, gen())
+    assert len(thetas.unique(dim=0)) == 6
+    together = sample(raw, thetas, 16)
+    for i in range(6):
+        image, label = sample(Raw(*(part[i : i + 1] for part in raw)), thetas[i : i + 1], 16)
+        assert torch.equal(image[0], together[0][i])
+        assert torch.equal(label[0], together[1][i])
+
+
+def test_views_are_a_function_of_the_generator():
+    size = torch.full((8, 2), 32.0)
+    assert torch.equal(RECIPE.thetas(size, gen(1)), RECIPE.thetas(size, gen(1)))
+    assert not torch.equal(RECIPE.thetas(size, gen(1)), RECIPE.thetas(size, gen(2)))
+
+
+def test_the_size_of_an_image_shifts_no_draw():
+    square, wide = (torch.tensor([shape]).repeat(50, 1) for shape in ([32.0, 32.0], [32.0, 96.0]))
+    one, other = (TILT.thetas(size, gen())[:, :, 0] for size in (square, wide))
+    torch.testing.assert_close(3 * one, other)  # the same angles, three times as wide
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rot90_flip", 1.5), ("rotate", -0.1), ("max_angle", 181), ("scale", (2, 1)), ("scale", (0, 1)), ("scale", (1,))]
+    + [("fill_label", 256), ("fill_label", -1)],
+)
+def test_a_wrong_value_is_refused_by_its_key(key, value):
+    with pytest.raises(UserError, match=f"views.weak.{key}"):
+        WeakView(**{"rot90_flip": 0.5, "rotate": 1, "max_angle": 20, key: value})
+
+
+# -- strong views -----------------------------------------------------------------------------------------------------
+
+
+def add_noise(image: Tensor, generator: Generator) -> Tensor:
+    return image.add_(torch.rand(len(image), 1, 1, 1, generator=generator))
+
+
+def double(image: Tensor, generator: Generator) -> Tensor:
+    return image * 2
+
+
+def test_strong_operations_follow_one_another_on_a_copy():
+    weak = torch.rand(4, 1, 8, 8)
+    before = weak.clone()
+    strong = strong_view(weak, [add_noise, double], gen())
+    torch.testing.assert_close(strong, 2 * (weak + torch.rand(4, 1, 1, 1, generator=gen())))
+    assert torch.equal(weak, before)  # though add_noise works in place
+
+
+def test_no_operation_is_the_weak_view_itself_but_not_its_memory():
+    weak = torch.rand(2, 1, 8, 8)
+    strong = strong_view(weak, [], gen())
+    assert torch.equal(strong, weak)
+    assert strong.data_ptr() != weak.data_ptr()
+
+
+def test_a_store_hands_over_what_sample_needs(make_case):
+    store = Store([make_case("a", np.ones((1, 9, 5)))], num_classes=2, labels=True, device="cpu")
+    raw = store.take([0])
+    image, _ = sample(raw, fit(raw.size), 16)
+    assert image.eq(1).all()
