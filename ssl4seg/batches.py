@@ -15,7 +15,8 @@ from ssl4seg.views import Operation, WeakView, sample, strong_view
 class Batches:
     """Labelled and unlabelled batches, a process's own part of the global batch.
 
-    All processes draw the views of the global batch and take their part, so the number of processes changes nothing.
+    All processes draw the order and the weak views of the global batch and take their part, so the number of processes
+    changes neither. Strong views are drawn by each process for its own part.
 
     Args:
         labeled, unlabeled: the two stores; `unlabeled` is None for a method that uses none.

@@ -12,14 +12,14 @@ from ssl4seg.errors import UserError
 
 def run(config: DictConfig) -> None:
     """Evaluate and write results_<split>.json and cases_<split>.csv."""
-    from ssl4seg.inference import evaluate_checkpoint  # imports torch, after the command line is known to be right
-
     container: Any = OmegaConf.to_container(config, resolve=True)
     hydra = HydraConfig.get()
     given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "network")}
     if container["run"] is None and container["network"]["weights"] is None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
+    from ssl4seg.inference import evaluate_checkpoint  # imports torch, after the command line is known to be right
+
     evaluate_checkpoint(container, names, given)
 
 

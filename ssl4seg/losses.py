@@ -31,7 +31,8 @@ def _plain_sum(value: Tensor) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Sum over sum of the global batch; 0 where nothing counts."""
-    return all_sum(numerator) / all_sum(denominator).clamp(min=1)
+    total = all_sum(denominator)
+    return all_sum(numerator) / torch.where(total > 0, total, 1)
 
 
 def batch_mean(value: Tensor) -> Tensor:

@@ -5,9 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import acdc, succeed, write_nifti
 
 from ssl4seg.data.case import Case, Volume
+
+torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture

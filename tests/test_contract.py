@@ -195,7 +195,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 
 # -- a file that one would add ----------------------------------------------------------------------------------------
 
-MINE = '''
+MINE = """
 from ssl4seg.losses import entropy, supervised
 from ssl4seg.methods.base import Method
 
@@ -208,7 +208,7 @@ class Mine(Method):
     def forward(self, phase, batch, progress):
         confusion = entropy(self.student(batch.unlabeled).softmax(dim=1)).mean()
         return {"supervised": supervised(self.student(batch.image), batch.label), "entropy": self.weight * confusion}
-'''
+"""
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import Method
+from ssl4seg.methods.cutmix_seg import CutMixSeg
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.methods.uamt import UAMT
+from ssl4seg.mixing import cutmix_mask, mix
 from ssl4seg.networks.base import Network
 from ssl4seg.types import IGNORE, Batch, Progress
 
@@ -101,10 +103,14 @@ def test_mean_teacher_is_the_mean_square_over_pixels_and_classes(batch):
 @pytest.mark.parametrize("step", [0, 50, 99])
 def test_uamt_is_the_square_over_the_certain_pixels(batch, max_entropy, step):
     method = made(UAMT, noise=0, max_entropy=max_entropy)
+    with torch.no_grad():  # the teacher doubts where x is 0, and the less the larger x is
+        method.teacher.network.decoder.weight.copy_(torch.tensor([-2.0, 0, 2]).view(K, 1, 1, 1))
+        method.teacher.network.decoder.bias.zero_()
+    batch = batch._replace(unlabeled=torch.linspace(0, 3, 60).view(3, 1, 4, 5))
     u_max = max_entropy or math.log(K)
     tau = (0.75 + 0.25 * math.exp(-5 * (1 - step / 100) ** 2)) * u_max
     certain = entropies(method.teacher.network.numpy(batch.unlabeled)) < tau
-    assert 0 < certain.sum() < certain.size or max_entropy is None
+    assert 0 < certain.sum() < certain.size
     total = (certain * squares(method, batch.unlabeled).sum(axis=1)).sum()
     w = 0.1 * math.exp(-5 * (1 - step / 100) ** 2)
     value = losses(method, batch, Progress(step, 100))["consistency"]
@@ -157,7 +163,43 @@ def test_consistency_sees_the_unlabelled_images_alone_and_supervision_the_labell
 
 @pytest.mark.parametrize("kind", [MeanTeacher, UAMT])
 def test_a_teacher_that_agrees_costs_nothing(kind, batch):
-    assert losses(kind(network=Pixelwise, noise=0), batch)["consistency"] == 0
+    assert losses(kind(network=Pixelwise, noise=0), batch)["consistency"] == pytest.approx(0, abs=1e-12)
+
+
+# -- CutMix -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
+def test_cutmix_consistency_compares_mixed_images_with_mixed_predictions(batch, threshold):
+    method = made(CutMixSeg, threshold=threshold)
+    torch.manual_seed(1)
+    value = losses(method, batch)["consistency"]
+    torch.manual_seed(1)
+    box = cutmix_mask(batch.unlabeled).numpy().astype(bool)
+    a, b = batch.unlabeled.numpy(), np.roll(batch.unlabeled.numpy(), 1, axis=0)
+    p_s = softmax(method.student.numpy(torch.from_numpy(np.where(box, b, a))))
+    p_a, p_b = (softmax(method.teacher.network.numpy(torch.from_numpy(x))) for x in (a, b))
+    p_t = np.where(box, p_b, p_a)
+    share = (p_t.max(axis=1) > threshold).mean()
+    expected = W_HALFWAY * share * ((p_s - p_t) ** 2).sum(axis=1).mean()
+    assert value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("area", [0.1, 0.5, 0.9])
+def test_a_cutmix_box_is_one_rectangle_of_the_asked_area_anywhere(area):
+    masks = cutmix_mask(torch.zeros(1000, 3, 40, 60), area)
+    assert masks.shape == (1000, 1, 40, 60)
+    rows, columns = masks.amax(dim=3)[:, 0], masks.amax(dim=2)[:, 0]
+    assert torch.equal(masks[:, 0], rows[:, :, None] * columns[:, None, :])
+    for line in (rows, columns):  # each is one run: 0 ... 0 1 ... 1 0 ... 0
+        assert (line.diff(dim=1).abs().sum(dim=1) + line[:, 0] + line[:, -1]).eq(2).all()
+        assert line.amax(dim=0).all()
+    assert masks.mean(dim=(1, 2, 3)).sub(area).abs().max() < 0.04  # whole pixels of 40 and 60
+
+
+def test_mix_takes_b_inside_and_a_outside():
+    a, b, mask = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.randint(2, (2, 1, 4, 4)).float()
+    assert torch.equal(mix(a, b, mask), torch.where(mask == 1, b, a))
 
 
 # -- noise ------------------------------------------------------------------------------------------------------------
@@ -186,7 +228,7 @@ def test_noise_reaches_the_teacher_but_not_the_student(batch):
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [MeanTeacher, UAMT])
+@pytest.mark.parametrize("kind", [MeanTeacher, UAMT, CutMixSeg])
 @pytest.mark.parametrize("term", ["supervised", "consistency"])
 def test_each_term_reaches_the_student_and_never_the_teacher(kind, term, batch):
     method = made(kind)
@@ -219,6 +261,10 @@ def test_the_teacher_follows_to_the_letter(step, decay):
     for name, value in teacher.network.state_dict().items():
         torch.testing.assert_close(value, a * before[name] + (1 - a) * now[name])
         assert torch.equal(student.state_dict()[name], now[name])
+
+
+def test_the_teacher_has_no_graph_even_for_an_image_that_wants_one():
+    assert not EMATeacher(Pixelwise(), decay=0.99)(torch.randn(1, 1, 2, 2, requires_grad=True)).requires_grad
 
 
 def test_the_first_steps_average_evenly():
@@ -296,6 +342,8 @@ def test_predict_with_says_which_network_predicts(who, batch):
         (UAMT, {"max_entropy": math.inf}),
         (UAMT, {"passes_per_call": 0}),
         (UAMT, {"ema_decay": 1.0}),
+        (CutMixSeg, {"threshold": 1.0}),
+        (CutMixSeg, {"area": 0.0}),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(kind, keys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import PHANTOM, Command, curve, differing, events, lasting, load, succeed, table
 
-STEPS, EVERY = 30, 10
+STEPS, EVERY = 60, 20
 METHODS = ("supervised", "mean_teacher", "uamt")
 
 
@@ -81,7 +81,7 @@ def killed(
     for name in ("cases_test.csv", "results.json"):
         killed_while_writing(name, home, method)
         assert load(folder(home, method) / "last.pt")["step"] == STEPS
-    assert "going on from step 30" in succeed("train", *command(method), cwd=home)
+    assert f"going on from step {STEPS}" in succeed("train", *command(method), cwd=home)
     return method, home
 
 

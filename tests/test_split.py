@@ -166,23 +166,28 @@ def test_a_list_has_its_own_order_and_may_repeat_itself(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [("p07\n", "'p07' names no training case"), ("p02\n", "'p02' has no mask"), ("\n\n", "names no case")]
-    + [("p0\n", "names no training case"), ("p011_frame00\n", "names no training case")],
+    [
+        ("p07\n", "'p07' names no training case"),
+        ("p02\n", "'p02' has no mask"),
+        ("\n\n", "names no case"),
+        ("p0\n", "names no training case"),
+        ("p011_frame00\n", "names no training case"),
+    ],
 )
 def test_a_list_that_does_not_fit_is_refused(tmp_path, text, fault):
-    with pytest.raises(UserError, match=f"labeled_list=.*{fault}"):
+    with pytest.raises(UserError, match=rf"labeled_list=.*{fault}"):
         listed(tmp_path, text)
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "."])
 def test_a_list_that_cannot_be_read_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="labeled_list=.*cannot be read"):
+    with pytest.raises(UserError, match=r"labeled_list=.*cannot be read"):
         split_labeled(cases_of(THREE), list_file=tmp_path / name)
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00p")
-    with pytest.raises(UserError, match="labeled_list=.*cannot be read"):
+    with pytest.raises(UserError, match=r"labeled_list=.*cannot be read"):
         split_labeled(cases_of(THREE), list_file=tmp_path / "list.txt")
 
 

@@ -216,8 +216,16 @@ def test_the_size_of_an_image_shifts_no_draw():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("rot90_flip", 1.5), ("rotate", -0.1), ("max_angle", 181), ("scale", (2, 1)), ("scale", (0, 1)), ("scale", (1,))]
-    + [("fill_label", 256), ("fill_label", -1)],
+    [
+        ("rot90_flip", 1.5),
+        ("rotate", -0.1),
+        ("max_angle", 181),
+        ("scale", (2, 1)),
+        ("scale", (0, 1)),
+        ("scale", (1,)),
+        ("fill_label", 256),
+        ("fill_label", -1),
+    ],
 )
 def test_a_wrong_value_is_refused_by_its_key(key, value):
     with pytest.raises(UserError, match=f"views.weak.{key}"):

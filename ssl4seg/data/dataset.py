@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, NotRequired, TypedDict, get_args
 
 from ssl4seg.data.case import Case
+from ssl4seg.data.files import NORMALIZATIONS
 from ssl4seg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -56,6 +57,8 @@ class Dataset(ABC):
             raise UserError(f"dataset.image_size={image_size}: expected at least 16 pixels")
         if channels < 1:
             raise UserError(f"dataset.channels={channels}: expected at least 1")
+        if normalize not in NORMALIZATIONS:
+            raise UserError(f"dataset.normalize={normalize}: expected {' or '.join(NORMALIZATIONS)}")
         self.classes = tuple(classes)
         self.num_classes = num_classes
         self.channels = channels

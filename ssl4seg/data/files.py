@@ -16,6 +16,7 @@ NIFTI = (".nii.gz", ".nii")
 H5 = (".h5", ".hdf5")
 PICTURE = (".png", ".jpg", ".jpeg")
 ENDINGS = NIFTI + H5 + PICTURE
+NORMALIZATIONS = ("minmax", "none")
 
 
 def stem(path: Path) -> str:
@@ -87,6 +88,8 @@ def write_nifti(path: Path, label: npt.NDArray[np.uint8], like: Any) -> None:
 
 def read_picture(path: Path, channels: int) -> FloatArray:
     """A picture as [C, H, W] float32; grey for 1 channel, RGB for 3; 8 and 16 bit scaled to [0, 1]."""
+    if channels not in (1, 3):
+        raise UserError(f"{path}: a picture has 1 or 3 channels, but {channels} are expected")
     try:
         with Image.open(path) as picture:
             deep = picture.mode.startswith("I")

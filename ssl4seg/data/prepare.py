@@ -106,3 +106,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
     print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The wheel, installed away from the checkout, is the whole program."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import PHANTOM, results, shell
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, CHECKOUT)
+    code, output = shell(sys.executable, *build, cwd=folder)
+    assert code == 0, output
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("elsewhere") / "site"
+    install = ("-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel)
+    code, output = shell(sys.executable, *install, cwd=target.parent)
+    assert code == 0, output
+    return target
+
+
+def test_the_wheel_holds_package_and_configurations_and_no_tests(wheel: Path) -> None:
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    assert {name.partition("/")[0] for name in names} == {"ssl4seg"}
+    shipped = {name.removeprefix("ssl4seg/conf/") for name in names if name.endswith(".yaml")}
+    assert shipped == {str(path.relative_to(CHECKOUT / "conf")) for path in (CHECKOUT / "conf").rglob("*.yaml")}
+
+
+def test_it_finds_itself_and_its_conf_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
+    code, output = shell(
+        *(sys.executable, "-c", "import ssl4seg, ssl4seg.cli as cli; print(ssl4seg.__file__, cli.conf_dir())"),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(installed)},
+    )
+    assert code == 0, output
+    assert output.split() == [str(installed / "ssl4seg/__init__.py"), str(installed / "ssl4seg/conf")]
+
+
+def test_it_trains_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    command = (sys.executable, installed / "bin/ssl4seg-train", *PHANTOM, "method=uamt")
+    code, output = shell(*command, cwd=tmp_path, env={"PYTHONPATH": str(installed)})
+    assert code == 0, output
+    assert results(tmp_path / "outputs/phantom/uamt/unet-0.1-s0")["status"] == "finished"
