@@ -47,9 +47,27 @@ def run_name(
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The resolved configuration as plain values, its numbers checked."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    if (metrics := container.get("metrics")) and metrics["empty"] != metrics["empty"]:
+        metrics["empty"] = "nan"  # the word, which YAML reads as a number
+    for key in NUMBERS:
+        value: Any = container
+        for part in key.split("."):
+            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+        if value is not _MISSING:
+            check_value(key, value)
+    return dict(container)
+
+
+_MISSING = object()
+
+
 def command(name: str, task: Task) -> None:
     """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
+    sys.argv[1:] = _as_meant(sys.argv[1:])
     arguments = get_args_parser().parse_args()
     extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
     try:
@@ -66,13 +84,21 @@ def command(name: str, task: Task) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_first_lines(error)}")
     except OSError as error:
-        sys.exit(f"error: {error.filename or ''}: cannot be written ({error.strerror})")
+        where = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
+        sys.exit(f"error: {where}")
     except KeyboardInterrupt:
         sys.exit(130)
     if failures:
         if len(failures) > 1 or arguments.multirun:
             print(f"\n{len(failures)} run(s) failed:\n" + "\n".join(failures), file=sys.stderr)
         sys.exit(1)
+
+
+def _as_meant(words: Sequence[str]) -> list[str]:
+    """-m may stand anywhere, and ~ is the home folder, which no shell expands within KEY=~/DATA."""
+    flags = [word for word in words if word in ("-m", "--multirun")]
+    home = str(Path.home())
+    return flags + [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
 
 
 def _guarded(task: Task) -> Task:
@@ -83,6 +109,8 @@ def _guarded(task: Task) -> Task:
             task(config)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
             failures.append(str(error).splitlines()[0])
 
     return guarded
@@ -93,10 +121,16 @@ def _guarded(task: Task) -> Task:
 
 def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: bool) -> None:
     """Raise a UserError for an unknown group choice or key, with the nearest right one, or a value out of range."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(_first_lines(error)) from None
+    parsed = []
+    for word in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([word])
+        except HydraException:
+            key, _, value = word.partition("=")
+            raise UserError(
+                f"{word}: cannot be understood; expected KEY=VALUE, and a value with special characters in two kinds "
+                f"of quotes: '{key}=\"{value}\"'"
+            ) from None
     folders = [*extra, conf_dir()]
     groups = {group: choices(group, folders) for group in group_names(name)}
     chosen = []
@@ -169,6 +203,14 @@ NUMBERS = {  # key: (kind, lowest, whether null is allowed)
     "unlabeled_batch_size": (int, 1, False),
     "eval_batch_size": (int, 1, False),
     "num_threads": (int, 1, True),
+    "engine.devices": (int, 1, False),
+    "engine.num_nodes": (int, 1, False),
+    "engine.accumulate": (int, 1, False),
+    "engine.clip_norm": (float, 0, True),
+    "engine.log_every": (int, 1, False),
+    "engine.eval_batch_size": (int, 1, False),
+    "engine.num_overlays": (int, 0, False),
+    "engine.resident_gib": (float, 0, False),
 }
 
 
@@ -234,11 +276,7 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
     for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
         found = [file for folder in folders if (file := folder / group / f"{choice}.yaml").exists()]
         for file in found[:1]:
-            lines += [
-                "",
-                f"Keys of {group}={choice}:",
-                *(f"  {group}.{line.strip()}" for line in _title_and_keys(file)[1]),
-            ]
+            lines += ["", f"Keys of {group}={choice}:", *_dotted(file, group)]
     if name == "train":
         lines += ["", "-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
     return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])
@@ -255,3 +293,20 @@ def _title_and_keys(file: Path) -> tuple[str, list[str]]:
         if line.strip() and not line.startswith("#") and not hidden:
             keys.append(f"  {line}")
     return title, keys
+
+
+def _dotted(file: Path, group: str) -> list[str]:
+    """The keys of a group's file as they are given on the command line, with their comments."""
+    text = file.read_text()
+    stack: list[tuple[int, str]] = [] if "@package _global_" in text else [(-1, group)]
+    lines = []
+    for line in text.splitlines():
+        if not (match := re.match(r"( *)(\w+):(.*)", line)) or match[2] in ("_target_", "defaults"):
+            continue  # comments, lists
+        indent = len(match[1])
+        stack = [(depth, name) for depth, name in stack if depth < indent] + [(indent, match[2])]
+        value = match[3].strip()
+        if value and not value.startswith("#"):
+            value = "[...]" if value.startswith("[") and "]" not in value else value
+            lines.append(f"  {'.'.join(name for _, name in stack)}: {value}")
+    return lines

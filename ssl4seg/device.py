@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -60,6 +62,24 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(m_mmap_max, 0)
         mallopt(m_trim_threshold, -1)
+
+
+@contextmanager
+def out_of_memory_explained() -> Iterator[None]:
+    """Running out of memory becomes a UserError that says which keys to turn."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "allocate memory" not in text and "out of memory" not in text:
+            raise
+        raise UserError(
+            f"out of memory ({text.splitlines()[0][:160] if text else 'host memory'}). Turn down batch_size and "
+            "unlabeled_batch_size (engine.accumulate makes up for it), dataset.image_size, or the method's own passes "
+            "(method.passes_per_call=1 for uamt); in validation, eval and predict eval_batch_size "
+            "(engine.eval_batch_size in training); precision=bf16-mixed halves the activations"
+        ) from None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -109,7 +109,7 @@ class Engine:
                 if self.step % plan.eval_every == 0 or ending:
                     self.validate(record)
                     self.save()
-                    self._clock = None
+                    self._clock = (self.step, time.perf_counter())
                 if self._agreed(stop, logging_now) and not ending:
                     self.check_finite(weights=True)
                     self.save()
@@ -182,7 +182,7 @@ class Engine:
         lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         scalars = {"loss": sum(values.values()), **values, "lr": lr, **self.method.weights(progress)}
         now = time.perf_counter()
-        if self._clock:
+        if self._clock and self._clock[0] < self.step:
             step, then = self._clock
             self.step_seconds.append((now - then) / (self.step - step))
         self._clock = (self.step, now)
@@ -209,9 +209,9 @@ class Engine:
 
     @property
     def images_per_second(self) -> float:
-        """Labelled and unlabelled images of all processes."""
+        """Labelled and unlabelled images of all processes; NaN before anything was timed."""
         images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
-        return images / self.seconds_per_step if self.step_seconds else 0.0
+        return images / self.seconds_per_step
 
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
@@ -252,17 +252,24 @@ class Engine:
             "step": self.step,
             "best": self.best,
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
-            "precision": self.fabric.strategy.precision.state_dict(),
+            "precision": self.fabric.strategy.precision.precision,
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "step_seconds": self.step_seconds,
         }
         checkpoint.save(state, self.folder.last)
 
     def resume(self, state: Mapping[str, Any], source: Any) -> None:
         """Take up what `save` wrote."""
+        if state["precision"] != (now := self.fabric.strategy.precision.precision):
+            raise UserError(
+                f"{source}: was trained with precision {state['precision']}, and this machine would go on with {now}; "
+                f"set precision={state['precision'].removesuffix('-true')}"
+            )
         checkpoint.load_into(self.method, state["method"], source)
         for phase, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][phase])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        self.step, self.best = state["step"], state["best"]
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -1,22 +1,21 @@
 """`ssl4seg-eval`: score a run's checkpoint, or a bare network's weights, on val or test."""
 
 import sys
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ssl4seg.cli import command
+from ssl4seg.cli import command, plain
 from ssl4seg.errors import UserError
 
 
 def run(config: DictConfig) -> None:
     """Evaluate and write results_<split>.json and cases_<split>.csv."""
-    container: Any = OmegaConf.to_container(config, resolve=True)
+    container = plain(config)
     hydra = HydraConfig.get()
     given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "network")}
-    if container["run"] is None and container["network"]["weights"] is None:
+    if container["run"] is None and container["network"].get("weights") is None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     from ssl4seg.inference import evaluate_checkpoint  # imports torch, after the command line is known to be right
 

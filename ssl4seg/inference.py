@@ -22,6 +22,7 @@ from ssl4seg.data.files import (
     ENDINGS,
     H5,
     NIFTI,
+    PICTURE,
     ending,
     normalized,
     read_h5,
@@ -30,7 +31,7 @@ from ssl4seg.data.files import (
     stem,
     write_nifti,
 )
-from ssl4seg.device import keep_freed_memory
+from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor, evaluate
 from ssl4seg.metrics import check_empty
@@ -79,13 +80,19 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     split = config["split"]
     if split not in SPLITS[1:]:
         raise UserError(f"split={split}: expected val or test")
-    fabric, empty = _fabric(config), check_empty(config["metrics"]["empty"])
     start_log(None)
+    if config["run"] is not None:
+        config = _as_the_run(config, read_config(Path(config["run"])), given)
+    fabric, metrics = _fabric(config), config["metrics"]
+    empty = check_empty(metrics["empty"])
     if config["run"] is not None:
         if mine := [key for key in given if key.split(".")[0] == "network"]:
             raise UserError(f"{mine[0]}: the network comes from run={config['run']}; leave one of the two out")
         run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
         data = _merged(run["dataset"], config["dataset"], given)
+        for key in ("num_classes", "channels"):
+            if data[key] != run["dataset"][key]:
+                raise UserError(f"dataset.{key} is {data[key]}, but the run was trained with {run['dataset'][key]}")
         source = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
     else:
         data, source = config["dataset"], {**names, "weights": str(config["network"]["weights"])}
@@ -102,19 +109,29 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
     )
-    table = evaluate(predictor, cases, classes=dataset.classes, unit=config["metrics"]["unit"], empty=empty)
+    with out_of_memory_explained():
+        table = evaluate(predictor, cases, classes=dataset.classes, unit=metrics["unit"], empty=empty)
     summary = table.summary()
     table.write_csv(output / f"cases_{split}.csv")
     results = {
         **source,
         "dataset": dataset.name,
         "protocol": config["protocol"],
+        "empty": "zero" if config["protocol"] == "ssl4mis" else empty,
+        "precision": fabric.strategy.precision.precision,
         split: summary,
         "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
     }
     write_json(output / f"results_{split}.json", results)
     show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary, table.classes)
     log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting); written to {output}")
+
+
+def _as_the_run(config: dict[str, Any], run: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """Metrics and precision as in the run, but for what the command line says."""
+    metrics = {**run["metrics"], **{k: v for k, v in config["metrics"].items() if f"metrics.{k}" in given}}
+    precision = config["precision"] if "precision" in given else run["precision"]
+    return {**config, "metrics": metrics, "precision": precision}
 
 
 def _merged(run: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
@@ -147,7 +164,7 @@ def predict_files(config: dict[str, Any]) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG)."""
     start_log(None)
     source, output = Path(config["input"]), Path(config["output"])
-    files = _inputs(source)
+    targets = _targets(source, output)
     fabric = _fabric(config)
     run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
     _writable(output)
@@ -159,34 +176,50 @@ def predict_files(config: dict[str, Any]) -> None:
         batch_size=config["eval_batch_size"],
     )
     faults = []
-    for file in files:
-        target = output / file.relative_to(source).parent if source.is_dir() else output
-        target.mkdir(parents=True, exist_ok=True)
+    for file, target in targets.items():
         try:
             image, like = _read(file, data["channels"])
             scaled = normalized(image, data["normalize"])
             checked(Volume(scaled, None, None), str(file), data["num_classes"])
-            label = predictor(scaled)
+            with out_of_memory_explained():
+                label = predictor(scaled)
         except UserError as error:
             faults.append(str(error))
             continue
-        _write(target, file, label, like)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write(target, label, like)
         if config["overlay"]:
             at = fullest(label)
-            Image.fromarray(panel(scaled[at], [label[at]])).save(target / f"{stem(file)}_overlay.png")
-    log.info(f"{len(files) - len(faults)} masks written to {output}")
+            Image.fromarray(panel(scaled[at], [label[at]])).save(target.with_name(f"{stem(target)}_overlay.png"))
+    log.info(f"{len(targets) - len(faults)} masks written to {output}")
     if faults:
-        raise UserError("\n".join([f"{len(faults)} of {len(files)} inputs could not be predicted:", *faults]))
+        raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))
 
 
-def _inputs(source: Path) -> list[Path]:
+def _targets(source: Path, output: Path) -> dict[Path, Path]:
+    """Where the mask of each input goes. Refuses to write over an input, or two masks to one place."""
+    targets: dict[Path, Path] = {}
+    for file in _inputs(source, output):
+        place = output / (file.relative_to(source) if source.is_dir() else file.name)
+        target = place.with_name(f"{stem(file)}.png") if ending(file) in PICTURE else place
+        if target.exists() and any(target.samefile(other) for other in (file, *targets)):
+            raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
+        if target in targets.values():
+            raise UserError(f"{file}: the mask of another input has the same name, {target}; predict them apart")
+        targets[file] = target
+    return targets
+
+
+def _inputs(source: Path, output: Path) -> list[Path]:
     if source.is_file():
         ending(source)
         return [source]
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
     found = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
-    files = sorted(file for file in found if not stem(file).endswith("_gt"))  # ACDC's masks lie beside the images
+    # ACDC's masks lie beside the images; an output folder inside the input holds masks of an earlier call.
+    own = output.resolve() if output.resolve() != source.resolve() else None
+    files = sorted(f for f in found if not stem(f).endswith("_gt") and (own is None or own not in f.resolve().parents))
     if not files:
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
     return files
@@ -212,12 +245,12 @@ def _volume(voxels: npt.NDArray[Any], channels: int, file: Path) -> FloatArray:
     return voxels[:, None].astype(np.float32)
 
 
-def _write(folder: Path, file: Path, label: LabelArray, like: Any) -> None:
-    kind = ending(file)
+def _write(target: Path, label: LabelArray, like: Any) -> None:
+    kind = ending(target)
     if kind in NIFTI:
-        write_nifti(folder / file.name, label, like)
+        write_nifti(target, label, like)
     elif kind in H5:
-        with h5py.File(folder / file.name, "w") as written:
+        with h5py.File(target, "w") as written:
             written.create_dataset("label", data=label if like == 3 else label[0], compression="gzip")
     else:
-        save_labels(label[0], folder / f"{stem(file)}.png")
+        save_labels(label[0], target)

@@ -42,8 +42,8 @@ def batch_mean(value: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored; 0 if there are none."""
-    total = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="sum")
-    return ratio(total, (label != IGNORE).sum().float())
+    each = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")  # "sum" is not deterministic
+    return ratio(each.sum(), (label != IGNORE).sum().float())
 
 
 def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:

@@ -1,10 +1,8 @@
 """`ssl4seg-predict`: masks for new images with a run's best model."""
 
-from typing import Any
+from omegaconf import DictConfig
 
-from omegaconf import DictConfig, OmegaConf
-
-from ssl4seg.cli import command
+from ssl4seg.cli import command, plain
 from ssl4seg.errors import UserError
 
 
@@ -14,8 +12,7 @@ def run(config: DictConfig) -> None:
         raise UserError(f"{', '.join(missing)} not set: ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER")
     from ssl4seg.inference import predict_files  # imports torch, after the command line is known to be right
 
-    container: Any = OmegaConf.to_container(config, resolve=True)
-    predict_files(container)
+    predict_files(plain(config))
 
 
 def main() -> None:

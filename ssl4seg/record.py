@@ -1,6 +1,7 @@
 """What a run tells: TensorBoard, the log file, the progress bar. Only the first process tells anything."""
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,13 @@ FINAL = ".final"
 """Ending of the event file that holds the test and the hparams; a run killed before its end writes it anew."""
 
 
+class Screen(logging.Handler):
+    """Writes to what sys.stderr is at the moment, which the progress bar redirects to keep lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def start_log(file: Path | None, *, quiet: bool = False) -> None:
     """Messages to the screen and, with times, to `file`; of a quiet process only warnings."""
     log.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -31,7 +39,7 @@ def start_log(file: Path | None, *, quiet: bool = False) -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    screen = logging.StreamHandler(sys.stderr)
+    screen = Screen()
     screen.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(screen)
     if file:
@@ -85,7 +93,7 @@ class Record:
 
     def scalars(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
         """train/<name>, with "loss" among them."""
-        self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}")
+        self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}".replace("nan", "-"))
         for name, value in values.items():
             if self.writer:
                 self.writer.add_scalar(f"train/{name}", value, step)
@@ -130,7 +138,8 @@ def show(title: str, summary: Mapping[str, Any], classes: Sequence[str]) -> None
     for head in heads.values():
         table.add_column(head, justify="right")
     for name in (*classes, "mean"):
-        cells = [summary[metric][name] * (100 if metric in ("dice", "iou") else 1) for metric in heads]
+        found = [(metric, summary[metric][name]) for metric in heads]  # None: NaN, read back from results.json
+        cells = [math.nan if v is None else v * (100 if m in ("dice", "iou") else 1) for m, v in found]
         table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
     print(title)
     Console().print(table)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from ssl4seg.errors import UserError
-from ssl4seg.runs import read_config, read_json
+from ssl4seg.runs import MAY_DIFFER, flat, read_config, read_json
 
 HEAD = ("dataset", "method", "network", "labels", "tag", "seeds")
 
@@ -36,7 +36,7 @@ class Row:
 
 def collect(roots: Sequence[Path]) -> tuple[list[Row], list[str]]:
     """Rows of all finished runs below `roots`, and a line for each run that is not finished."""
-    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    grouped: dict[str, list[dict[str, Any]]] = {}
     unfinished, seen = [], 0
     for root in roots:
         if not root.is_dir():
@@ -48,13 +48,13 @@ def collect(roots: Sequence[Path]) -> tuple[list[Row], list[str]]:
             if result["status"] != "finished":
                 unfinished.append(f"{folder}: {result['status']}: {str(result.get('error')).splitlines()[0]}")
                 continue
-            read_config(folder)
-            grouped.setdefault(_key(result), []).append(result)
+            settings = flat(read_config(folder)).items()
+            same = sorted((key, value) for key, value in settings if key not in (*MAY_DIFFER, "seed"))
+            grouped.setdefault(repr(same), []).append(result)
     if not seen:
         raise UserError(f"{', '.join(map(str, roots))}: holds no run folder")
-    rows = [
-        Row(key=key, runs=tuple(runs)) for key, runs in sorted(grouped.items(), key=lambda item: _order(item[1][0]))
-    ]
+    ordered = sorted(grouped.values(), key=lambda runs: _order(runs[0]))
+    rows = [Row(key=_key(runs[0]), runs=tuple(runs)) for runs in ordered]
     return rows, unfinished
 
 
@@ -91,7 +91,7 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines)) + "\n"
 
 
-def write_csv(rows: Sequence[Row], file: Path) -> None:
+def write_runs(rows: Sequence[Row], file: Path) -> None:
     """A line a run, numbers as they are."""
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
@@ -125,8 +125,10 @@ def main() -> None:
             Console(width=None if sys.stdout.isatty() else 160).print(shown)
             output.mkdir(parents=True, exist_ok=True)
             (output / "report.md").write_text(markdown(head, cells))
-            write_csv(rows, output / "report.csv")
-            print(f"written: {output / 'report.md'}, {output / 'report.csv'}")
+            with (output / "report.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([head, *cells])
+            write_runs(rows, output / "runs.csv")
+            print(f"written: {output}/report.md, report.csv (the table) and runs.csv (a line a run)")
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

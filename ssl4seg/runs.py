@@ -16,8 +16,16 @@ from ssl4seg.errors import UserError
 
 log = logging.getLogger("ssl4seg")
 
-MAY_DIFFER = ("device", "num_threads", "resume", "engine.log_every", "engine.eval_batch_size", "engine.resident_gib")
-"""Keys that say where a run is computed, not what: a run goes on with other values of these."""
+MAY_DIFFER = (
+    "dataset.root",
+    "device",
+    "num_threads",
+    "resume",
+    "engine.log_every",
+    "engine.eval_batch_size",
+    "engine.resident_gib",
+)
+"""Keys that say where a run is computed and its data lies, not what: a run goes on with other values of these."""
 
 
 class RunFolder:
@@ -32,7 +40,8 @@ class RunFolder:
         try:
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path / ".lock")
-            if self.config_file.exists():
+            # A run that failed before it had anything to lose does not hold the folder.
+            if self.config_file.exists() and (self.last.exists() or self.best.exists()):
                 self._check(config, resume)
             write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         except OSError as error:
@@ -54,19 +63,23 @@ class RunFolder:
     def results_file(self) -> Path:
         return self.path / "results.json"
 
-    def results(self) -> dict[str, Any] | None:
-        """What results.json holds, if the run got that far."""
-        return read_json(self.results_file) if self.results_file.exists() else None
-
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         if differing := differences(read_config(self.path), config):
             listed = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in differing)
             raise UserError(
                 f"{self.path} holds a run of another configuration:\n{listed}\n"
-                "Give this run a name of its own with tag=WORD, or delete the folder."
+                "Give this run a name of its own with tag=WORD (in a sweep for instance 'tag=lr${optimizer.lr}'), "
+                "or delete the folder."
             )
         if not resume:
             raise UserError(f"{self.path} holds a run, and resume=false; use tag=WORD, or delete the folder")
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """results.json of a run that is finished."""
+    file = path / "results.json"
+    results = read_json(file) if file.exists() else {}
+    return results if results.get("status") == "finished" else None
 
 
 def _locked(path: Path) -> IO[str]:

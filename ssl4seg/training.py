@@ -3,12 +3,12 @@
 import logging
 import os
 import platform
+import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,20 +31,21 @@ from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.data.store import Store
-from ssl4seg.device import keep_freed_memory, peak_memory
+from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memory
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate
 from ssl4seg.methods.base import Method
-from ssl4seg.metrics import Score, check_empty
+from ssl4seg.metrics import check_empty
 from ssl4seg.pictures import Picture, fullest, panel
 from ssl4seg.record import Record, show, start_log
-from ssl4seg.runs import RunFolder, write_json
+from ssl4seg.runs import RunFolder, finished, write_json
 from ssl4seg.seeding import seed_of
 
 log = logging.getLogger("ssl4seg")
 
 Cases = list[tuple[Case, Volume]]
+Item = TypeVar("Item")
 
 
 def train(config: Config, names: Mapping[str, str], path: Path) -> None:
@@ -61,36 +62,22 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
     folder = RunFolder(path, config, resume=config["resume"]) if first else None
     start_log(path / "train.log" if first else None, quiet=not first)
     try:
-        if folder and (done := folder.results()) and done["status"] == "finished":
+        # Every process looks for itself: one that returned alone would leave the others waiting.
+        if (done := finished(path)) is not None:
             log.info(f"{path} is finished; its results:")
-            show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
+            if first:
+                show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
             return
-        with _out_of_memory_explained():
+        with out_of_memory_explained():
             Training(config, names, folder).run()
-    except Interrupted:
-        log.info(f"stopped and saved in {path}; the same command goes on from there:\n  {' '.join(sys.argv)}")
+    except (Interrupted, KeyboardInterrupt):
+        log.info(f"stopped; what was saved is in {path}, and the same command goes on from there:")
+        log.info(f"  {shlex.join(sys.argv)}")
         sys.exit(130)
     except UserError as error:
-        log.handlers[-1].handle(log.makeRecord(log.name, logging.ERROR, "", 0, str(error), (), None)) if first else None
         if folder:
             write_json(folder.results_file, {**names, "seed": config["seed"], "status": "failed", "error": str(error)})
         raise
-
-
-@contextmanager
-def _out_of_memory_explained() -> Iterator[None]:
-    """Running out of memory becomes a UserError that says which keys to turn."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in text:
-            raise
-        raise UserError(
-            f"out of memory ({text.splitlines()[0][:160] if text else 'host memory'}). Turn down batch_size and "
-            "unlabeled_batch_size (engine.accumulate makes up for it), dataset.image_size, or the method's own passes "
-            "(method.passes_per_call=1 for uamt); precision=bf16-mixed halves the activations"
-        ) from None
 
 
 class Training:
@@ -101,6 +88,8 @@ class Training:
         self.dataset = dataset_of(config)
         cases = {split: self.dataset.cases(split) for split in SPLITS}
         check_disjoint(cases)
+        if config["labeled_list"] is not None and config["labeled_cases"] is not None:
+            raise UserError("labeled_cases and labeled_list are both set; give one of them")
         self.split = split_labeled(
             cases["train"],
             ratio=config["labeled_ratio"],
@@ -209,8 +198,9 @@ class Training:
             part=slice(self.fabric.global_rank, None, self.fabric.world_size),
             keep=keep,
         )
-        table.rows = _gathered(table.rows, [case.name for case, _ in cases], self.fabric)
-        return table, pictures
+        rows = _gathered(table.rows, self.fabric)
+        table.rows = {case.name: rows[case.name] for case, _ in cases}
+        return table, _gathered(pictures, self.fabric)
 
     def validate(self) -> tuple[Table, Mapping[str, Picture]]:
         return self.evaluate(self.held_out["val"], self.config["engine"]["num_overlays"])
@@ -244,6 +234,7 @@ class Training:
             **self.names,
             "seed": self.plan.seed,
             "tag": self.config["tag"],
+            "split_seed": self.config["split_seed"],
             "labeled": {
                 "ratio": self.split.num_labeled_images / self.split.num_images,
                 "cases": len(self.split.labeled_groups),
@@ -254,6 +245,7 @@ class Training:
             "iterations": self.plan.total,
             "status": "finished",
             "selected_by": "val dice mean",
+            "empty": self.empty,
             "best_step": engine.best["step"],
             "val": engine.best["val"],
             "test": test,
@@ -299,14 +291,13 @@ def _fits(split: LabeledSplit, dataset: Dataset, gib: float) -> bool:
     return split.num_images * dataset.channels * dataset.image_size**2 * 5 <= gib * 2**30
 
 
-def _gathered(rows: dict[str, list[Score]], order: list[str], fabric: Fabric) -> dict[str, list[Score]]:
-    """The rows of all processes, in the order of the cases."""
-    parts: list[Any] = [rows]
+def _gathered(mine: dict[str, Item], fabric: Fabric) -> dict[str, Item]:
+    """What all processes know of their cases."""
+    parts: list[Any] = [mine]
     if fabric.world_size > 1:
         parts = [None] * fabric.world_size
-        dist.all_gather_object(parts, rows)
-    merged = {name: scores for part in parts for name, scores in part.items()}
-    return {name: merged[name] for name in order}
+        dist.all_gather_object(parts, mine)
+    return {name: item for part in parts for name, item in part.items()}
 
 
 def _hparams(config: Config) -> dict[str, Any]:

@@ -225,7 +225,9 @@ def table(file: Path) -> list[dict[str, str]]:
 
 
 def load(file: Path) -> dict[str, Any]:
-    return torch.load(file, weights_only=True)
+    """A checkpoint without the times in it, which differ from run to run."""
+    content = torch.load(file, weights_only=True)
+    return {key: value for key, value in content.items() if key != "step_seconds"}
 
 
 def events(folder: Path) -> EventAccumulator:

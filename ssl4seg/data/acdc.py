@@ -86,6 +86,8 @@ class ACDC(Dataset):
         label = read_h5(file, "label")
         if self.ignore_index is not None:
             label = np.where(label == self.ignore_index, 255, label)
+        elif (label == 255).any():
+            raise UserError(f"{file}: label value 255 lies outside the classes; is it dataset.ignore_index=255?")
         if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
             raise UserError(
                 f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255"

@@ -31,8 +31,9 @@ class MeanTeacher(Method):
     e ~ N(0, 0.1) clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. Constants of the SSL4MIS recipe.
 
     Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps: here the ramp alone
-    starts it. The student predicts, as in the public code, from which the published ACDC figures come; the paper's
-    teacher is `predict_with=teacher`.
+    starts it. There the ramp takes 30,000 steps however long the run is; here it takes the run, unless
+    `rampup_steps=30000`. The student predicts, as in the public code, from which the published ACDC figures come; the
+    paper's teacher is `predict_with=teacher`.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
