@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(number: int, unbroken: Pa
     code, output = running.send(number)
     assert code == 130
     assert "Traceback" not in output
-    assert f"ssl4seg-train {' '.join(command('uamt'))}" in output
+    assert shlex.join(["ssl4seg-train", *command("uamt")]) in output
     stopped = load(path / "last.pt")["step"]
     assert EVERY <= stopped < STEPS
     assert f"going on from step {stopped} of {STEPS}" in succeed("train", *command("uamt"), cwd=tmp_path)

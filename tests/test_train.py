@@ -380,7 +380,7 @@ def test_the_report_gives_mean_and_deviation_over_seeds(sweep: tuple[Path, int, 
             a, b = (scale * test[metric]["mean"] for test in tests)
             assert cell == f"{(a + b) / 2:.2f} ± {abs(a - b) / math.sqrt(2):.2f}"
             assert cell in output
-    written = {(row["method"], row["seed"]): row for row in table(sweep[0] / "outputs/report.csv")}
+    written = {(row["method"], row["seed"]): row for row in table(sweep[0] / "outputs/runs.csv")}
     assert len(written) == 4
     first = results(sweep[0] / "outputs/phantom/supervised/unet-1cases-s0")
     assert float(written["supervised", "0"]["test_dice"]) == first["test"]["dice"]["mean"]
