@@ -42,7 +42,8 @@ def build(config: Config, where: str, **more: Any) -> Any:
                 raise cause from None
         if isinstance(cause, MemoryError | torch.OutOfMemoryError):
             raise cause from None
-        raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}") from None
+        hint = "; is its folder on PYTHONPATH?" if isinstance(cause, ModuleNotFoundError) else ""
+        raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}{hint}") from None
 
 
 def dataset_of(config: Config) -> Dataset:

@@ -58,6 +58,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
             value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
         if value is not _MISSING:
             check_value(key, value)
+    for key in ("deterministic", "overlay", "resume"):
+        if not isinstance(container.get(key, True), bool):
+            raise UserError(f"{key}={container[key]}: expected true or false")
     return dict(container)
 
 
@@ -126,7 +129,9 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         try:
             parsed += OverridesParser.create().parse_overrides([word])
         except HydraException:
-            key, _, value = word.partition("=")
+            key, equals, value = word.partition("=")
+            if not equals:
+                raise UserError(f"{word}: expected KEY=VALUE; --help lists the keys") from None
             raise UserError(
                 f"{word}: cannot be understood; expected KEY=VALUE, and a value with special characters in two kinds "
                 f"of quotes: '{key}=\"{value}\"'"
