@@ -47,18 +47,17 @@ def build(config: Config, where: str, **more: Any) -> Any:
 
 
 def dataset_of(config: Config) -> Dataset:
-    keys = {key: value for key, value in config["dataset"].items() if key != "recipe"}
-    dataset: Dataset = build(keys, "dataset")
+    dataset: Dataset = build(_without(config["dataset"], "recipe"), "dataset")
     return dataset
 
 
 def network_maker(config: Config, channels: int, num_classes: int, *, load: bool = True) -> MakeNetwork:
     """Builds the network that the configuration names, from `network.weights` if set (and `load`)."""
-    keys = {key: value for key, value in config["network"].items() if key != "weights"}
+    keys = _without(config["network"], "weights")
     weights = config["network"].get("weights") if load else None
 
-    def make() -> Network:
-        network: Network = build(keys, "network", in_channels=channels, num_classes=num_classes)
+    def make(**more: object) -> Network:
+        network: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
         if weights:
             load_network(network, Path(weights))
         return network
@@ -75,16 +74,25 @@ def load_network(network: Network, file: Path) -> None:
 
 def method_of(config: Config, make: MakeNetwork) -> Method:
     # A partial of the network maker would be instantiated by Hydra; a plain function passes.
-    method: Method = build({**config["method"]}, "method", network=make)
+    method: Method = build(_without(config["method"], "optimizers"), "method", network=make)
     return method
 
 
 def optimizers_of(config: Config, method: Method) -> dict[str, torch.optim.Optimizer]:
-    """One for each phase."""
+    """One for each phase: the run's, or the method's own for that phase (`method.optimizers.<phase>`)."""
+    own = config["method"].get("optimizers", {})
     return {
-        phase: build(config["optimizer"], "optimizer", params=list(method.parameters_of(phase)))
+        phase: build(
+            own.get(phase, config["optimizer"]),
+            f"method.optimizers.{phase}" if phase in own else "optimizer",
+            params=list(method.parameters_of(phase)),
+        )
         for phase in method.phases
     }
+
+
+def _without(config: Config, key: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != key}
 
 
 def _check_processes(expected: int) -> None:

@@ -1,6 +1,7 @@
 """The batch of a step: a pure function of (seed, step), assembled from the two streams and their views."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from ssl4seg.data.store import Order, Store
 from ssl4seg.errors import UserError
 from ssl4seg.seeding import generator
 from ssl4seg.types import Batch
-from ssl4seg.views import Operation, WeakView, sample, strong_view
+from ssl4seg.views import Operation, WeakView, fit, sample, strong_view
 
 
 class Batches:
@@ -47,11 +48,22 @@ class Batches:
         self.labeled, self.unlabeled, self.sizes, self.side = labeled, unlabeled, sizes, side
         self.weak, self.strong, self.num_strong = weak, strong, num_strong
         self.seed, self.device, self.rank, self.world = seed, device, rank, world
+        self.chosen: list[int] | None = None
         self.orders = {
             name: Order(len(store), seed, name)
             for name, store in (("labeled", labeled), ("unlabeled", unlabeled))
             if store
         }
+
+    def restrict(self, chosen: Tensor | None) -> None:
+        """Draw the unlabelled images from the indices `chosen` only; None draws from all."""
+        if self.unlabeled is not None:
+            self.chosen = None if chosen is None else chosen.tolist()
+            self.orders["unlabeled"] = Order(len(self.chosen or self.unlabeled), self.seed, "unlabeled")
+
+    def plain(self) -> Sequence[Tensor]:
+        """All unlabelled images at the training size, without augmentation, in batches made as they are asked for."""
+        return _Plain(self)
 
     def __call__(self, step: int) -> Batch:
         """The batch of `step`, images in channels_last memory format."""
@@ -70,6 +82,24 @@ class Batches:
         part = slice(self.rank * size, (self.rank + 1) * size)
         order = self.orders[name]
         indices = [order[step * whole + i] for i in range(whole)]
+        if name == "unlabeled" and self.chosen is not None:
+            indices = [self.chosen[i] for i in indices]
         thetas = self.weak.thetas(store.sizes[indices], generator(self.seed, name, "weak", step))
         image, label = sample(store.take(indices[part]), thetas[part], self.side, self.weak.fill_label)
         return image.to(self.device, memory_format=torch.channels_last), label.to(self.device)
+
+
+class _Plain(Sequence[Tensor]):
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.size = batches, batches.sizes[1]
+
+    def __len__(self) -> int:
+        return -(-len(self.batches.unlabeled or ()) // self.size)
+
+    def __getitem__(self, index: Any) -> Any:
+        store = self.batches.unlabeled
+        if store is None or not 0 <= index < len(self):
+            raise IndexError(index)
+        indices = range(index * self.size, min((index + 1) * self.size, len(store)))
+        image, _ = sample(store.take(indices), fit(store.sizes[list(indices)]), self.batches.side)
+        return image.to(self.batches.device, memory_format=torch.channels_last)

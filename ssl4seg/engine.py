@@ -87,6 +87,7 @@ class Engine:
         self.model, *wrapped = _as_tuple(fabric.setup(method, *optimizers.values()))
         self.optimizers = dict(zip(optimizers, wrapped, strict=True))
         self.step = 0
+        self.chosen: torch.Tensor | None = None
         self.best: dict[str, Any] = {}
         self.first_bad = torch.full((), math.inf, device=fabric.device)
         self.step_seconds: list[float] = []
@@ -119,7 +120,10 @@ class Engine:
         """One optimiser step of every phase; returns the losses of all phases, detached."""
         plan, progress = self.plan, Progress(self.step, self.plan.total)
         self.method.train()
-        factor = self.schedule(progress)
+        stage, within = self.method.stage(progress)
+        if stage and not within.step:
+            self.begin_stage(stage)
+        factor = self.schedule(within)
         told: Losses = {}
         for phase, optimizer in self.optimizers.items():
             for group, lr in zip(optimizer.param_groups, self.base_lr[phase], strict=True):
@@ -141,6 +145,14 @@ class Engine:
         finite = torch.stack(list(told.values())).isfinite().all()
         self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=self.step + 1))
         return told
+
+    def begin_stage(self, stage: int) -> None:
+        """The method turns to another stage, with optimisers as new."""
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        torch.manual_seed(seed_of(self.plan.seed, "stage", stage))
+        self.chosen = self.method.begin_stage(stage, self.batches.plain())
+        self.batches.restrict(self.chosen)
 
     def _seed(self, phase: str, part: int) -> None:
         """Dropout and noise are functions of where they are drawn, so that a resumed run draws the same."""
@@ -251,6 +263,7 @@ class Engine:
         state = self.model_state() | {
             "step": self.step,
             "best": self.best,
+            "chosen": self.chosen,
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
             "precision": self.fabric.strategy.precision.precision,
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -270,6 +283,8 @@ class Engine:
             optimizer.load_state_dict(state["optimizers"][phase])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
+        self.chosen = state["chosen"]
+        self.batches.restrict(self.chosen)
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

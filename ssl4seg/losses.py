@@ -46,6 +46,15 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return ratio(each.sum(), (label != IGNORE).sum().float())
 
 
+def masked_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Mean over ALL pixels of weight x cross-entropy, weight [N, H, W]: what is masked counts as 0, not as absent.
+
+    The form of FixMatch (Sohn et al. 2020, eq. 4): few confident pixels give a small loss.
+    """
+    each = F.cross_entropy(logits.float(), label, ignore_index=IGNORE, reduction="none")
+    return batch_mean(weight * each)
+
+
 def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - soft Dice with squared terms (V-Net, Milletari et al. 2016), over the whole batch, mean over all K classes.
 
@@ -71,6 +80,12 @@ def softmax_mse(logits: Tensor, target: Tensor) -> Tensor:
     The gradient flows into both; detach what is the target.
     """
     return (logits.float().softmax(dim=1) - target.float().softmax(dim=1)).square()
+
+
+def confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest class probability [N, H, W] in (1/K, 1], and its class [N, H, W] int64."""
+    best = logits.float().softmax(dim=1).max(dim=1)
+    return best.values, best.indices
 
 
 def entropy(probability: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Mixing images: the boxes of CutMix."""
+"""Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup.
+
+Masks are [N, 1, H, W] float, 1 where the other image shows. Random numbers come from PyTorch's global generator on the
+CPU, which the engine seeds anew in every step.
+"""
 
 import math
 
@@ -6,23 +10,68 @@ import torch
 from torch import Tensor
 
 
+def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """`b` inside the mask, `a` outside; a mask between 0 and 1 blends (mixup)."""
+    return torch.lerp(a, b, mask)
+
+
+def mix_labels(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """`mix` for maps [N, H, W] of any type, such as labels."""
+    return torch.where(mask[:, 0] > 0.5, b, a)
+
+
 def cutmix_mask(images: Tensor, area: float = 0.5) -> Tensor:
-    """A box for each image [N, C, H, W]: [N, 1, H, W] float, 1 inside (French et al., BMVC 2020).
+    """A box for each image [N, C, H, W] (French et al., BMVC 2020).
 
     The box covers `area` of the image; its height is log-uniform in [area, 1] of the image's, its place uniform.
-    Drawn from PyTorch's global generator on the CPU.
     """
     num, _, height, width = images.shape
-    u = torch.rand((3, num, 1, 1, 1))
+    u = torch.rand((3, num))
     tall = torch.exp(u[0] * math.log(area))
-    size = torch.stack([tall * height, area / tall * width]).round()
-    start = (torch.stack([u[1] * (height - size[0]), u[2] * (width - size[1])])).round()
+    return _boxes(images, (tall * height).round(), (area / tall * width).round(), u[1:])
+
+
+def cutmix_boxes(
+    images: Tensor, p: float = 0.5, area: tuple[float, float] = (0.02, 0.4), ratio: tuple[float, float] = (0.3, 1 / 0.3)
+) -> Tensor:
+    """For a share `p` of the images a box, for the others none (UniMatch, Yang et al. 2023, and AugSeg before it).
+
+    The box's area, as a share of the image's, and its height : width are uniform; a box that does not fit is clipped to
+    the image's sides.
+    """
+    num, _, height, width = images.shape
+    u = torch.rand((5, num))
+    size = (area[0] + u[0] * (area[1] - area[0])) * height * width
+    shape = ratio[0] + u[1] * (ratio[1] - ratio[0])
+    rows = (size * shape).sqrt().round().clamp(1, height)
+    columns = (size / shape).sqrt().round().clamp(1, width)
+    return _boxes(images, rows, columns, u[2:4]) * (u[4] < p).to(images.device)[:, None, None, None]
+
+
+def copy_paste_mask(images: Tensor, side: float = 2 / 3) -> Tensor:
+    """A box of `side` of the image's height and width, its place uniform (BCP, Bai et al. 2023)."""
+    num, _, height, width = images.shape
+    rows, columns = (torch.full((num,), int(side * length)) for length in (height, width))
+    return _boxes(images, rows, columns, torch.rand(2, num))
+
+
+def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
+    """Half (rounded down) of the classes that each label [N, H, W] holds (ClassMix, Olsson et al. 2021)."""
+    present = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(num_classes)], dim=1).cpu()
+    order = torch.where(present, torch.rand(present.shape), 2.0).argsort(dim=1).argsort(dim=1)
+    taken = (order < present.sum(dim=1, keepdim=True) // 2).float().to(label.device)  # [N, K]
+    counted = label < num_classes
+    mask = taken.gather(1, label.masked_fill(~counted, 0).flatten(1)).view_as(label) * counted
+    return mask[:, None]
+
+
+def _boxes(images: Tensor, rows: Tensor, columns: Tensor, place: Tensor) -> Tensor:
+    """Boxes of `rows` x `columns` [N] pixels at `place` [2, N] in [0, 1] of the room that there is."""
+    height, width = images.shape[-2:]
+    size = torch.stack([rows, columns]).view(2, -1, 1, 1, 1)
+    room = torch.tensor([height, width]).view(2, 1, 1, 1, 1) - size
+    start = (place.view(2, -1, 1, 1, 1) * room).round()
     row = torch.arange(height)[:, None]
     column = torch.arange(width)
     inside = (row >= start[0]) & (row < start[0] + size[0]) & (column >= start[1]) & (column < start[1] + size[1])
     return inside.float().to(images.device)
-
-
-def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """`b` inside the mask, `a` outside."""
-    return torch.lerp(a, b, mask)

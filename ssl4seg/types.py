@@ -28,6 +28,15 @@ class Batch(NamedTuple):
     """`Method.strong_views` tensors [U, C, H, W], each pixel-aligned with `unlabeled`."""
 
 
+class PseudoLabels(NamedTuple):
+    """What a method teaches about unlabelled images."""
+
+    probability: Tensor
+    """[U, K, H, W] the target's class probabilities, one-hot or soft."""
+    used: Tensor
+    """[U, H, W] bool, the pixels that enter the loss."""
+
+
 class Progress(NamedTuple):
     """Where the run stands: `step` optimiser steps are done of `total`."""
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import acdc, succeed, write_nifti
+from pixelwise import K
 
 from ssl4seg.data.case import Case, Volume
+from ssl4seg.types import IGNORE, Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
 
@@ -16,6 +18,14 @@ torch.set_num_threads(1)  # for tensors this small, threads that wait for one an
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two labelled images with ignored pixels and three unlabelled ones, for the networks of `pixelwise`."""
+    label = torch.randint(K, (2, 4, 5))
+    label[0, 0] = IGNORE
+    return Batch(torch.randn(2, 1, 4, 5), label, 3 * torch.randn(3, 1, 4, 5))
 
 
 @pytest.fixture

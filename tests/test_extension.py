@@ -52,7 +52,7 @@ class Flat(Network):
     def __init__(self, *, in_channels, num_classes, width):
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         self.encoder = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.ReLU())
-        self.decoder = nn.Conv2d(width, num_classes, 1)
+        self.decoder, self.head = nn.Identity(), nn.Conv2d(width, num_classes, 1)
 
     @property
     def feature_channels(self):
@@ -61,8 +61,12 @@ class Flat(Network):
     def encode(self, image):
         return [self.encoder(image)]
 
-    def decode(self, features):
-        return self.decoder(features[0])
+    @property
+    def pyramid_channels(self):
+        return self.feature_channels
+
+    def pyramid(self, features):
+        return features
 '''
 
 

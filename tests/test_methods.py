@@ -6,78 +6,28 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_losses import numpy_supervised, softmax
+from pixelwise import (
+    HALFWAY,
+    W_HALFWAY,
+    K,
+    Pixelwise,
+    entropies,
+    losses,
+    made,
+    numpy_supervised,
+    softmax,
+    squares,
+)
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.methods.base import Method
 from ssl4seg.methods.cutmix_seg import CutMixSeg
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.methods.uamt import UAMT
 from ssl4seg.mixing import cutmix_mask, mix
-from ssl4seg.networks.base import Network
-from ssl4seg.types import IGNORE, Batch, Progress
-
-K = 3
-HALFWAY = Progress(50, 100)
-W_HALFWAY = 0.1 * math.exp(-5 / 4)
-
-
-class Pixelwise(Network):
-    """z = W x + b in every pixel."""
-
-    def __init__(self) -> None:
-        super().__init__(in_channels=1, num_classes=K)
-        self.encoder, self.decoder = nn.Identity(), nn.Conv2d(1, K, 1)
-
-    @property
-    def feature_channels(self) -> tuple[int, ...]:
-        return (1,)
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        return [image]
-
-    def decode(self, features: list[Tensor]) -> Tensor:
-        return self.decoder(features[0])
-
-    def numpy(self, image: Tensor) -> np.ndarray:
-        """Its logits, by NumPy in double precision."""
-        weight, bias = (p.detach().double().numpy().reshape(1, K, 1, 1) for p in self.decoder.parameters())
-        return weight * image.double().numpy() + bias
-
-
-@pytest.fixture
-def batch() -> Batch:
-    label = torch.randint(K, (2, 4, 5))
-    label[0, 0] = IGNORE
-    return Batch(torch.randn(2, 1, 4, 5), label, 3 * torch.randn(3, 1, 4, 5))
-
-
-def made(kind: type[Method], **keys: object) -> Method:
-    """A method whose teacher, if it has one, is not its student."""
-    method = kind(network=Pixelwise, **keys)
-    if isinstance(method, MeanTeacher):
-        with torch.no_grad():
-            for p in method.teacher.parameters():
-                p.add_(torch.randn_like(p))
-    return method.train()
-
-
-def losses(method: Method, batch: Batch, progress: Progress = HALFWAY) -> dict[str, float]:
-    return {name: value.item() for name, value in method("segmenter", batch, progress).items()}
-
-
-def squares(method: MeanTeacher, image: Tensor) -> np.ndarray:
-    """(p_s - p_t)^2 [U, K, H, W] without noise."""
-    return (softmax(method.student.numpy(image)) - softmax(method.teacher.network.numpy(image))) ** 2
-
-
-def entropies(logits: np.ndarray) -> np.ndarray:
-    p = softmax(logits)
-    return -(p * np.log(p)).sum(axis=1)
-
+from ssl4seg.types import Progress
 
 # -- golden values ----------------------------------------------------------------------------------------------------
 
@@ -104,8 +54,8 @@ def test_mean_teacher_is_the_mean_square_over_pixels_and_classes(batch):
 def test_uamt_is_the_square_over_the_certain_pixels(batch, max_entropy, step):
     method = made(UAMT, noise=0, max_entropy=max_entropy)
     with torch.no_grad():  # the teacher doubts where x is 0, and the less the larger x is
-        method.teacher.network.decoder.weight.copy_(torch.tensor([-2.0, 0, 2]).view(K, 1, 1, 1))
-        method.teacher.network.decoder.bias.zero_()
+        method.teacher.network.head.weight.copy_(torch.tensor([-2.0, 0, 2]).view(K, 1, 1, 1))
+        method.teacher.network.head.bias.zero_()
     batch = batch._replace(unlabeled=torch.linspace(0, 3, 60).view(3, 1, 4, 5))
     u_max = max_entropy or math.log(K)
     tau = (0.75 + 0.25 * math.exp(-5 * (1 - step / 100) ** 2)) * u_max
@@ -272,10 +222,10 @@ def test_the_first_steps_average_evenly():
     teacher = EMATeacher(student, decay=0.99)
     for step in range(20):
         with torch.no_grad():
-            student.decoder.weight.normal_()
-        history.append(student.decoder.weight.detach().clone())
+            student.head.weight.normal_()
+        history.append(student.head.weight.detach().clone())
         teacher.follow(student, Progress(step, 100))
-    torch.testing.assert_close(teacher.network.decoder.weight, torch.stack(history).mean(dim=0))
+    torch.testing.assert_close(teacher.network.head.weight, torch.stack(history).mean(dim=0))
 
 
 def test_the_teacher_starts_as_a_copy_and_leaves_buffers_to_its_own_passes():
@@ -291,10 +241,10 @@ def test_the_teacher_starts_as_a_copy_and_leaves_buffers_to_its_own_passes():
 @pytest.mark.parametrize("kind", [MeanTeacher, UAMT])
 def test_after_step_lets_the_teacher_follow(kind, batch):
     method = made(kind, ema_decay=0.9)
-    before = method.teacher.network.decoder.weight.clone()
+    before = method.teacher.network.head.weight.clone()
     method.after_step(Progress(50, 100))
-    expected = 0.9 * before + 0.1 * method.student.decoder.weight
-    torch.testing.assert_close(method.teacher.network.decoder.weight, expected)
+    expected = 0.9 * before + 0.1 * method.student.head.weight
+    torch.testing.assert_close(method.teacher.network.head.weight, expected)
 
 
 # -- what is told, and who predicts -----------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def network() -> UNet:
     torch.manual_seed(0)
     network = UNet(in_channels=1, num_classes=4, channels=[8, 8], dropout=[0, 0]).eval()
     with torch.no_grad():
-        network.decoder.head.bias -= network(torch.rand(4, 1, 32, 32)).mean(dim=(0, 2, 3))
+        network.head.bias -= network(torch.rand(4, 1, 32, 32)).mean(dim=(0, 2, 3))
     return network
 
 

@@ -5,17 +5,31 @@ an optimiser step. A new method is one file here (or anywhere) and one YAML in c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.networks.base import Network
-from ssl4seg.types import Batch, Losses, Progress
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
-MakeNetwork = Callable[[], Network]
-"""Builds a freshly initialised network; call it once for each network of the method."""
+MakeNetwork = Callable[..., Network]
+"""Builds a freshly initialised network; call it once for each network of the method. Keywords override its keys."""
+
+
+def together(network: Callable[[Tensor], Tensor], *images: Tensor) -> tuple[Tensor, ...]:
+    """The logits of several batches from one pass, in which they share the batch norm's statistics."""
+    logits: Tensor = network(torch.cat(images))
+    return tuple(logits.split([len(batch) for batch in images]))
+
+
+def new_decoder(network: MakeNetwork, **keys: object) -> Network:
+    """A network without its encoder: another decoder, freshly initialised, for another network's features."""
+    decoder = network(**keys)
+    decoder.encoder = nn.Identity()
+    return decoder
 
 
 class Method(nn.Module, ABC):
@@ -27,6 +41,8 @@ class Method(nn.Module, ABC):
     """How many strong views of the unlabelled images `Batch.strong` holds."""
     phases: tuple[str, ...] = ("segmenter",)
     """One optimiser each, in the order of a step; adversarial methods add "discriminator"."""
+    stages: tuple[float, ...] = ()
+    """Shares of the run, rising in (0, 1), at which another stage starts; see `begin_stage`."""
 
     student: Network
 
@@ -40,6 +56,31 @@ class Method(nn.Module, ABC):
 
     def after_step(self, progress: Progress) -> None:
         """Called once the optimisers have stepped, with the progress that `forward` saw: EMA teachers follow here."""
+
+    def begin_stage(self, stage: int, unlabeled: Sequence[Tensor]) -> Tensor | None:
+        """Called before the first step of stage 1, 2, ...; the optimisers' state and the schedule then start afresh.
+
+        Args:
+            unlabeled: all unlabelled images without augmentation, in batches [u, C, H, W]; each is made when it is
+                asked for.
+
+        Returns:
+            Indices of the unlabelled images that this stage's batches are drawn from; None for all.
+        """
+        return None
+
+    def stage(self, progress: Progress) -> tuple[int, Progress]:
+        """The stage that `progress` lies in, 0 being the first, and the progress within it."""
+        starts = [0, *(round(share * progress.total) for share in self.stages), progress.total]
+        stage = max(i for i, start in enumerate(starts[:-1]) if start <= progress.step)
+        return stage, Progress(progress.step - starts[stage], starts[stage + 1] - starts[stage])
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
+        """What the method would teach about unlabelled images [U, C, H, W]; None if it has no such targets.
+
+        Read by the diagnostics only, in evaluation mode and without a graph; it must change nothing.
+        """
+        return None
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Scheduled weights and thresholds at this step, logged as `train/<name>`."""

@@ -1,6 +1,7 @@
-"""The network contract: encode to features, decode to logits."""
+"""The network contract: encode to features, decode to a pyramid of maps, and a head to logits."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from ssl4seg.errors import UserError
 
 
 class Network(nn.Module, ABC):
-    """A segmentation network of two parts, so that methods can perturb features and add decoders.
+    """A segmentation network in parts, so that methods can perturb features, add decoders, and add heads to maps.
+
+    `encode` reads `encoder` alone, `pyramid` `decoder` alone.
 
     Args:
         in_channels: C of the images.
@@ -18,6 +21,10 @@ class Network(nn.Module, ABC):
 
     encoder: nn.Module
     decoder: nn.Module
+    head: nn.Module
+    """The finest decoder map -> logits."""
+    upsamplings: ClassVar[tuple[str, ...]] = ()
+    """Values of the key `upsampling` that the constructor takes, if it has that key."""
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -36,13 +43,28 @@ class Network(nn.Module, ABC):
     def encode(self, image: Tensor) -> list[Tensor]:
         """[N, C, H, W] -> feature maps, finest first."""
 
+    @property
     @abstractmethod
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of each decoder map that `pyramid` returns, finest first."""
+
+    @abstractmethod
+    def pyramid(self, features: list[Tensor]) -> list[Tensor]:
+        """Feature maps -> decoder maps, finest first; at least one."""
+
     def decode(self, features: list[Tensor]) -> Tensor:
         """Feature maps -> logits [N, K, h, w], at the resolution of the network's own output."""
+        logits: Tensor = self.head(self.pyramid(features)[0])
+        return logits
 
     def forward(self, image: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, K, H, W] float32 at the input's size."""
-        logits: Tensor = self.decode(self.encode(image)).float()
-        if logits.shape[-2:] != image.shape[-2:]:
-            logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-        return logits
+        return resized(self.decode(self.encode(image)), image)
+
+
+def resized(logits: Tensor, image: Tensor) -> Tensor:
+    """Logits in float32 at the size of the image, bilinearly."""
+    logits = logits.float()
+    if logits.shape[-2:] != image.shape[-2:]:
+        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+    return logits

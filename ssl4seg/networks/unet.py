@@ -36,34 +36,28 @@ def concatenate(a: Tensor, b: Tensor) -> Tensor:
 
 
 class UpBlock(nn.Module):
-    """1x1 conv to the skip's channels, bilinear up to its size, concatenation (skip first), ConvBlock."""
+    """1x1 conv to the skip's channels and interpolation to its size (or a transposed conv 2x2), concatenation (skip
+    first), ConvBlock."""
 
-    def __init__(self, in_channels: int, skip_channels: int) -> None:
+    def __init__(self, in_channels: int, skip_channels: int, upsampling: str) -> None:
         super().__init__()
-        self.project = nn.Conv2d(in_channels, skip_channels, 1)
+        self.upsampling = upsampling
+        transposed = upsampling == "transposed"
+        self.project: nn.Module = (
+            nn.ConvTranspose2d(in_channels, skip_channels, 2, stride=2)
+            if transposed
+            else nn.Conv2d(in_channels, skip_channels, 1)
+        )
         self.block = ConvBlock(2 * skip_channels, skip_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        up = F.interpolate(self.project(x), size=skip.shape[-2:], mode="bilinear", align_corners=True)
+        up, size = self.project(x), skip.shape[-2:]
+        if self.upsampling == "bilinear":
+            up = F.interpolate(up, size=size, mode="bilinear", align_corners=True)
+        elif up.shape[-2:] != size:  # a transposed conv falls one short of an odd size
+            up = F.interpolate(up, size=size, mode="nearest")
         merged: Tensor = self.block(concatenate(skip, up))
         return merged
-
-
-class Decoder(nn.Module):
-    """From the coarsest feature map up to logits at the finest one's size."""
-
-    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        coarse_first = channels[::-1]
-        self.up = nn.ModuleList(UpBlock(c, s) for c, s in itertools.pairwise(coarse_first))
-        self.head = nn.Conv2d(channels[0], num_classes, 3, padding=1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        x = features[-1]
-        for up, skip in zip(self.up, features[-2::-1], strict=True):
-            x = up(x, skip)
-        logits: Tensor = self.head(x)
-        return logits
 
 
 class UNet(Network):
@@ -72,9 +66,12 @@ class UNet(Network):
     Args:
         channels: channels of each scale; the recipe has 16, 32, 64, 128, 256: 1,813,764 parameters for 1 -> 4.
         dropout: dropout probability of each scale of the encoder.
+        upsampling: in the decoder: bilinear (the recipe), nearest or transposed.
     """
 
     encoder: nn.ModuleList
+    decoder: nn.ModuleList
+    upsamplings = ("bilinear", "transposed", "nearest")
 
     def __init__(
         self,
@@ -83,6 +80,7 @@ class UNet(Network):
         num_classes: int,
         channels: Sequence[int] = (16, 32, 64, 128, 256),
         dropout: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
+        upsampling: str = "bilinear",
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         if len(channels) != len(dropout) or len(channels) < 2 or min(channels) < 1:
@@ -92,10 +90,14 @@ class UNet(Network):
             )
         if not all(0 <= p < 1 for p in dropout):
             raise UserError(f"network.dropout={list(dropout)}: expected probabilities in [0, 1)")
+        if upsampling not in self.upsamplings:
+            raise UserError(f"network.upsampling={upsampling}: expected {', '.join(self.upsamplings)}")
         self._channels = tuple(channels)
         inputs = (in_channels, *channels[:-1])
         self.encoder = nn.ModuleList(ConvBlock(*sizes) for sizes in zip(inputs, channels, dropout, strict=True))
-        self.decoder = Decoder(self._channels, num_classes)
+        steps = itertools.pairwise(self._channels[::-1])
+        self.decoder = nn.ModuleList(UpBlock(coarse, fine, upsampling) for coarse, fine in steps)
+        self.head = nn.Conv2d(self._channels[0], num_classes, 3, padding=1)
 
     @property
     def feature_channels(self) -> tuple[int, ...]:
@@ -109,9 +111,15 @@ class UNet(Network):
             features.append(x)
         return features
 
-    def decode(self, features: list[Tensor]) -> Tensor:
-        logits: Tensor = self.decoder(features)
-        return logits
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        return self._channels[:-1]
+
+    def pyramid(self, features: list[Tensor]) -> list[Tensor]:
+        maps = [features[-1]]
+        for up, skip in zip(self.decoder, features[-2::-1], strict=True):
+            maps.insert(0, up(maps[0], skip))
+        return maps[:-1]
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,7 +137,7 @@ def _ours(name: str) -> str:
 _PUBLIC: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"encoder\.in_conv\.conv_conv\.(.+)", lambda m: f"encoder.0.{m[1]}"),
     (r"encoder\.down(\d)\.maxpool_conv\.1\.conv_conv\.(.+)", lambda m: f"encoder.{m[1]}.{m[2]}"),
-    (r"decoder\.up(\d)\.conv1x1\.(.+)", lambda m: f"decoder.up.{int(m[1]) - 1}.project.{m[2]}"),
-    (r"decoder\.up(\d)\.conv\.conv_conv\.(.+)", lambda m: f"decoder.up.{int(m[1]) - 1}.block.{m[2]}"),
-    (r"decoder\.out_conv\.(.+)", lambda m: f"decoder.head.{m[1]}"),
+    (r"decoder\.up(\d)\.conv1x1\.(.+)", lambda m: f"decoder.{int(m[1]) - 1}.project.{m[2]}"),
+    (r"decoder\.up(\d)\.conv\.conv_conv\.(.+)", lambda m: f"decoder.{int(m[1]) - 1}.block.{m[2]}"),
+    (r"decoder\.out_conv\.(.+)", lambda m: f"head.{m[1]}"),
 )
