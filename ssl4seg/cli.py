@@ -198,6 +198,7 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 NUMBERS = {  # key: (kind, lowest, whether null is allowed)
+    "engine.diagnose": (int, 0, False),
     "labeled_ratio": (float, None, False),
     "labeled_cases": (int, 1, True),
     "split_seed": (int, 0, True),

@@ -38,6 +38,10 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     """The user asked to stop; everything is saved."""
 
 
+Diagnose = Callable[[Method, Progress], Mapping[str, float]]
+"""Scores of the method's pseudo-labels, by name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how: the keys of conf/engine and the budget."""
@@ -67,6 +71,7 @@ class Engine:
         optimizers: one for each of the method's phases.
         schedule: factor of every optimiser's own learning rate.
         folder: None in all processes but the first.
+        diagnose: told after each validation; it changes nothing.
     """
 
     def __init__(
@@ -80,7 +85,9 @@ class Engine:
         validate: Validate,
         plan: Plan,
         folder: RunFolder | None,
+        diagnose: Diagnose = lambda method, progress: {},
     ) -> None:
+        self.diagnose = diagnose
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
         self.validate_cases, self.plan, self.folder = validate, plan, folder
         self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
@@ -235,11 +242,13 @@ class Engine:
         summary = table.summary()
         dice = summary["dice"]["mean"]
         record.table("val", self.step, summary, pictures)
+        pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
+        record.pseudo_labels(self.step, pseudo)
         better = not self.best or dice > self.best["val"]["dice"]["mean"]
         hd95, unit = summary["hd95"]["mean"], summary["distance_unit"]
         log.info(f"step {self.step}: val Dice {dice:.4f}, HD95 {hd95:.2f} {unit}{' (best)' if better else ''}")
         if better:
-            self.best = {"step": self.step, "val": summary}
+            self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:
                 table.write_csv(self.folder.path / "cases_val.csv")
                 checkpoint.save(self.model_state() | self.best, self.folder.best)

@@ -25,11 +25,16 @@ FINAL = ".final"
 """Ending of the event file that holds the test and the hparams; a run killed before its end writes it anew."""
 
 
+FILE_ONLY = {"file_only": True}
+"""`extra` of a message that the screen shows otherwise."""
+
+
 class Screen(logging.Handler):
     """Writes to what sys.stderr is at the moment, which the progress bar redirects to keep lines apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        if not hasattr(record, "file_only"):
+            print(self.format(record), file=sys.stderr)
 
 
 def start_log(file: Path | None, *, quiet: bool = False) -> None:
@@ -101,7 +106,7 @@ class Record:
     def table(self, split: str, step: int, summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> None:
         """<split>/<metric>/mean and /<class>, and the overlays."""
         if split == "val":
-            self.bar.update(self.task, dice=f"{summary['dice']['mean']:.3f}")
+            self.bar.update(self.task, dice=f"{100 * summary['dice']['mean']:.2f} %")
         if not self.writer:
             return
         for metric in METRICS:
@@ -111,6 +116,12 @@ class Record:
         for case, picture in pictures.items():
             self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
         self.writer.flush()
+
+    def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
+        """pseudo/<score>."""
+        for name, value in scores.items():
+            if self.writer and value == value:
+                self.writer.add_scalar(f"pseudo/{name}", value, step)
 
     def conclude(self) -> None:
         """From here on into the event file of the test."""

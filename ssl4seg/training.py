@@ -32,13 +32,14 @@ from ssl4seg.data.dataset import SPLITS, Dataset
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.data.store import Store
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memory
+from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate
 from ssl4seg.methods.base import Method
 from ssl4seg.metrics import check_empty
 from ssl4seg.pictures import Picture, fullest, panel
-from ssl4seg.record import Record, show, start_log
+from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, write_json
 from ssl4seg.seeding import seed_of
 
@@ -56,18 +57,19 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
         names: the choices of dataset, method and network.
 
     Raises:
-        UserError: for anything that the user can mend; it is in results.json too.
+        UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
+            refused before its first step leaves nothing in a folder that was not there.
     """
     first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     folder = RunFolder(path, config, resume=config["resume"]) if first else None
-    start_log(path / "train.log" if first else None, quiet=not first)
+    done = finished(path)  # every process looks for itself: one that returned alone would leave the others waiting
+    start_log(path / "train.log" if first and done is None else None, quiet=not first)
+    if done is not None:
+        log.info(f"{path} is finished; its results:")
+        if first:
+            show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
+        return
     try:
-        # Every process looks for itself: one that returned alone would leave the others waiting.
-        if (done := finished(path)) is not None:
-            log.info(f"{path} is finished; its results:")
-            if first:
-                show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
-            return
         with out_of_memory_explained():
             Training(config, names, folder).run()
     except (Interrupted, KeyboardInterrupt):
@@ -75,7 +77,11 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
         log.info(f"  {shlex.join(sys.argv)}")
         sys.exit(130)
     except UserError as error:
-        if folder:
+        if folder and folder.refused():
+            start_log(None)  # closes train.log
+            folder.remove()
+        elif folder:
+            log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
             write_json(folder.results_file, {**names, "seed": config["seed"], "status": "failed", "error": str(error)})
         raise
 
@@ -89,7 +95,7 @@ class Training:
         cases = {split: self.dataset.cases(split) for split in SPLITS}
         check_disjoint(cases)
         if config["labeled_list"] is not None and config["labeled_cases"] is not None:
-            raise UserError("labeled_cases and labeled_list are both set; give one of them")
+            raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
         self.split = split_labeled(
             cases["train"],
             ratio=config["labeled_ratio"],
@@ -149,15 +155,28 @@ class Training:
             validate=self.validate,
             plan=self.plan,
             folder=self.folder,
+            diagnose=self._diagnosis(),
         )
         self._resume(engine)
         return engine
+
+    def _diagnosis(self) -> Diagnosis:
+        engine = self.config["engine"]
+        return Diagnosis(
+            self.split.unlabeled if self.method.needs_unlabeled else (),
+            num_images=engine["diagnose"],
+            classes=self.dataset.classes,
+            side=self.dataset.image_size,
+            batch_size=engine["eval_batch_size"],
+            device=self.fabric.device,
+            autocast=self.fabric.autocast,
+        )
 
     def run(self) -> None:
         """Train, then test the best model."""
         engine, folder = self.engine(), self.folder
         if folder:
-            write_json(folder.path / "split.json", self.split.as_dict())
+            write_json(folder.split_file, self.split.as_dict())
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
             record.config(self.config)
@@ -249,6 +268,7 @@ class Training:
             "best_step": engine.best["step"],
             "val": engine.best["val"],
             "test": test,
+            "pseudo_labels": engine.best["pseudo_labels"],
             "speed": {
                 "step_seconds": engine.seconds_per_step,
                 "images_per_second": engine.images_per_second,

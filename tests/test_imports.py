@@ -24,7 +24,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     *DATA_SIDE,
     *METHOD_SIDE,
     "metrics checkpoint device pictures runs",
-    "evaluate",
+    "evaluate diagnose",
     "record",
     "engine",
     "assemble",

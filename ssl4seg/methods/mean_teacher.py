@@ -10,7 +10,7 @@ from ssl4seg.losses import softmax_mse, supervised
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.ramps import Rampup
-from ssl4seg.types import Batch, Losses, Progress
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class MeanTeacherKeys(TypedDict, total=False):
@@ -78,6 +78,9 @@ class MeanTeacher(Method):
     def perturbed(self, image: Tensor) -> Tensor:
         """x + e."""
         return noisy(image, self.noise, self.noise_limit)
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        return PseudoLabels(self.teacher(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)

@@ -11,7 +11,7 @@ from ssl4seg.losses import entropy, ratio, softmax_mse
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.ramps import sigmoid_rampup
-from ssl4seg.types import Progress
+from ssl4seg.types import Progress, PseudoLabels
 
 
 class UAMT(MeanTeacher):
@@ -62,6 +62,10 @@ class UAMT(MeanTeacher):
         z = [self.teacher(self.perturbed(x_u.repeat(len(call), 1, 1, 1))) for call in calls]
         z_t, *others = torch.cat(z).split(len(x_u))
         return z_t, torch.stack([other.softmax(dim=1) for other in others]).mean(dim=0)
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        z_t, p_mean = self.teach(image)
+        return PseudoLabels(z_t.softmax(dim=1), entropy(p_mean) < self.threshold(progress))
 
     def threshold(self, progress: Progress) -> float:
         """tau(t) in nats."""

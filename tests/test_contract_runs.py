@@ -1,0 +1,78 @@
+"""Every method in conf/method in the engine: it resumes exactly in each of its stages, and runs in two processes."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import PHANTOM, composed, differing, load, shell
+
+from ssl4seg.cli import choices, conf_dir
+from ssl4seg.engine import Engine
+from ssl4seg.runs import RunFolder
+from ssl4seg.training import Training
+
+METHODS = choices("method", [conf_dir()])
+STEPS = 8
+NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
+
+
+def overrides(method: str) -> tuple[str, ...]:
+    return (*PHANTOM, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}")
+
+
+def engine_in(path: Path, config: dict[str, Any]) -> Engine:
+    """The engine of a run in `path`, where an earlier one stopped."""
+    return Training(config, NAMES, RunFolder(path, config, resume=True)).engine()
+
+
+def go(engine: Engine, until: int) -> None:
+    while engine.step < until:
+        engine.train_step()
+        engine.step += 1
+    engine.save()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, tmp_path):
+    config = composed(*overrides(method))
+    unbroken = engine_in(tmp_path / "unbroken", config)
+    go(unbroken, STEPS)
+    starts = [0, *(round(share * STEPS) for share in unbroken.method.stages)]
+    for stop in sorted({*starts[1:], *(start + 1 for start in starts)}):  # at each border, and one step later
+        go(engine_in(tmp_path / "broken", config), stop)
+    go(engine_in(tmp_path / "broken", config), STEPS)
+    assert not differing(*(load(tmp_path / run / "last.pt") for run in ("unbroken", "broken")))
+
+
+TWO = """
+import sys
+
+import torch
+import torch.distributed as dist
+from helpers import composed
+from test_contract_runs import METHODS, NAMES, overrides
+from ssl4seg.training import Training
+
+for method in METHODS:
+    engine = Training(composed(*overrides(method), "engine.devices=2"), NAMES, None).engine()
+    before = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
+    for _ in range(3):
+        engine.train_step()
+        engine.step += 1
+    after = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
+    other = after.clone()
+    dist.broadcast(other, 0)
+    assert torch.equal(after, other), f"{method}: the processes differ by {(after - other).abs().max()}"
+    assert after.isfinite().all() and not torch.equal(after, before), method
+print("all the same")
+"""
+
+
+def test_two_processes_hold_the_same_weights_whatever_the_method(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", cwd=tmp_path, env=env)
+    assert code == 0, output
+    assert output.count("all the same") == 2
