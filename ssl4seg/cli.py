@@ -14,6 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -48,29 +49,55 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain values, its numbers checked."""
+    """The resolved configuration as plain values; what can be checked without torch is."""
     container: Any = OmegaConf.to_container(config, resolve=True)
     if (metrics := container.get("metrics")) and metrics["empty"] != metrics["empty"]:
         metrics["empty"] = "nan"  # the word, which YAML reads as a number
-    for key in NUMBERS:
-        value: Any = container
-        for part in key.split("."):
-            value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is not _MISSING:
-            check_value(key, value)
+    for key in (*NUMBERS, *CHOICES):
+        if (value := _at(container, key)) is not _MISSING:
+            check_value(key, value, container)
     for key in ("deterministic", "overlay", "resume"):
         if not isinstance(container.get(key, True), bool):
             raise UserError(f"{key}={container[key]}: expected true or false")
+    for key in ("labeled_list", "network.weights"):
+        if (value := _at(container, key)) not in (_MISSING, None) and not Path(str(value)).is_file():
+            raise UserError(f"{key}={value}: there is no such file")
+    for key in ("run", "input", "output", "checkpoint"):
+        if container.get(key) is not None:
+            container[key] = str(container[key])  # a folder may be named by a number
+    if dataset := container.get("dataset"):
+        check_root(dataset)
     return dict(container)
 
 
 _MISSING = object()
 
 
+def _at(container: Any, key: str) -> Any:
+    for part in key.split("."):
+        container = container.get(part, _MISSING) if isinstance(container, dict) else _MISSING
+    return container
+
+
+def _is_ours(group: dict[str, Any]) -> bool:
+    return str(group.get("_target_")).startswith("ssl4seg.")
+
+
+def check_root(dataset: dict[str, Any]) -> None:
+    """Refuse a missing folder of one of our datasets; what `root` is to others, they know themselves."""
+    root = dataset.get("root", _MISSING)
+    if root is _MISSING or not _is_ours(dataset):
+        return
+    if root is None:
+        raise UserError("dataset.root is not set: give the folder of the dataset, for instance dataset.root=DATA/ACDC")
+    if not Path(str(root)).expanduser().is_dir():
+        raise UserError(f"dataset.root={root}: there is no such folder")
+
+
 def command(name: str, task: Task) -> None:
     """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
-    sys.argv[1:] = _as_meant(sys.argv[1:])
+    sys.argv[1:] = _as_meant(name, sys.argv[1:])
     arguments = get_args_parser().parse_args()
     extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
     try:
@@ -97,11 +124,18 @@ def command(name: str, task: Task) -> None:
         sys.exit(1)
 
 
-def _as_meant(words: Sequence[str]) -> list[str]:
-    """-m may stand anywhere, and ~ is the home folder, which no shell expands within KEY=~/DATA."""
+def _as_meant(name: str, words: Sequence[str]) -> list[str]:
+    """What Hydra is to understand.
+
+    -m may stand anywhere. ~ is the home folder, which no shell expands within KEY=~/DATA. The dataset's keys of an
+    evaluation are those of the run, which the composed dataset need not have (++ adds them; `inference` checks them).
+    """
     flags = [word for word in words if word in ("-m", "--multirun")]
     home = str(Path.home())
-    return flags + [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
+    meant = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
+    if name == "eval" and any(word.startswith("run=") for word in words):
+        meant = [f"++{word}" if word.startswith("dataset.") else word for word in meant]
+    return flags + meant
 
 
 def _guarded(task: Task) -> Task:
@@ -114,7 +148,8 @@ def _guarded(task: Task) -> Task:
             print(f"error: {error}", file=sys.stderr)
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
-            failures.append(str(error).splitlines()[0])
+            words = " ".join(HydraConfig.get().overrides.task)
+            failures.append(f"{words}\n  {str(error).splitlines()[0]}")
 
     return guarded
 
@@ -150,15 +185,38 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config = compose(name, overrides=[*searchpath, *chosen])
-    known = list(_keys(OmegaConf.to_container(config, resolve=False)))
+    composed: Any = OmegaConf.to_container(config, resolve=False)
+    known = list(_keys(composed))
     for override in parsed:
         key = override.key_or_group
-        if key in groups or key.startswith("hydra") or override.is_add() or override.is_force_add():
+        if key in groups or key.startswith("hydra"):
             continue
-        if key not in known:
+        added = override.is_add() or override.is_force_add()
+        if key not in known and not (added and (_is_argument(composed, key) or choices(key, folders))):
             raise UserError(_unknown(key, [*known, *groups], override.input_line or key))
-        for value in _values(override):
-            check_value(key, value)
+        if not added or key in known:
+            for value in _values(override):
+                check_value(key, value, composed)
+    _check_labels(parsed, composed)
+
+
+def _is_argument(composed: Any, key: str) -> bool:
+    """Whether a key may be added: it lies within something that is built, whose constructor judges it."""
+    parents = key.split(".")[:-1]
+    nodes = (_at(composed, ".".join(parents[: depth + 1])) for depth in range(len(parents)))
+    return any(isinstance(node, dict) and "_target_" in node for node in nodes)
+
+
+def _check_labels(parsed: Sequence[Override], composed: dict[str, Any]) -> None:
+    """Refuse two answers to the question how much is labelled, of which one would be ignored."""
+    keys = ("labeled_ratio", "labeled_cases", "labeled_list")
+    given = {o.key_or_group: o for o in parsed if o.key_or_group in keys}
+    told = {key: o.input_line for key, o in given.items() if _values(o) != [None]}
+    for key in keys[1:]:  # a recipe may set them; the ratio is always set
+        if key not in given and composed.get(key) is not None:
+            told[key] = f"{key}={composed[key]}"
+    if len(told) > 1 and given:
+        raise UserError(f"{' '.join(map(str, told.values()))}: only one of {', '.join(keys)} can be given")
 
 
 def _check_choice(override: Override, known: Sequence[str]) -> None:
@@ -172,11 +230,21 @@ def _check_choice(override: Override, known: Sequence[str]) -> None:
 
 
 def _unknown(key: str, known: Sequence[str], line: str) -> str:
-    near = _nearest(key, known) or _nearest(key.rpartition(".")[2], [k for k in known if "." not in k])
+    group, _, name = key.rpartition(".")
+    near = _sibling(group, name, known) or _nearest(key, known)
+    near = near or _nearest(name, [k for k in known if "." not in k])
     if not near:  # the right name in the wrong place
         same = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         near = f"; did you mean {' or '.join(same[:3])}?" if same else ""
     return f"{line}: there is no key {key!r}{near}\n--help lists the keys"
+
+
+def _sibling(group: str, name: str, known: Sequence[str]) -> str:
+    """Of the keys of the same group the nearest, or else one of which `name` is a part."""
+    names = [rest for key in known if (rest := key.removeprefix(f"{group}.")) != key and "." not in rest]
+    part = [other for other in names if len(name) > 2 and name in other.split("_")]
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or part[:1]
+    return f"; did you mean {group}.{found[0]}?" if found else ""
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -220,9 +288,26 @@ NUMBERS = {  # key: (kind, lowest, whether null is allowed)
 }
 
 
-def check_value(key: str, value: Any) -> None:
-    """Raise a UserError where a number of the command line is none, or out of range."""
-    if key not in NUMBERS or (isinstance(value, str) and "${" in value):
+CHOICES = {  # as the rooms that import torch know them
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "32", "bf16-mixed", "16-mixed"),
+    "split": ("val", "test"),
+    "protocol": ("default", "ssl4mis"),
+    "metrics.unit": ("auto", "voxel", "mm"),
+    "metrics.empty": ("worst", "nan", "zero"),
+    "method.predict_with": ("student", "teacher"),
+}
+
+
+def check_value(key: str, value: Any, config: dict[str, Any]) -> None:
+    """Raise a UserError where a value is none of the choices, no number, or out of range."""
+    if isinstance(value, str) and "${" in value:
+        return
+    if key.startswith("method.") and not _is_ours(config["method"]):
+        return  # it may mean something else by the same name
+    if (known := CHOICES.get(key)) and str(value) not in known:
+        raise UserError(f"{key}={value}: expected one of {', '.join(known)}")
+    if key not in NUMBERS:
         return
     kind, lowest, optional = NUMBERS[key]
     if value is None or value == "null":
@@ -267,11 +352,18 @@ def choices(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
-    """The keys of a command and the groups with their choices; of groups named on the command line their keys too."""
+    """The groups with their choices and the keys of a command; before them the keys of choices that were named."""
     conf = conf_dir()
     title, body = _title_and_keys(conf / f"{name}.yaml")
-    lines = [f"usage: {USAGE[name]}", "", title, "", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
-    for group in group_names(name):
+    lines = [f"usage: {USAGE[name]}", "", title]
+    for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
+        found = [file for folder in folders if (file := folder / group / f"{choice}.yaml").exists()]
+        for file in found[:1]:
+            lines += ["", f"Keys of {group}={choice}:", *_dotted(file, group)]
+    groups = group_names(name)
+    if groups:
+        lines += ["", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
+    for group in groups:
         lines.append(f"  {group}")
         for choice in choices(group, folders):
             file = next(
@@ -279,10 +371,6 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
             )
             lines.append(f"    {choice:<16} {_title_and_keys(file)[0]}")
     lines += ["", "Keys:", *body]
-    for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
-        found = [file for folder in folders if (file := folder / group / f"{choice}.yaml").exists()]
-        for file in found[:1]:
-            lines += ["", f"Keys of {group}={choice}:", *_dotted(file, group)]
     if name == "train":
         lines += ["", "-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
     return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])

@@ -1,12 +1,13 @@
 """`ssl4seg-eval`: score a run's checkpoint, or a bare network's weights, on val or test."""
 
-import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command, plain
+from ssl4seg.cli import check_root, command, plain
 from ssl4seg.errors import UserError
+from ssl4seg.runs import checkpoint_file, read_config
 
 
 def run(config: DictConfig) -> None:
@@ -15,7 +16,13 @@ def run(config: DictConfig) -> None:
     hydra = HydraConfig.get()
     given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "network")}
-    if container["run"] is None and container["network"].get("weights") is None:
+    if container["run"] is not None:
+        run_folder = Path(container["run"])
+        trained = read_config(run_folder)
+        checkpoint_file(run_folder, container["checkpoint"])
+        if not any(key in ("dataset", "dataset.root") for key in given):
+            check_root(trained["dataset"])
+    elif container["network"].get("weights") is None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     from ssl4seg.inference import evaluate_checkpoint  # imports torch, after the command line is known to be right
 
@@ -23,9 +30,6 @@ def run(config: DictConfig) -> None:
 
 
 def main() -> None:
-    if any(word.startswith("run=") for word in sys.argv):
-        # The run brings its dataset, whose keys the composed one need not have; they are checked against the run's.
-        sys.argv = [f"++{word}" if word.startswith("dataset.") else word for word in sys.argv]
     command("eval", run)
 
 

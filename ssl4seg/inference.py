@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,16 @@ from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor, evaluate
 from ssl4seg.metrics import check_empty
-from ssl4seg.pictures import fullest, panel, save_labels
+from ssl4seg.pictures import captioned, fullest, panel, save_labels
 from ssl4seg.record import show, start_log
-from ssl4seg.runs import read_config, write_json
+from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
 
 log = logging.getLogger("ssl4seg")
 
 
 def load_run(run: Path, which: str, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
     """A run's configuration, and its method with the weights of the checkpoint `which` (best, last or a file)."""
-    config = read_config(run)
-    path = run / f"{which}.pt" if which in ("best", "last") else Path(which)
-    if not path.exists():
-        there = ", ".join(sorted(file.name for file in run.glob("*.pt"))) or "none yet"
-        raise UserError(f"checkpoint={which}: there is no {path} (checkpoints of this run: {there})")
+    config, path = read_config(run), checkpoint_file(run, which)
     dataset = config["dataset"]
     make = network_maker(config, dataset["channels"], dataset["num_classes"], load=False)
     method = method_of(config, make)
@@ -70,14 +67,14 @@ def _fabric(config: Config) -> Fabric:
 
 
 def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given: Sequence[str]) -> None:
-    """Score a checkpoint and write results_<split>.json and cases_<split>.csv.
+    """Score a checkpoint and write results_<split>.json and cases_<split>.csv (for other names see `circumstances`).
 
     Args:
         config: of ssl4seg-eval.
         names: the choices of dataset and network.
         given: the keys on the command line; of a run's own keys only these are taken from `config`.
     """
-    split = config["split"]
+    split, usual = config["split"], {}
     if split not in SPLITS[1:]:
         raise UserError(f"split={split}: expected val or test")
     start_log(None)
@@ -94,11 +91,17 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
             if data[key] != run["dataset"][key]:
                 raise UserError(f"dataset.{key} is {data[key]}, but the run was trained with {run['dataset'][key]}")
         source = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
+        usual = run
     else:
         data, source = config["dataset"], {**names, "weights": str(config["network"]["weights"])}
+        given = [key for key in given if key not in ("dataset", "dataset.root", "network", "network.weights")]
         model = network_maker(config, data["channels"], data["num_classes"])()
         model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    output = Path(config["output"] or config["run"] or ".")
+    output, chosen = _output_of(config, names)
+    ending = split
+    if not chosen:
+        ending += circumstances({**config, "dataset": data}, usual, given, names["dataset"])
+        _check_weights(output / f"results_{ending}.json", source)
     _writable(output)
     dataset = dataset_of({"dataset": data})
     cases = read_all(dataset.cases(split), dataset.num_classes)
@@ -112,7 +115,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     with out_of_memory_explained():
         table = evaluate(predictor, cases, classes=dataset.classes, unit=metrics["unit"], empty=empty)
     summary = table.summary()
-    table.write_csv(output / f"cases_{split}.csv")
+    table.write_csv(output / f"cases_{ending}.csv")
     results = {
         **source,
         "dataset": dataset.name,
@@ -122,9 +125,59 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         split: summary,
         "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
     }
-    write_json(output / f"results_{split}.json", results)
+    write_json(output / f"results_{ending}.json", results)
     show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary, table.classes)
-    log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting); written to {output}")
+    log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting)")
+    log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
+
+
+def _output_of(config: Config, names: Mapping[str, str]) -> tuple[Path, bool]:
+    """output=, else the run folder, else a folder named by the weights; and whether the user has chosen it."""
+    run = Path(config["run"]) if config["run"] is not None else None
+    if config["output"] is not None:
+        output = Path(config["output"])
+        own = run is not None and output.resolve() == run.resolve()
+        if not own and (output / "config.yaml").exists():
+            raise UserError(f"output={output}: is the folder of another run; give another folder")
+        return output, not own
+    weights = Path(str(config["network"].get("weights")))
+    return run or Path("outputs/eval", f"{names['dataset']}-{names['network']}-{weights.stem}"), False
+
+
+def circumstances(config: Config, usual: Config, given: Sequence[str], dataset: str) -> str:
+    """What is not as usual in an evaluation, as it stands in its files' names: "-last-ssl4mis-metrics.unit=mm".
+
+    Args:
+        usual: the configuration of the run, if there is one.
+        given: the keys on the command line.
+        dataset: the choice of the dataset.
+    """
+    usual = {"checkpoint": "best", "protocol": "default", **usual}
+    words = []
+    for key in sorted(given):
+        value = _at(config, key)
+        if not re.match(r"(checkpoint|protocol|precision|dataset|metrics|network)\b", key) or value == _at(usual, key):
+            continue
+        value = dataset if key == "dataset" else value
+        words.append(str(value) if key in ("checkpoint", "protocol") else f"{key}={value}")
+    ending = "".join("-" + re.sub(r"[^\w.=+-]+", "_", word).strip("_") for word in words)
+    if len(ending) > 200:
+        raise UserError(f"the results of this evaluation have too long a name ({ending[:60]}...); give output=DIR")
+    return ending
+
+
+def _at(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _check_weights(file: Path, source: Config) -> None:
+    """Refuse to overwrite the results of other weights that have the same name."""
+    old, new = read_json(file).get("weights") if file.exists() else None, source.get("weights")
+    if old and new and Path(old).resolve() != Path(new).resolve():
+        raise UserError(f"{file} holds the results of {old}; give those of {new} a place of their own with output=DIR")
 
 
 def _as_the_run(config: dict[str, Any], run: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
@@ -190,7 +243,10 @@ def predict_files(config: dict[str, Any]) -> None:
         _write(target, label, like)
         if config["overlay"]:
             at = fullest(label)
-            Image.fromarray(panel(scaled[at], [label[at]])).save(target.with_name(f"{stem(target)}_overlay.png"))
+            picture = panel(scaled[at], [label[at]])
+            if len(label) > 1:
+                picture = captioned(picture, f"slice {at + 1} of {len(label)}")
+            Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
     log.info(f"{len(targets) - len(faults)} masks written to {output}")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import FloatArray, LabelArray
 from ssl4seg.types import IGNORE
@@ -45,6 +45,15 @@ def overlay(image: FloatArray, label: LabelArray, opacity: float = 0.5) -> Pictu
 def panel(image: FloatArray, labels: Sequence[LabelArray]) -> Picture:
     """The bare image, then one overlay for each label, side by side."""
     return np.concatenate([grey(image), *(overlay(image, label) for label in labels)], axis=1)
+
+
+def captioned(picture: Picture, text: str) -> Picture:
+    """White words on black in the upper left corner."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle(draw.textbbox((1, 1), text), fill="black")
+    draw.text((1, 1), text, fill="white")
+    return np.asarray(image)
 
 
 def fullest(label: LabelArray) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,9 @@ from rich.table import Table as RichTable
 from ssl4seg.errors import UserError
 from ssl4seg.runs import MAY_DIFFER, flat, read_config, read_json
 
-HEAD = ("dataset", "method", "network", "labels", "tag", "seeds")
+HEAD = ("dataset", "method", "network", "labels", "tag")
+Settings = dict[str, Any]
+"""config.yaml, flat, without what may differ between the runs of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class Row:
     """dataset, method, network, labels, tag"""
     runs: tuple[dict[str, Any], ...]
     """Their results.json."""
+    differs: str = ""
+    """ "key=value ..." of the settings by which rows of the same key differ."""
 
     def values(self, metric: str, name: str) -> list[float]:
         """One a seed; a metric that was NaN (null in the file) is NaN."""
@@ -35,8 +40,8 @@ class Row:
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Row], list[str]]:
-    """Rows of all finished runs below `roots`, and a line for each run that is not finished."""
-    grouped: dict[str, list[dict[str, Any]]] = {}
+    """Rows of all finished runs below `roots`, and a message for each run that is not finished."""
+    grouped: dict[str, tuple[Settings, list[dict[str, Any]]]] = {}
     unfinished, seen = [], 0
     for root in roots:
         if not root.is_dir():
@@ -46,16 +51,32 @@ def collect(roots: Sequence[Path]) -> tuple[list[Row], list[str]]:
             file = folder / "results.json"
             result = read_json(file) if file.exists() else {"status": "not finished", "error": "no results.json yet"}
             if result["status"] != "finished":
-                unfinished.append(f"{folder}: {result['status']}: {str(result.get('error')).splitlines()[0]}")
+                unfinished.append(f"{folder}: {result['status']}\n{indent(str(result.get('error')), '    ')}")
                 continue
-            settings = flat(read_config(folder)).items()
-            same = sorted((key, value) for key, value in settings if key not in (*MAY_DIFFER, "seed"))
-            grouped.setdefault(repr(same), []).append(result)
+            every = sorted(flat(read_config(folder)).items())
+            settings = {key: value for key, value in every if key not in (*MAY_DIFFER, "seed")}
+            grouped.setdefault(repr(settings), (settings, []))[1].append(result)
     if not seen:
         raise UserError(f"{', '.join(map(str, roots))}: holds no run folder")
-    ordered = sorted(grouped.values(), key=lambda runs: _order(runs[0]))
-    rows = [Row(key=_key(runs[0]), runs=tuple(runs)) for runs in ordered]
+    ordered = sorted(grouped.values(), key=lambda group: _order(group[1][0]))
+    alike: dict[tuple[str, ...], list[Settings]] = {}
+    for settings, runs in ordered:
+        alike.setdefault(_key(runs[0]), []).append(settings)
+    rows = [
+        Row(key=(key := _key(runs[0])), runs=tuple(runs), differs=_differing(settings, alike[key]))
+        for settings, runs in ordered
+    ]
     return rows, unfinished
+
+
+def _differing(settings: Settings, alike: Sequence[Settings]) -> str:
+    """ "key=value ..." of the keys whose values are not the same in all of `alike`."""
+    keys = [
+        key for key in {key: None for other in alike for key in other} if len({repr(s.get(key)) for s in alike}) > 1
+    ]
+    # What a recipe says shows in the keys that follow it.
+    told = [key for key in keys if not key.startswith("dataset.recipe.")] or keys
+    return " ".join(f"{key}={'null' if (value := settings.get(key)) is None else value}" for key in told)
 
 
 def _key(result: dict[str, Any]) -> tuple[str, ...]:
@@ -75,32 +96,44 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells: Dice in %, HD95 in the runs' unit."""
+    """Head and cells: Dice in %, HD95 in the runs' unit; a column `differs` where rows would look the same."""
     units = sorted({run["test"]["distance_unit"] for row in rows for run in row.runs})
+    head = names(rows)
     cells = []
     for row in rows:
         unit = row.runs[0]["test"]["distance_unit"]
         hd95 = spread(row.values("hd95", "mean")) + (f" {unit}" if len(units) > 1 else "")
-        cells.append([*row.key, str(len(row.runs)), spread(row.values("dice", "mean"), 100), hd95])
-    return [*HEAD, "Dice %", "HD95" if len(units) > 1 else f"HD95 {''.join(units)}"], cells
+        cells.append([*words(row, head), str(len(row.runs)), spread(row.values("dice", "mean"), 100), hd95])
+    return [*head, "seeds", "Dice %", "HD95" if len(units) > 1 else f"HD95 {''.join(units)}"], cells
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    """The columns that name a row."""
+    return [*HEAD, *(["differs"] if any(row.differs for row in rows) else [])]
+
+
+def words(row: Row, head: Sequence[str]) -> list[str]:
+    """What a row holds in them."""
+    return [*row.key, *([row.differs] if "differs" in head else [])]
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A table of GitHub's Markdown."""
-    rule = ["---"] * len(HEAD[:-1]) + ["---:"] * (len(head) - len(HEAD) + 1)
+    rule = ["---" if name in (*HEAD, "differs") else "---:" for name in head]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines)) + "\n"
 
 
 def write_runs(rows: Sequence[Row], file: Path) -> None:
     """A line a run, numbers as they are."""
+    head = names(rows)
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow([*HEAD[:-1], "seed", "best_step", "val_dice", "test_dice", "test_hd95", "distance_unit"])
+        writer.writerow([*head, "seed", "best_step", "val_dice", "test_dice", "test_hd95", "distance_unit"])
         for row in rows:
             for run in row.runs:
                 test = run["test"]
                 numbers = [run["val"]["dice"]["mean"], test["dice"]["mean"], test["hd95"]["mean"]]
-                writer.writerow([*row.key, run["seed"], run["best_step"], *numbers, test["distance_unit"]])
+                writer.writerow([*words(row, head), run["seed"], run["best_step"], *numbers, test["distance_unit"]])
 
 
 def main() -> None:
@@ -118,8 +151,8 @@ def main() -> None:
         if rows:
             head, cells = table(rows)
             shown = RichTable()
-            for number, column in enumerate(head):
-                shown.add_column(column, justify="left" if number < len(HEAD) - 1 else "right")
+            for column in head:
+                shown.add_column(column, justify="left" if column in (*HEAD, "differs") else "right")
             for line in cells:
                 shown.add_row(*line)
             Console(width=None if sys.stdout.isatty() else 160).print(shown)

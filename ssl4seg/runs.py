@@ -6,6 +6,7 @@ config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_te
 import fcntl
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +30,7 @@ MAY_DIFFER = (
 
 
 class RunFolder:
-    """A folder that belongs to one configuration and, while it runs, to one process.
+    """A folder that belongs to one configuration and, while it runs, to one process. A finished run is left as it is.
 
     Raises:
         UserError: it cannot be written, holds a run of another configuration, or is in use.
@@ -38,11 +39,16 @@ class RunFolder:
     def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
         self.path = path
         try:
+            # Hydra has made the folder itself already.
+            self.fresh = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+            done = finished(path) is not None
+            # A run that failed before it had anything to lose does not hold the folder.
+            if self.config_file.exists() and (done or self.last.exists() or self.best.exists()):
+                self._check(config, resume)
+                if done:
+                    return
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lock = _locked(path / ".lock")
-            # A run that failed before it had anything to lose does not hold the folder.
-            if self.config_file.exists() and (self.last.exists() or self.best.exists()):
-                self._check(config, resume)
             write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         except OSError as error:
             raise UserError(f"{path}: the run folder cannot be written ({error.strerror or error})") from None
@@ -63,6 +69,21 @@ class RunFolder:
     def results_file(self) -> Path:
         return self.path / "results.json"
 
+    @property
+    def split_file(self) -> Path:
+        """Written when everything that can be refused has been taken, before the first step."""
+        return self.path / "split.json"
+
+    def refused(self) -> bool:
+        """Whether there is nothing to keep: this run made the folder, and it came to no step."""
+        return self.fresh and not self.split_file.exists()
+
+    def remove(self) -> None:
+        """Everything in the folder, and the folder."""
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        remove_empty(self.path)
+
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         if differing := differences(read_config(self.path), config):
             listed = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in differing)
@@ -80,6 +101,15 @@ def finished(path: Path) -> dict[str, Any] | None:
     file = path / "results.json"
     results = read_json(file) if file.exists() else {}
     return results if results.get("status") == "finished" else None
+
+
+def remove_empty(run: Path) -> None:
+    """Remove an empty run folder, and those of the method and the dataset above it if they become so."""
+    here = Path.cwd()
+    for folder in (run, *run.parents[:2]):
+        if not folder.is_dir() or any(folder.iterdir()) or here.is_relative_to(folder):
+            return
+        folder.rmdir()
 
 
 def _locked(path: Path) -> IO[str]:
@@ -108,6 +138,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def checkpoint_file(run: Path, which: str) -> Path:
+    """The checkpoint of a run that best, last or the path of a file names."""
+    path = run / f"{which}.pt" if which in ("best", "last") else Path(which)
+    if not path.exists():
+        there = ", ".join(sorted(file.name for file in run.glob("*.pt"))) or "none yet"
+        raise UserError(f"checkpoint={which}: there is no {path} (checkpoints of this run: {there})")
+    return path
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -6,15 +6,23 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.cli import command, plain
+from ssl4seg.errors import UserError
+from ssl4seg.runs import remove_empty
 
 
 def run(config: DictConfig) -> None:
     """One run in its folder."""
-    from ssl4seg.training import train  # imports torch, after the command line is known to be right
-
     hydra = HydraConfig.get()
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
-    train(plain(config), names, Path(hydra.runtime.output_dir))
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        container = plain(config)
+    except UserError:
+        remove_empty(folder)  # which Hydra has made
+        raise
+    from ssl4seg.training import train  # imports torch, after the command line is known to be right
+
+    train(container, names, folder)
 
 
 def main() -> None:

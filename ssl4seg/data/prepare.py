@@ -19,6 +19,8 @@ from ssl4seg.data.files import h5_facts, nifti_spacing, normalized, read_nifti, 
 from ssl4seg.errors import UserError
 
 ACDC_CLASSES = 4
+PUBLISHED = [f"patient{number:03d}" for number in range(1, 101)]
+"""Those of conf/dataset/acdc.yaml; the challenge's own test set goes on from 101."""
 FRAME = re.compile(r"patient\d{3}_frame\d{2}\.nii(\.gz)?$")
 
 
@@ -90,6 +92,17 @@ def _matches(target: Path, mask: Path | None) -> bool:
         return False
 
 
+def published(dest: Path) -> str:
+    """How many patients of the published split a prepared folder holds, and which are missing."""
+    there = {file.name.split("_")[0] for file in (dest / "data").glob("*.h5")}
+    missing = [name for name in PUBLISHED if name not in there]
+    text = f"{len(PUBLISHED) - len(missing)} of the 100 patients of the published split (70 / 10 / 20) are there"
+    if not missing:
+        return text
+    listed = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+    return f"{text}, {len(missing)} are missing ({listed}); complete SOURCE, or give dataset.patients when training"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="ssl4seg-prepare",
@@ -105,6 +118,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
+    print(published(arguments.dest))
     print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")
 
 
