@@ -53,7 +53,8 @@ def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) ->
     expected = (image.shape[0], *image.shape[2:])
     if label.shape != expected:
         raise UserError(f"{source}: image and label differ in shape: image {expected}, label {label.shape}")
-    wrong = [int(v) for v in np.unique(label) if v >= num_classes and v != ignore]
+    held = np.flatnonzero(np.bincount(label.ravel(), minlength=256))  # an order of magnitude sooner than np.unique
+    wrong = [int(v) for v in held if v >= num_classes and v != ignore]
     if wrong:
         raise UserError(
             f"{source}: label values {wrong} lie outside the {num_classes} classes 0..{num_classes - 1}; "
