@@ -1,0 +1,48 @@
+"""FixMatch (Sohn et al., NeurIPS 2020), pixel by pixel."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import confident_label, masked_cross_entropy, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class FixMatch(Method):
+    """L = L_sup + w mean_px[1(max_k p_w >= tau) H(argmax_k p_w, p_s)]   (their eq. 4, w their lambda_u)
+
+    p_w, p_s: the student's softmax outputs [U, K, H, W] of the weak view, without a gradient, and of the strong view;
+    H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels:
+    one that is not confident counts as 0. The three views share one pass, in training mode, as in the authors' code.
+
+    Differs from the public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
+
+    Args:
+        threshold: tau.
+        consistency_weight: w.
+    """
+
+    strong_views: ClassVar[int] = 1
+
+    def __init__(self, *, network: MakeNetwork, threshold: float = 0.95, consistency_weight: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        if not consistency_weight >= 0:
+            raise UserError(f"method.consistency_weight={consistency_weight}: expected a number of at least 0")
+        self.student = network()
+        self.threshold, self.w = threshold, consistency_weight
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        z_l, z_w, z_s = together(self.student, batch.image, batch.unlabeled, batch.strong[0])
+        target = confident_label(z_w, self.threshold)
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "consistency": self.w * masked_cross_entropy(z_s, target, (target != IGNORE).float()),
+        }
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p = self.student(image).softmax(dim=1)
+        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
