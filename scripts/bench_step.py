@@ -4,7 +4,7 @@
     python scripts/bench_step.py --steps 20 method=supervised precision=32
 
 Prints the median step, the share of it that data and views take, images/s, files opened while stepping, peak memory;
-on a GPU also the share of the time in which it idles.
+on a GPU also the share of the time in which it idles. Of a method with stages the last one is timed.
 """
 
 import argparse
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3)
     arguments, overrides = parser.parse_known_args()
     engine = engine_of(overrides)
+    engine.step = round(max(engine.method.stages, default=0) * engine.plan.total)
     opened: list[str] = []
     stepping = False
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if stepping and event == "open" else None)
