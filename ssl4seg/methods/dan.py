@@ -1,0 +1,66 @@
+"""DAN, deep adversarial network for unannotated images (Zhang et al., MICCAI 2017)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn import Parameter
+
+from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.discriminator import Discriminator, bce, unmoved
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import Batch, Losses, Progress
+
+
+class DAN(Method):
+    """Segmenter: L = L_sup + w(t) mean_u bce(D(p_u, x_u), 1); discriminator: L_D = mean_{l, u} bce(D(p, x), [labelled])
+
+    (their eqs. 3 and 2). p = softmax [N, K, H, W] of the segmenter; D(p, x) [N, 1] the discriminator's logit that the
+    image x, with p stacked on its channels, is a labelled one; bce the binary cross-entropy. The segmenter learns to
+    predict so well on unlabelled images that D takes them for labelled ones. w(t) ramps up as in `MeanTeacher`, to the
+    SSL4MIS recipe's 0.1; there D has Adam 1e-4 with betas (0.9, 0.99), and so in our YAML.
+
+    Differs from the paper: there D sees image times probabilities; here, as in the SSL4MIS script, both are stacked.
+    Differs from that script: the mean over D's last features makes any image size work (there one size is built in);
+    D has no dropout; and in D's phase the segmenter runs in training mode, so that D sees what it will judge.
+
+    In each phase the other network's parameters get no gradient and its batch norm's running statistics stay.
+
+    Args:
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+    """
+
+    phases = ("segmenter", "discriminator")
+
+    def __init__(
+        self, *, network: MakeNetwork, consistency_weight: float = 0.1, rampup_steps: int | None = None
+    ) -> None:
+        super().__init__()
+        self.student = network()
+        in_channels = self.student.in_channels + self.student.num_classes
+        self.discriminator = Discriminator(in_channels=in_channels, decision="pooled")
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        return self.discriminate(batch) if phase == "discriminator" else self.segment(batch, progress)
+
+    def segment(self, batch: Batch, progress: Progress) -> Losses:
+        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
+        d_u = unmoved(self.discriminator, z_u.softmax(dim=1), batch.unlabeled)
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "adversarial": self.w(progress) * batch_mean(bce(d_u, 1)),
+        }
+
+    def discriminate(self, batch: Batch) -> Losses:
+        x = torch.cat([batch.image, batch.unlabeled])
+        with torch.no_grad():
+            p = unmoved(self.student, x).softmax(dim=1)
+        d_l, d_u = self.discriminator(p, x).split([len(batch.image), len(batch.unlabeled)])
+        return {"discriminator": batch_mean(torch.cat([bce(d_l, 1), bce(d_u, 0)]))}
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return (self.discriminator if phase == "discriminator" else self.student).parameters()
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
