@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ssl4seg.data.store import Order, Store
 from ssl4seg.errors import UserError
+from ssl4seg.photometric import Operation
 from ssl4seg.seeding import generator
 from ssl4seg.types import Batch
-from ssl4seg.views import Operation, WeakView, fit, sample, strong_view
+from ssl4seg.views import WeakView, fit, sample, strong_view
 
 
 class Batches:

@@ -8,7 +8,7 @@ the centre of the image.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,8 @@ from torch import Generator, Tensor
 
 from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
+from ssl4seg.photometric import Operation
 from ssl4seg.types import IGNORE
-
-Operation = Callable[[Tensor, Generator], Tensor]
-"""Photometric operation: ([B, C, H, W] float32, CPU generator for its parameters) -> the same shape."""
 
 
 class WeakView:

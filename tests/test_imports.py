@@ -21,6 +21,7 @@ METHOD_SIDE = ["losses ramps networks mixing", "methods"]
 ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
     "errors",
     "types seeding",
+    "photometric",
     *DATA_SIDE,
     *METHOD_SIDE,
     "metrics checkpoint device pictures runs",
