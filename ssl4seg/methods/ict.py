@@ -1,0 +1,53 @@
+"""ICT, interpolation consistency training (Verma et al., IJCAI 2019)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
+from ssl4seg.mixing import mix
+from ssl4seg.types import Batch, Losses, Progress
+
+
+class ICT(MeanTeacher):
+    """L = L_sup + w(t) mean[(p_s(mix(u_1, u_2)) - mix(p_t(u_1), p_t(u_2)))^2]   (their eq. 1 and algorithm 1)
+
+    u_1, u_2: the unlabelled images [U, C, H, W] and the same in another order; mix(a, b) = (1 - lambda) a + lambda b
+    with lambda ~ Beta(alpha, alpha) of each pair, in [0, 1]; p_s, p_t: softmax outputs [U, K, H, W] of student and EMA
+    teacher; the mean is over pixels and classes; teacher inputs carry no noise. w as in `MeanTeacher`; alpha = 0.2 as
+    in the SSL4MIS recipe, within the 0.1 to 1 of the paper.
+
+    Differs from the SSL4MIS script, which pairs one half of the batch with the other and so takes half as many mixed
+    images; here each image is the first of one pair and the second of another, and the batch may be odd.
+
+    Args:
+        alpha: both parameters of the Beta distribution.
+        common: the keys of `MeanTeacher`.
+    """
+
+    def __init__(self, *, network: MakeNetwork, alpha: float = 0.2, **common: Unpack[MeanTeacherKeys]) -> None:
+        super().__init__(network=network, **common)
+        if not 0 < alpha < float("inf"):
+            raise UserError(f"method.alpha={alpha}: expected a number above 0")
+        self.alpha = alpha
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        u_1 = batch.unlabeled
+        u_2 = u_1.roll(1, 0)
+        share = self.shares(u_1)
+        z_l, z_m = together(self.student, batch.image, mix(u_1, u_2, share))
+        p_t = self.teacher(u_1).softmax(dim=1)
+        square = (z_m.softmax(dim=1) - mix(p_t, p_t.roll(1, 0), share)).square()
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "consistency": self.w(progress) * batch_mean(square),
+        }
+
+    def shares(self, images: Tensor) -> Tensor:
+        """lambda [N, 1, 1, 1] of each image; drawn on the CPU, so that devices agree."""
+        alpha = torch.tensor(self.alpha)
+        return torch.distributions.Beta(alpha, alpha).sample((len(images), 1, 1, 1)).to(images.device)
