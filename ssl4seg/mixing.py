@@ -57,9 +57,9 @@ def copy_paste_mask(images: Tensor, side: float = 2 / 3) -> Tensor:
 
 def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
     """Half (rounded down) of the classes that each label [N, H, W] holds (ClassMix, Olsson et al. 2021)."""
-    present = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(num_classes)], dim=1).cpu()
-    order = torch.where(present, torch.rand(present.shape), 2.0).argsort(dim=1).argsort(dim=1)
-    taken = (order < present.sum(dim=1, keepdim=True) // 2).float().to(label.device)  # [N, K]
+    present = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(num_classes)], dim=1)
+    order = torch.where(present, torch.rand(present.shape).to(label.device), 2.0).argsort(dim=1).argsort(dim=1)
+    taken = (order < present.sum(dim=1, keepdim=True) // 2).float()  # [N, K]
     counted = label < num_classes
     mask = taken.gather(1, label.masked_fill(~counted, 0).flatten(1)).view_as(label) * counted
     return mask[:, None]

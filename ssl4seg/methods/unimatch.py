@@ -1,0 +1,98 @@
+"""UniMatch (Yang et al., CVPR 2023)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import confident_label, dice, masked_cross_entropy, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.networks.base import resized
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class UniMatch(Method):
+    """L = 1/2 [L_sup + 1/2 l(z_f, y) + 1/4 (l(z_1, y_1) + l(z_2, y_2))]   (their final objective, lambda = mu = 0.5)
+
+    y [U, H, W]: the student's class of the weak view where its probability is at least tau = 0.95, ignored elsewhere;
+    z_f: logits of the weak view whose encoder features lose each channel with probability 0.5; z_1, z_2: logits of two
+    strong views in which, with probability 0.5, a box shows the batch's next image, and so in y_1, y_2. l: Dice over
+    the pixels that are not ignored (the authors' ACDC code), or cross-entropy, where they count as 0 in the mean over
+    all pixels (natural images). The weak view is predicted in training mode, in one pass with the labelled images and
+    z_f; no ramp, no teacher. Constants of the paper.
+
+    Differs from the authors' code: it takes the boxes' content from a second unlabelled batch, whose pseudo-labels come
+    from a pass in evaluation mode (for natural images the same images in the same order, cropped anew); here it is the
+    batch itself, rolled by one, with the y at hand, which saves that pass. It drops and decodes the labelled images'
+    features too, to no use but in the batch norm. Its L_sup for natural images is cross-entropy alone. For them it
+    leaves the padding of crops out of l, which our batches do not tell.
+
+    Args:
+        threshold: tau.
+        loss: l, "dice" or "cross_entropy".
+        cutmix: probability of a box.
+        dropout: probability that a channel is dropped; the others are scaled by 1 / (1 - p).
+    """
+
+    strong_views: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        threshold: float = 0.95,
+        loss: str = "dice",
+        cutmix: float = 0.5,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        if loss not in ("dice", "cross_entropy"):
+            raise UserError(f"method.loss={loss}: expected dice or cross_entropy")
+        if not 0 <= cutmix <= 1:
+            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
+        if not 0 <= dropout < 1:
+            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
+        self.student = network()
+        self.threshold, self.loss, self.cutmix, self.dropout = threshold, loss, cutmix, dropout
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        num_l, num_u = len(batch.image), len(batch.unlabeled)
+        features = self.student.encode(torch.cat([batch.image, batch.unlabeled]))
+        dropped = [f[num_l:] * channel_mask(f[num_l:], self.dropout) for f in features]
+        z = resized(self.student.decode([torch.cat(pair) for pair in zip(features, dropped, strict=True)]), batch.image)
+        z_l, z_w, z_f = z.split([num_l, num_u, num_u])
+        y = confident_label(z_w, self.threshold)
+        x_s, y_s = self.cutmixed(batch.strong, y)
+        l_1, l_2 = map(self.unlabeled_loss, together(self.student, *x_s), y_s)
+        return {
+            "supervised": supervised(z_l, batch.label) / 2,
+            "feature_dropout": self.unlabeled_loss(z_f, y) / 4,
+            "strong": (l_1 + l_2) / 8,
+        }
+
+    def cutmixed(self, views: Sequence[Tensor], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Each view [U, C, H, W] with boxes of its own, and y [U, H, W] likewise."""
+        boxes = [cutmix_boxes(view, self.cutmix) for view in views]
+        mixed = [mix(view, view.roll(1, 0), box) for view, box in zip(views, boxes, strict=True)]
+        return mixed, [mix_labels(y, y.roll(1, 0), box) for box in boxes]
+
+    def unlabeled_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """l."""
+        if self.loss == "dice":
+            return dice(logits, y)
+        return masked_cross_entropy(logits, y, (y != IGNORE).float())
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p = self.student(image).softmax(dim=1)
+        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
+
+
+def channel_mask(features: Tensor, p: float) -> Tensor:
+    """For each channel of [N, C, h, w] 0 with probability p, else 1 / (1 - p); [N, C, 1, 1]."""
+    kept = torch.rand(features.shape[:2]) >= p
+    return (kept / (1 - p)).to(features)[:, :, None, None]
