@@ -23,8 +23,9 @@ def root(whole: Path, tmp_path: Path) -> Path:
 
 
 def assert_nothing_trained(home: Path) -> None:
+    """Nor is a run folder left."""
     assert not list(home.rglob("*.pt"))
-    assert not [path for path in home.rglob("results.json") if results(path.parent)["status"] != "failed"]
+    assert not [path for path in home.rglob("outputs/*") if path.name != "multirun.yaml"]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ CHECKPOINTS = {
     "junk": "is not a checkpoint, or is damaged",
     "truncated": "is not a checkpoint, or is damaged",
     "tensor": "holds a Tensor",
-    "missing": "there is no such checkpoint",
+    "missing": "there is no such file",
     "other network": "is a checkpoint of another network",
 }
 
@@ -252,6 +253,17 @@ def test_running_out_of_memory_says_which_keys_to_turn(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_so_it_does_in_eval_and_predict(finished: Path, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("image_size: 32", "image_size: 10000000"))
+    image = whole / "data/patient001_frame01.h5"
+    for command, *keys in (("eval", "split=val"), ("predict", f"input={image}", "output=out")):
+        output = refused(command, f"run={run}", "device=cpu", *keys, cwd=tmp_path)
+        assert "out of memory" in output
+        assert "eval_batch_size" in output
+
+
 @pytest.mark.parametrize(
     ("lr", "what"), [("1e30", "the loss"), ("1e6", "a weight")], ids=["loss", "weights overflow before the loss"]
 )
@@ -265,4 +277,6 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_path: 
     assert "optimizer.lr" in output
     assert all(value.isfinite().all() for _, value in leaves(last["method"]))
     assert results(folder)["status"] == "failed"
+    assert f"ERROR {what} became NaN or infinite" in (folder / "train.log").read_text()
+    assert output.count("became NaN or infinite") == 1
     succeed("eval", f"run={folder}", "checkpoint=last", "device=cpu", "output=out", cwd=tmp_path)

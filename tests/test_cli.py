@@ -3,13 +3,15 @@
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
 import yaml
 from helpers import MODULES, shell
 
-from ssl4seg.cli import conf_dir
+from ssl4seg.cli import CHOICES, check, conf_dir
+from ssl4seg.device import DEVICES, PRECISIONS
+from ssl4seg.metrics import Empty
 
 CONF = conf_dir()
 GROUPS = sorted(path for path in CONF.iterdir() if path.is_dir())
@@ -73,8 +75,13 @@ def test_help_lists_every_key_of_train_with_what_it_does(train_help: Answer) -> 
 
 def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
     given = answer("train", "method=uamt", "--help", cwd=tmp_path)
+    assert given.output.index("Keys of method=uamt") < given.output.index("Groups")
     for key in set(yaml.safe_load((CONF / "method/uamt.yaml").read_text())) - {"_target_"}:
         assert f"method.{key}: " in given.output
+
+
+def test_help_of_a_command_without_groups_has_no_heading_for_them(tmp_path: Path) -> None:
+    assert "Groups" not in answer("predict", "--help", cwd=tmp_path).output
 
 
 # -- typing errors ----------------------------------------------------------------------------------------------------
@@ -96,6 +103,20 @@ def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
         ("batch_size=abc", ["batch_size=abc", "whole number"]),
         ("labeled_ratio=2", ["labeled_ratio=2", "(0, 1]"]),
         ("seed", ["seed"]),
+        ("method=mean_teacher method.weight=1", ["did you mean method.consistency_weight?"]),
+        ("method=mean_teacher method.consistency=1", ["did you mean method.consistency_weight?"]),
+        ("+iteratons=9", ["there is no key 'iteratons'", "did you mean iterations?"]),
+        ("+engine.foo=1", ["there is no key 'engine.foo'"]),
+        ("labeled_ratio=0.1 labeled_cases=3", ["labeled_ratio=0.1 labeled_cases=3", "only one of"]),
+        ("labeled_list=none.txt", ["labeled_list=none.txt", "no such file"]),
+        ("network.weights=none.pt", ["network.weights=none.pt", "no such file"]),
+        ("device=tpu", ["device=tpu", "auto, cpu, cuda, mps"]),
+        ("precision=8", ["precision=8", "bf16-mixed"]),
+        ("metrics.unit=km", ["metrics.unit=km", "voxel"]),
+        ("metrics.empty=some", ["metrics.empty=some", "worst"]),
+        ("method=uamt method.predict_with=x", ["method.predict_with=x", "student, teacher"]),
+        ("dataset=acdc", ["dataset.root is not set"]),
+        ("dataset=acdc dataset.root=none", ["dataset.root=none", "no such folder"]),
         ("--config-dir nowhere", ["--config-dir nowhere"]),
     ],
 )
@@ -104,7 +125,24 @@ def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list
     assert given.code == 1
     assert all(word in given.output for word in named), given.output
     assert_at_once(given)
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.name != "outputs"]
+
+
+@pytest.mark.parametrize("key", ["+optimizer.foreach", "++iterations", "+views.weak.fill_image"])
+def test_a_key_may_be_added_where_something_is_built_of_it(key: str) -> None:
+    check("train", [f"{key}=1"], [], sweep=False)
+
+
+def test_the_choices_are_those_that_the_other_rooms_know() -> None:
+    assert (CHOICES["device"], CHOICES["precision"]) == (DEVICES, PRECISIONS)
+    assert {*CHOICES["metrics.empty"]} == {*get_args(Empty)}
+    for path in CONF.rglob("*.yaml"):
+        group = "" if path.parent == CONF else f"{path.parent.name}."
+        keys = yaml.safe_load(path.read_text())
+        for key, known in CHOICES.items():
+            name = key.removeprefix(group)
+            if name in keys and key.startswith(group):
+                assert str(keys[name]) in known, path
 
 
 @pytest.mark.parametrize(
@@ -114,10 +152,19 @@ def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list
         ("predict", "inptu=a.png", "did you mean input?"),
         ("predict", "run=.", "input, output not set"),
         ("eval", "split=val", "run=DIR"),
+        ("eval", "run=nowhere", "run=nowhere: is no run folder"),
+        ("eval", "split=train", "split=train: expected one of val, test"),
+        ("eval", "protocol=mine", "protocol=mine: expected one of default, ssl4mis"),
+        ("eval", "run=here", "checkpoint=best: there is no here/best.pt"),
+        ("predict", "run=nowhere input=a output=b", "run=nowhere: is no run folder"),
+        ("predict", "run=here input=a output=b checkpoint=last", "checkpoint=last: there is no here/last.pt"),
+        ("predict", "run=here input=a output=b checkpoint=here/config.yaml", "input=a: there is no such"),
     ],
 )
 def test_so_are_those_of_the_other_commands(command: str, argument: str, named: str, tmp_path: Path) -> None:
-    given = answer(command, argument, cwd=tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/config.yaml").write_text("seed: 0\n")
+    given = answer(command, *argument.split(), cwd=tmp_path)
     assert given.code == 1
     assert named in given.output
     assert_at_once(given)

@@ -1,16 +1,21 @@
 """What a user does in the first hours: mend a mistake and go on, sweep, score again, predict in place."""
 
 import hashlib
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import PHANTOM, acdc, refused, results, save_nifti, shell, succeed, write_h5
+import yaml
+from helpers import PHANTOM, SMALL, acdc, refused, results, save_nifti, shell, succeed, table, write_h5
 
 from ssl4seg.cli import conf_dir, help_text
+from ssl4seg.report import collect
+from ssl4seg.report import table as report_table
 
 SETTINGS = ("metrics.unit=voxel", "metrics.empty=nan", "eval_every=4")
 RUN = Path("outputs/phantom/supervised/unet-0.1-s0")
@@ -38,6 +43,44 @@ def test_eval_measures_as_the_run_did(home: Path) -> None:
     assert (scores["empty"], scores["precision"]) == ("nan", "32-true")
     succeed("eval", f"run={RUN}", "device=cpu", "output=scores", "metrics.unit=mm", cwd=home)
     assert results(home / "scores", "results_test.json")["test"]["distance_unit"] == "mm"
+
+
+def test_eval_that_measures_otherwise_writes_beside_the_runs_own_files(home: Path) -> None:
+    before = {file: file.read_bytes() for file in (home / RUN).rglob("*") if file.is_file()}
+    scored = {
+        "test": (),
+        "test-ssl4mis": ("protocol=ssl4mis",),
+        "val-last": ("split=val", "checkpoint=last"),
+        "test-metrics.unit=mm": ("metrics.unit=mm", "metrics.empty=nan"),  # the run has nan too
+        "test-last-dataset.num_test=2": ("dataset.num_test=2", "checkpoint=last"),
+    }
+    for ending, keys in scored.items():
+        output = succeed("eval", f"run={RUN}", "device=cpu", *keys, cwd=home)
+        assert f"{RUN}/results_{ending}.json" in output
+    names = {file.name for file in (home / RUN).iterdir()} - {file.name for file in before}
+    cases = {f"cases_{ending}.csv" for ending in scored if ending != "test"}
+    assert names - {"tensorboard"} == {f"results_{ending}.json" for ending in scored} | cases
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_eval_never_writes_into_the_folder_of_another_run(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / RUN, tmp_path / "other")
+    for source in ((f"run={home / RUN}",), (f"network.weights={home / RUN}/best.pt", *SMALL)):
+        output = refused("eval", *source, "device=cpu", "output=other", cwd=tmp_path)
+        assert "output=other: is the folder of another run" in output
+
+
+def test_eval_of_bare_weights_has_a_folder_of_its_own(home: Path, tmp_path: Path) -> None:
+    data = [key for key in PHANTOM if key.startswith(("dataset", "network"))]
+    weights = home / RUN / "best.pt"
+    common = ("device=cpu", "precision=32", *data)
+    output = succeed("eval", f"network.weights={weights}", *common, "protocol=ssl4mis", cwd=tmp_path)
+    (found,) = (tmp_path / "outputs/eval/phantom-unet-best").glob("results_*.json")
+    assert str(found.relative_to(tmp_path)) in output
+    assert "ssl4mis" in found.name
+    shutil.copy(weights, tmp_path / "best.pt")
+    output = refused("eval", "network.weights=best.pt", *common, "protocol=ssl4mis", cwd=tmp_path)
+    assert "output=DIR" in output
 
 
 def test_a_run_of_two_logged_spans_knows_its_speed(tmp_path: Path) -> None:
@@ -93,8 +136,19 @@ def test_a_label_of_255_is_no_class_unless_it_is_the_ignored_one(tmp_path: Path)
 
 
 def test_labelled_cases_and_a_list_are_not_both_taken(tmp_path: Path) -> None:
-    output = refused("train", *PHANTOM, "labeled_cases=1", "labeled_list=x", cwd=tmp_path)
-    assert "labeled_cases and labeled_list are both set" in output
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/few.yaml").write_text("# @package _global_\nlabeled_cases: 2\n")
+    mine = ("--config-dir", "mine", "experiment=few")
+    for keys in (
+        ("labeled_cases=1", "labeled_list=x"),
+        ("labeled_ratio=0.5", "labeled_cases=1"),
+        ("labeled_ratio=0.5", "labeled_list=x"),
+        (*mine, "labeled_ratio=0.5"),
+    ):
+        output = refused("train", *keys, *PHANTOM, cwd=tmp_path)
+        assert "only one of labeled_ratio, labeled_cases, labeled_list can be given" in output
+    succeed("train", *mine, *PHANTOM, "labeled_cases=null", "labeled_ratio=0.5", "tag=half", cwd=tmp_path)
+    assert results(tmp_path / RUN.with_name("unet-0.5-s0-half"))["labeled"]["cases"] == 2
 
 
 def test_prediction_never_writes_over_an_input(home: Path) -> None:
@@ -118,9 +172,29 @@ def test_the_report_keeps_other_settings_apart(home: Path, tmp_path: Path) -> No
     common = (*PHANTOM, "labeled_cases=1")
     succeed("train", "-m", *common, "split_seed=0,1", "seed=0,1", cwd=tmp_path)
     succeed("report", "outputs", cwd=tmp_path)
-    lines = (tmp_path / "outputs" / "report.csv").read_text().splitlines()
-    assert [line.split(",")[5] for line in lines[1:]] == ["2", "2"]
-    assert len((tmp_path / "outputs" / "runs.csv").read_text().splitlines()) == 1 + 4
+    rows, runs = (table(tmp_path / "outputs" / name) for name in ("report.csv", "runs.csv"))
+    assert [row["seeds"] for row in rows] == ["2", "2"]
+    assert len(runs) == 4
+
+
+def test_the_report_says_in_which_keys_rows_of_one_name_differ(home: Path, tmp_path: Path) -> None:
+    for number, change in enumerate(({}, {"iterations": 6, "dataset.recipe.iterations": 6}, {"tag": "t"})):
+        folder = tmp_path / f"run{number}"
+        shutil.copytree(home / RUN, folder)
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        for key, value in change.items():
+            group = config["dataset"]["recipe"] if key.startswith("dataset") else config
+            group[key.rpartition(".")[2]] = value
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        if "tag" in change:
+            (folder / "results.json").write_text(json.dumps(results(folder) | {"tag": "t"}))
+    succeed("report", ".", cwd=tmp_path)
+    for name in ("report.csv", "runs.csv"):
+        assert [row["differs"] for row in table(tmp_path / name)] == ["iterations=4", "iterations=6", ""]
+    rows, _ = collect([tmp_path])
+    assert [(row.key[-1], row.differs) for row in rows] == [("", "iterations=4"), ("", "iterations=6"), ("t", "")]
+    assert not any(row.differs for row in collect([tmp_path / "run0", tmp_path / "run2"])[0])
+    assert "differs" not in report_table(collect([tmp_path / "run0", tmp_path / "run2"])[0])[0]
 
 
 def test_two_processes_end_together_where_the_run_is_finished_or_refused(home: Path) -> None:

@@ -29,6 +29,7 @@ from helpers import (
 from PIL import Image
 
 from ssl4seg.metrics import score_classes
+from ssl4seg.pictures import captioned, fullest
 
 FIVE = "patient005_frame01"
 """A test case."""
@@ -203,6 +204,9 @@ def test_overlay_writes_a_picture_of_image_and_mask_beside_each(acdc_run: Path, 
     }
     picture = np.asarray(Image.open(out / "slice_overlay.png"))
     assert picture.shape == (SHAPE[1], 2 * SHAPE[2], 3)
+    at = fullest(labels(out / "volume.h5"))
+    expected = captioned(np.asarray(Image.open(out / "volume_overlay.png")), f"slice {at + 1} of {SHAPE[0]}")
+    assert np.array_equal(expected, np.asarray(Image.open(out / "volume_overlay.png")))  # it says so already
     painted = (picture[:, : SHAPE[2]] != picture[:, SHAPE[2] :]).any(axis=2)
     assert (painted == (labels(out / "slice.png") > 0)).mean() > 0.99
 
@@ -235,6 +239,14 @@ def test_predict_names_what_is_wrong(acdc_run: Path, inputs: Path, tmp_path: Pat
     assert named in refused("predict", *(f"{key}={value}" for key, value in keys.items()), *MACHINE, cwd=tmp_path)
 
 
+def test_masks_beside_the_images_are_no_inputs(acdc_run: Path, challenge: Path, tmp_path: Path) -> None:
+    folder = nifti(challenge).parent
+    assert (folder / nifti(challenge).name.replace(".nii", "_gt.nii")).exists()
+    inputs = shutil.copytree(folder, tmp_path / "in", ignore=shutil.ignore_patterns("*_4d*"))
+    out = predicted(acdc_run, inputs, tmp_path / "out")
+    assert sorted(path.name for path in out.iterdir()) == [nifti(challenge, frame).name for frame in (1, 12)]
+
+
 def test_predict_says_which_keys_are_missing(tmp_path: Path) -> None:
     assert "input, output not set" in refused("predict", "run=.", cwd=tmp_path)
 
@@ -246,6 +258,7 @@ def test_a_network_trained_by_mean_teacher_is_evaluated_by_what_it_predicts_with
     succeed("train", *keys, "optimizer.lr=0.05", "tag=teacher", cwd=tmp_path)
     folder = tmp_path / "outputs/acdc/mean_teacher/unet-1cases-s0-teacher"
     data = [key for key in acdc(prepared) if key.startswith(("dataset", "network"))]
-    code, output = run("eval", f"network.weights={folder / 'best.pt'}", *MACHINE, *SMALL, *data, cwd=tmp_path)
+    keys = (*MACHINE, *SMALL, *data, "output=.")
+    code, output = run("eval", f"network.weights={folder / 'best.pt'}", *keys, cwd=tmp_path)
     assert code == 0, output
     assert results(tmp_path, "results_test.json")["test"] == results(folder)["test"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl4seg.pictures import COLORS, fullest, grey, overlay, palette, panel, save_labels
+from ssl4seg.pictures import COLORS, captioned, fullest, grey, overlay, palette, panel, save_labels
 from ssl4seg.types import IGNORE
 
 RED, BLUE = (230, 75, 53), (77, 187, 213)  # "#e64b35", "#4dbbd5"
@@ -55,6 +55,14 @@ def test_panel_is_the_image_then_an_overlay_for_each_label():
     assert picture.shape == (2, 6, 3)
     expected = [grey(RAMP), overlay(RAMP, label), grey(RAMP)]
     assert all(np.array_equal(picture[:, 2 * i : 2 * i + 2], part) for i, part in enumerate(expected))
+
+
+def test_a_caption_lies_in_the_upper_left_corner_and_leaves_the_rest():
+    picture = np.full((40, 200, 3), 77, np.uint8)
+    changed = (captioned(picture, "slice 3 of 9") != picture).any(axis=2)
+    assert changed[:16, :80].any()
+    assert not changed[20:].any()
+    assert not changed[:, 120:].any()
 
 
 def test_the_fullest_slice_has_most_foreground_and_ignored_pixels_are_none():

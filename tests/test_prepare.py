@@ -8,6 +8,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import yaml
 from helpers import (
     FRAMES,
     SHAPE,
@@ -24,6 +25,9 @@ from helpers import (
     shell,
     succeed,
 )
+
+from ssl4seg.cli import conf_dir
+from ssl4seg.data.prepare import PUBLISHED, published
 
 ALL = (*TRAIN, *VAL, *TEST)
 
@@ -47,6 +51,19 @@ def test_the_command_says_what_it_did_and_how_to_train(challenge: Path, tmp_path
     assert code == 0, output
     assert "10 volumes written, 0 already there" in output
     assert f"ssl4seg-train dataset=acdc dataset.root={tmp_path / 'ACDC'}" in output
+    assert (
+        "5 of the 100 patients of the published split (70 / 10 / 20) are there, 95 are missing (patient006," in output
+    )
+
+
+def test_the_published_patients_are_those_of_the_configuration(tmp_path: Path) -> None:
+    patients = yaml.safe_load((conf_dir() / "dataset/acdc.yaml").read_text())["patients"]
+    assert [len(patients[split]) for split in ("train", "val", "test")] == [70, 10, 20]
+    assert {f"patient{number:03d}" for numbers in patients.values() for number in numbers} == {*PUBLISHED}
+    (tmp_path / "data").mkdir()
+    for name in (*PUBLISHED, "patient101"):
+        (tmp_path / "data" / f"{name}_frame01.h5").touch()
+    assert published(tmp_path) == "100 of the 100 patients of the published split (70 / 10 / 20) are there"
 
 
 def test_every_frame_becomes_one_h5_and_the_series_none(prepared: Path) -> None:

@@ -176,7 +176,7 @@ def test_overlays_show_image_label_and_prediction_side_by_side(whole: tuple[Path
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "train.log"}
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_the_same_command_again_says_finished_and_changes_nothing(whole: tuple[Path, str]) -> None:
@@ -188,8 +188,10 @@ def test_the_same_command_again_says_finished_and_changes_nothing(whole: tuple[P
 
 
 def test_where_a_run_is_computed_may_differ(whole: tuple[Path, str]) -> None:
+    before = contents(whole[0])
     others = ("engine.log_every=3", "num_threads=2", "engine.eval_batch_size=7")
     assert "is finished" in succeed("train", *PHANTOM, *UAMT, *others, cwd=whole[0].parents[3])
+    assert contents(whole[0]) == before
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(whole: tuple[Path, str]) -> None:
@@ -358,14 +360,16 @@ def test_a_multirun_makes_one_tree(sweep: tuple[Path, int, str]) -> None:
 
 
 def test_a_failing_run_does_not_stop_the_others_but_is_told(sweep: tuple[Path, int, str]) -> None:
-    home, code, output = sweep
+    _, code, output = sweep
     assert code == 1
     assert "4 run(s) failed" in output
-    assert "labeled_cases=99" in output
+    assert "method=supervised labeled_cases=99 seed=0 " in output.replace("\n", " ")
+    assert "\n  labeled_cases=99: expected 1 to 4" in output
     assert "Traceback" not in output
-    failed = results(home / "outputs/phantom/supervised/unet-99cases-s0")
-    assert failed["status"] == "failed"
-    assert "labeled_cases=99" in failed["error"]
+
+
+def test_a_run_that_is_refused_before_its_first_step_leaves_no_folder(sweep: tuple[Path, int, str]) -> None:
+    assert not list(sweep[0].rglob("*99cases*"))
 
 
 def test_the_report_gives_mean_and_deviation_over_seeds(sweep: tuple[Path, int, str]) -> None:
@@ -387,5 +391,9 @@ def test_the_report_gives_mean_and_deviation_over_seeds(sweep: tuple[Path, int, 
 
 
 def test_the_report_tells_which_runs_are_not_finished(sweep: tuple[Path, int, str]) -> None:
+    folder = sweep[0] / "outputs/phantom/uamt/unet-1cases-s0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "results.json").write_text(json.dumps({"status": "failed", "error": "what\nand what to do"}))
     output = succeed("report", "outputs", cwd=sweep[0])
-    assert "unet-99cases-s1: failed: labeled_cases=99" in output
+    assert "unet-1cases-s0: failed\n    what\n    and what to do\n" in output
