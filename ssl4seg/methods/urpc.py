@@ -1,0 +1,108 @@
+"""URPC, uncertainty rectified pyramid consistency (Luo et al., MICCAI 2021; Medical Image Analysis 2022)."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.perturbation import feature_noise
+from ssl4seg.networks.base import resized
+from ssl4seg.networks.dropout import Dropout
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class URPC(Method):
+    """L = mean_i L_sup(p_i) + w(t) mean_i [ sum((p_i - pbar)^2 v_i) / sum(v_i) + mean(D_i) ]   (their section 2)
+
+    p_i: softmax output [U, K, H, W] of scale i = 1..S of the decoder at the image's size, pbar their mean over i;
+    D_i = sum_k p_i ln(p_i / pbar) [U, H, W] in nats, in [0, ln S]: how far scale i is from the mean; v_i = exp(-D_i) in
+    [1/S, 1] lowers the weight of pixels where the scales disagree. The square is a mean over classes, the sums run over
+    pixels; the gradient flows into p_i and pbar. w(t) = 0.1 exp(-5 (1 - t/T)^2): the SSL4MIS recipe.
+
+    Scale 1 is the network's own output, which predicts; the others get a head of conv 3x3, behind dropout and feature
+    noise while training. The paper has both before each head; the authors' 2-D code has dropout 0.5 before the
+    coarsest, feature drop before the next, noise +-0.3 before the third, and nothing before the finest, which is left
+    alone here too.
+
+    Differs from the authors' code: D_i is the paper's KL(p_i || pbar), there KL(pbar || p_i), which has no upper bound;
+    logarithms come from log-softmax, there the logarithm of a softmax output that may be 0. Upsampling is bilinear,
+    there nearest. With fewer maps in the decoder than `num_scales`, S is their number.
+
+    Args:
+        num_scales: S at most, the finest ones.
+        dropout: probability before the heads of the coarser scales.
+        feature_noise: limit of the noise there, as a share of the activation.
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        num_scales: int = 4,
+        dropout: float = 0.5,
+        feature_noise: float = 0.3,
+        consistency_weight: float = 0.1,
+        rampup_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_scales < 2:
+            raise UserError(f"method.num_scales={num_scales}: expected at least 2")
+        if not 0 <= dropout < 1:
+            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
+        if feature_noise < 0:
+            raise UserError(f"method.feature_noise={feature_noise}: expected a number of at least 0")
+        self.student = network()
+        channels = self.student.pyramid_channels[:num_scales]
+        if len(channels) < 2:
+            raise UserError(
+                f"network={type(self.student).__name__}: has one decoder map; urpc compares at least 2 scales"
+            )
+        self.heads = nn.ModuleList(nn.Conv2d(c, self.student.num_classes, 3, padding=1) for c in channels[1:])
+        self.dropout, self.feature_noise = Dropout(dropout), feature_noise
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        num_labeled = len(batch.image)
+        z = self.scales(torch.cat([batch.image, batch.unlabeled]))  # [S, L + U, K, H, W]
+        return {
+            "supervised": torch.stack([supervised(z_i[:num_labeled], batch.label) for z_i in z]).mean(),
+            "consistency": self.w(progress) * self.consistency(z[:, num_labeled:]),
+        }
+
+    def scales(self, image: Tensor) -> Tensor:
+        """Logits of each scale [S, N, K, H, W], finest first."""
+        finest, *coarser = self.student.pyramid(self.student.encode(image))
+        z = [self.student.head(finest)]
+        for head, x in zip(self.heads, coarser, strict=False):
+            x = feature_noise(self.dropout(x), self.feature_noise) if self.training else x
+            z.append(head(x))
+        return torch.stack([resized(z_i, image) for z_i in z])
+
+    def consistency(self, z: Tensor) -> Tensor:
+        """The pyramid's disagreement, of logits [S, U, K, H, W]."""
+        log_p = F.log_softmax(z, dim=2)
+        log_mean = log_p.logsumexp(dim=0) - math.log(len(z))
+        p, mean = log_p.exp(), log_mean.exp()
+        d = (p * (log_p - log_mean)).sum(dim=2)
+        v = (-d).exp()
+        square = (p - mean).square().mean(dim=2)
+        pixels = (1, 2, 3)
+        return ratio((square * v).sum(pixels), v.sum(pixels)).mean() + batch_mean(d)
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return self.parameters()
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        mean = self.scales(image).softmax(dim=2).mean(dim=0)
+        return PseudoLabels(mean, torch.ones_like(image[:, 0], dtype=torch.bool))
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
