@@ -68,7 +68,7 @@ class RDrop(Method):
 
 
 def symmetric_kl(z_1: Tensor, z_2: Tensor) -> Tensor:
-    """Half of KL(p_1 || p_2) + KL(p_2 || p_1) = sum_k (p_1 - p_2) (ln p_1 - ln p_2) of two logits, [N, H, W] in nats."""
+    """Half of KL(p_1 || p_2) + KL(p_2 || p_1) = sum_k (p_1 - p_2) (ln p_1 - ln p_2) of logits, [N, H, W] in nats."""
     l_1, l_2 = z_1.float().log_softmax(dim=1), z_2.float().log_softmax(dim=1)
     return ((l_1.exp() - l_2.exp()) * (l_1 - l_2)).sum(dim=1) / 2
 
