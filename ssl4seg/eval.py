@@ -11,7 +11,7 @@ from ssl4seg.runs import checkpoint_file, read_config
 
 
 def run(config: DictConfig) -> None:
-    """Evaluate and write results_<split>.json and cases_<split>.csv."""
+    """Evaluate and write results_<split>.json and cases_<split>.csv, or names that say what is not as in the run."""
     container = plain(config)
     hydra = HydraConfig.get()
     given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]

@@ -36,6 +36,10 @@ def test_the_method_of_the_readme_trains_by_the_command_of_the_readme(tmp_path: 
     assert code == 0, output
     (run,) = (file.parent for file in tmp_path.glob("outputs/phantom/*/*/results.json"))
     assert results(run)["method"] in command
+    evaluation = f"PYTHONPATH=mine ssl4seg-eval run={run.relative_to(tmp_path)} device=cpu"
+    code, output = shell("sh", "-c", evaluation, cwd=tmp_path, env=path)
+    assert code == 0, output
+    assert "its folder on PYTHONPATH?" in shell("sh", "-c", evaluation.partition(" ")[2], cwd=tmp_path, env=path).output
     scalars = events(run).Tags()["scalars"]
     assert {"train/supervised", "train/entropy"} <= set(scalars)
 
