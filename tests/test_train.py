@@ -31,6 +31,7 @@ from helpers import (
     write_h5,
 )
 
+from ssl4seg.record import Record
 from ssl4seg.training import Training, train
 
 UAMT = ("method=uamt", "labeled_ratio=0.5")
@@ -71,6 +72,12 @@ def test_the_screen_shows_split_validations_and_the_test_table(whole: tuple[Path
     assert "step 2: val Dice" in output
     assert "step 4: val Dice" in output
     assert all(word in output for word in (*CLASSES, "mean", "Dice %", "HD95 mm", "ASD mm", "IoU %"))
+
+
+def test_the_progress_bar_shows_dice_in_percent_as_the_tables_do() -> None:
+    record = Record(None, step=0, total=1)
+    record.table("val", 1, {"dice": {"mean": 0.8123}}, {})
+    assert record.bar.tasks[0].fields["dice"] == "81.23 %"
 
 
 def test_results_hold_what_is_promised(whole: tuple[Path, str]) -> None:
