@@ -1,0 +1,94 @@
+"""Deep co-training (Qiao et al., ECCV 2018), for segmentation as by Peng et al. (Pattern Recognition 2020)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, log_entropy, supervised
+from ssl4seg.methods.base import MakeNetwork
+from ssl4seg.methods.two_networks import TwoNetworks, log_mean
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class DeepCoTraining(TwoNetworks):
+    """L = L_sup(z_1) + L_sup(z_2) + w(t) (L_cot + r L_div)   (Peng's L_cot and L_div, Qiao's L_cot and L_dif)
+
+    L_cot = mean_px [H((p_1 + p_2) / 2) - (H(p_1) + H(p_2)) / 2], the Jensen-Shannon divergence, in [0, ln 2] nats
+    L_div = mean_px [KL(p_1(x) || p_2(g_1(x))) + KL(p_2(x) || p_1(g_2(x)))] / 2, without a gradient in p_i(x)
+
+    L_cot makes the networks agree on the unlabelled images; L_div makes each resist the other's adversarial examples of
+    all images, so that they do not become the same. p_1, p_2: softmax outputs [N, K, H, W] of the student and of a peer
+    of another initialisation; H, KL: over the classes, in nats; g_i(x) = x + epsilon sign(d CE(z_i, y) / dx), y being
+    the label or, on unlabelled images, the class that network i predicts; an ignored pixel has no CE. The weights of
+    L_cot and L_div, 0.5 and 0.05 (r = 0.1), and epsilon = 0.03 for images in [0, 1] are those of Peng's public
+    configuration for ACDC; w ramps up as in `MeanTeacher`.
+
+    Differs from their code: there L_div starts later than L_cot, the examples are made by networks in evaluation mode
+    and clipped to [0, 1], and the networks may get different labelled images; here one ramp serves both, the examples
+    use the gradient of the training pass, images of any range are allowed, and both networks see all labels. The script
+    of this name in SSL4MIS is one network that agrees with itself on a turned image, without adversarial examples.
+
+    Args:
+        diversity_weight: r, the weight of L_div relative to L_cot.
+        epsilon: step of the adversarial example, in units of the image.
+        consistency_weight, rampup_steps, predict_with: as in `TwoNetworks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        diversity_weight: float = 0.1,
+        epsilon: float = 0.03,
+        consistency_weight: float = 0.5,
+        rampup_steps: int | None = None,
+        predict_with: str = "student",
+    ) -> None:
+        super().__init__(
+            network=network,
+            consistency_weight=consistency_weight,
+            rampup_steps=rampup_steps,
+            predict_with=predict_with,
+        )
+        for key, value in (("diversity_weight", diversity_weight), ("epsilon", epsilon)):
+            if not 0 <= value < float("inf"):
+                raise UserError(f"method.{key}={value}: expected a number of at least 0")
+        self.diversity_weight, self.epsilon = diversity_weight, epsilon
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        num, w = len(batch.image), self.w(progress)
+        x = torch.cat([batch.image, batch.unlabeled])
+        x_1, x_2 = (x.clone().requires_grad_() for _ in range(2))
+        z_1, z_2 = self.student(x_1), self.peer(x_2)
+        g_1, g_2 = self.adversarial(x_1, z_1, batch.label), self.adversarial(x_2, z_2, batch.label)
+        l_1, l_2 = z_1.log_softmax(dim=1), z_2.log_softmax(dim=1)
+        l_div = kl(l_1, self.peer(g_1).log_softmax(dim=1)) + kl(l_2, self.student(g_2).log_softmax(dim=1))
+        return {
+            "supervised": supervised(z_1[:num], batch.label) + supervised(z_2[:num], batch.label),
+            "agreement": w * batch_mean(jensen_shannon(l_1[num:], l_2[num:])),
+            "diversity": w * self.diversity_weight * batch_mean(l_div / 2),
+        }
+
+    def adversarial(self, x: Tensor, z: Tensor, label: Tensor) -> Tensor:
+        """g(x) [L + U, C, H, W] of the network that makes z [L + U, K, H, W] of x; without a graph."""
+        y = torch.cat([label, z[len(label) :].argmax(dim=1)])
+        # The sum, for in half precision the gradient of a mean over pixels would round to 0.
+        loss = F.cross_entropy(z.float(), y, ignore_index=IGNORE, reduction="none").sum()
+        (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+        return x.detach() + self.epsilon * gradient.sign()
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        """What L_cot draws both networks to: the mean of their probabilities, everywhere."""
+        p = self.mean(image).exp()
+        return PseudoLabels(p, torch.ones_like(p[:, 0], dtype=torch.bool))
+
+
+def jensen_shannon(l_1: Tensor, l_2: Tensor) -> Tensor:
+    """H of the mean less the mean of H, [N, H, W], of log-probabilities [N, K, H, W]."""
+    return log_entropy(log_mean(l_1, l_2)) - (log_entropy(l_1) + log_entropy(l_2)) / 2
+
+
+def kl(l_target: Tensor, log_p: Tensor) -> Tensor:
+    """KL(target || p) [N, H, W] of log-probabilities; no gradient flows into the target."""
+    return F.kl_div(log_p, l_target.detach(), reduction="none", log_target=True).sum(dim=1)
