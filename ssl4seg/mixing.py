@@ -48,6 +48,16 @@ def cutmix_boxes(
     return _boxes(images, rows, columns, u[2:4]) * (u[4] < p).to(images.device)[:, None, None, None]
 
 
+def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:
+    """A box of the image's shape for each image; its area, as a share of the image's, is Beta(a, b), its place uniform.
+
+    CutMix (Yun et al. 2019) has Beta(1, 1); AugSeg (Zhao et al. 2023) prefers a middling size.
+    """
+    num, _, height, width = images.shape
+    side = torch.distributions.Beta(*torch.tensor([a, b], dtype=torch.float32)).sample((num,)).sqrt()
+    return _boxes(images, (side * height).round(), (side * width).round(), torch.rand(2, num))
+
+
 def copy_paste_mask(images: Tensor, side: float = 2 / 3) -> Tensor:
     """A box of `side` of the image's height and width, its place uniform (BCP, Bai et al. 2023)."""
     num, _, height, width = images.shape

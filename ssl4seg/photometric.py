@@ -210,8 +210,8 @@ class Photometric(ABC):
             low, high = (float(bound) for bound in image.aminmax())
             if low < -TOLERANCE or high > 1 + TOLERANCE:
                 raise UserError(
-                    f"views.strong: images with values from {low:.3g} to {high:.3g}, but photometric operations expect "
-                    "[0, 1]: set dataset.normalize=minmax"
+                    f"photometric operations expect images in [0, 1], but these hold values from {low:.3g} to {high:.3g}: "
+                    "set dataset.normalize=minmax"
                 )
             self._checked = True
         return self.on(image, torch.ones(len(image), dtype=torch.bool), generator)

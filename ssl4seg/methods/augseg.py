@@ -1,0 +1,118 @@
+"""AugSeg (Zhao et al., CVPR 2023)."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ssl4seg import photometric as ph
+from ssl4seg.errors import UserError
+from ssl4seg.losses import entropy, masked_cross_entropy, supervised
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.fixmatch import FixMatch
+from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class AugSeg(FixMatch):
+    """L = L_sup + w mean_px[1(c >= tau) H(y, p_s)]   (their section 3.1)
+
+    y, c [U, H, W]: class and probability max_k p_t of the EMA teacher's prediction p_t [U, K, H, W] of the weak view;
+    p_s: the student's softmax output of the weak view after two augmentations; H: cross-entropy in nats; the mean is
+    over all pixels.
+
+    1. Intensities (their section 3.2): of each image's own, 1 to 3 operations with replacement, uniform magnitudes.
+    2. Adaptive CutMix (their section 3.3), of x, y and c alike: with probability 1 - rho an image gets a box of a
+       labelled one, where c = 1; then every image gets a box of the next image, which has been through the first step.
+       rho = mean_px[max_k p_t (1 - H(p_t) / ln K)] in [0, 1] is the image's confidence. The boxes' areas are
+       Beta(2, 8) and Beta(4, 4) of the image's: one fifth and one half on average.
+
+    w = 1, tau = 0.95 and the operations' ranges are those of the authors' code for Pascal VOC; its tau for Cityscapes
+    is none (`threshold=0`). Hue and saturation leave images of one channel as they are.
+
+    Differs from the authors' code: there one size of box serves the whole batch, and boxes are cut off at the image's
+    sides; the pair of an image is the one that a random permutation gives it. Its teacher is in evaluation mode with
+    averaged batch-norm statistics (ours: docs/decisions/teacher-batch-norm.md), its decay 0.999 (Cityscapes 0.996),
+    1 % of a long run; here 0.99, as in the ACDC literature. There the teacher predicts (`predict_with=teacher`).
+
+    Args:
+        threshold, consistency_weight: tau and w.
+        num_operations: the largest number of operations.
+        ema_decay: of the teacher.
+        predict_with: "teacher" or "student".
+    """
+
+    strong_views: ClassVar[int] = 0  # it makes its own
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        threshold: float = 0.95,
+        consistency_weight: float = 1.0,
+        num_operations: int = 3,
+        ema_decay: float = 0.99,
+        predict_with: str = "student",
+    ) -> None:
+        super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
+        if num_operations < 1:
+            raise UserError(f"method.num_operations={num_operations}: expected at least 1")
+        if predict_with not in ("teacher", "student"):
+            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        self.teacher = EMATeacher(self.student, decay=ema_decay)
+        self.predict_with = predict_with
+        self.intensities = ph.SomeOf(
+            operations=[
+                ph.Identity(),
+                ph.Autocontrast(),
+                ph.Equalize(),
+                ph.GaussianBlur(magnitude=(0.1, 2.0)),
+                ph.Contrast(magnitude=(0.05, 0.95)),
+                ph.Brightness(magnitude=(0.05, 0.95)),
+                ph.Saturation(magnitude=(0.05, 0.95)),
+                ph.Sharpness(magnitude=(0.05, 0.95)),
+                ph.Posterize(magnitude=(4, 8)),
+                ph.Solarize(magnitude=(1 / 255, 1)),
+                ph.Hue(magnitude=(-0.5, 0.5)),
+            ],
+            num=(1, num_operations),
+        )
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        p_t = self.teacher(batch.unlabeled).softmax(dim=1)
+        x, y, c = self.mixed(self.intensities(batch.unlabeled), p_t, batch)
+        z_l, z_s = together(self.student, batch.image, x)
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "consistency": self.w * masked_cross_entropy(z_s, y, (c >= self.threshold).float()),
+        }
+
+    def mixed(self, x: Tensor, p_t: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """x [U, C, H, W], y and c [U, H, W] after adaptive CutMix."""
+        c, y = p_t.max(dim=1)
+        rho = (c * (1 - entropy(p_t) / math.log(p_t.shape[1]))).mean(dim=(1, 2))
+        doubted = torch.rand(len(x)).to(x.device) > rho
+        box = beta_boxes(x, 2, 8) * doubted[:, None, None, None]
+        labeled = torch.randint(len(batch.image), (len(x),)).to(x.device)
+        x_l = mix(x, batch.image[labeled], box)
+        y_l = mix_labels(y, batch.label[labeled], box)
+        c_l = mix_labels(c, torch.ones_like(c), box)
+        box = beta_boxes(x, 4, 4)
+        return (
+            mix(x, x_l.roll(1, 0), box),
+            mix_labels(y, y_l.roll(1, 0), box),
+            mix_labels(c, c_l.roll(1, 0), box),
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress)
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p_t = self.teacher(image).softmax(dim=1)
+        return PseudoLabels(p_t, p_t.amax(dim=1) >= self.threshold)
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teacher if self.predict_with == "teacher" else self.student
