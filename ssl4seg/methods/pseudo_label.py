@@ -1,0 +1,41 @@
+"""Self-training with hard pseudo-labels (Lee, ICML workshop 2013), in rounds and above a threshold."""
+
+from typing import Unpack
+
+from torch import Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import confidence, confident_label, supervised
+from ssl4seg.methods.base import MakeNetwork
+from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.types import Progress, PseudoLabels
+
+
+class PseudoLabel(SelfTraining):
+    """L_pseudo = L_sup(f(x_u), yhat)   with yhat = argmax_k p' where max_k p' >= tau, else ignored   (Lee's eq. 14)
+
+    p' [U, K, H, W]: the labeller's softmax output; tau in [0, 1). L_sup = (cross-entropy + Dice) / 2 over the pixels
+    that are not ignored, as for true labels; 0 if there are none.
+
+    Differs from Lee, who labels each batch anew with the network that learns, and keeps every label: here a round's
+    labeller is frozen, and an unsure pixel teaches nothing. tau = 0 keeps every label.
+
+    Args:
+        threshold: tau.
+        common: the keys of `SelfTraining`.
+    """
+
+    def __init__(self, *, network: MakeNetwork, threshold: float = 0.9, **common: Unpack[SelfTrainingKeys]) -> None:
+        super().__init__(network=network, **common)
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        self.threshold = threshold
+
+    def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:
+        return supervised(z_u, confident_label(z_f, self.threshold))
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
+        if self.stage(progress)[0] == 0:
+            return None
+        z_f = self.labeller(image)
+        return PseudoLabels(z_f.softmax(dim=1), confidence(z_f)[0] >= self.threshold)
