@@ -1,0 +1,102 @@
+"""CCT, cross-consistency training (Ouali et al., CVPR 2020)."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, softmax_mse, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
+from ssl4seg.methods.perturbation import feature_drop, feature_noise
+from ssl4seg.networks.base import Network, resized
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+PERTURBATIONS = ("feature_noise", "dropout", "feature_drop")
+
+
+class CCT(Method):
+    """L = L_sup(p, y) + w(t) mean_a mean[(p_a - p)^2]   (their section 3.1)
+
+    p: softmax output [U, K, H, W] of the main decoder on the encoder's features, not differentiated in the second term;
+    p_a: that of auxiliary decoder a = 1..A on perturbed features; the inner mean is over pixels and classes. The
+    auxiliary decoders see unlabelled images alone and are never supervised; through them the encoder learns.
+    Perturbations (section 3.2): feature_noise x + x e, e ~ U(-0.3, 0.3); dropout of whole channels; feature_drop, which
+    removes the places whose mean activation is at least g times the image's peak, g ~ U(0.6, 0.9).
+    w(t) = 0.1 exp(-5 (1 - t/T)^2) and dropout 0.3: the SSL4MIS recipe; the authors have 30 and 0.5, for VOC.
+
+    The paper's encoder has one output; of a network with skip connections all features are perturbed, as in SSL4MIS,
+    or the finest would pass as they are. Differs from SSL4MIS, which supervises the auxiliary decoders and does not
+    detach p, and drops single units; and from the authors' code, which has g ~ U(0.7, 0.9) and draws noise and g once a
+    batch, here once an image. Their perturbations that need the task (VAT, Con-Msk, Obj-Msk, G-Cutout) are left out.
+
+    Args:
+        perturbations: one for each auxiliary decoder; a name that is repeated gets several decoders.
+        noise: limit of e.
+        dropout: probability that a channel is dropped.
+        drop_threshold: range of g.
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        perturbations: Sequence[str] = PERTURBATIONS,
+        noise: float = 0.3,
+        dropout: float = 0.3,
+        drop_threshold: Sequence[float] = (0.6, 0.9),
+        consistency_weight: float = 0.1,
+        rampup_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(perturbations, str) or not perturbations or set(perturbations) - set(PERTURBATIONS):
+            raise UserError(f"method.perturbations={perturbations}: expected a list of {', '.join(PERTURBATIONS)}")
+        if noise < 0:
+            raise UserError(f"method.noise={noise}: expected a number of at least 0")
+        if not 0 <= dropout < 1:
+            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
+        if len(drop_threshold) != 2 or not 0 < drop_threshold[0] <= drop_threshold[1] <= 1:
+            raise UserError(
+                f"method.drop_threshold={list(drop_threshold)}: expected [low, high] with 0 < low <= high <= 1"
+            )
+        self.student = network()
+        self.auxiliary = nn.ModuleList(new_decoder(network) for _ in perturbations)
+        self.perturbations, self.noise, self.dropout = tuple(perturbations), noise, dropout
+        self.low, self.high = drop_threshold
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        x, num_labeled = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
+        features = self.student.encode(x)
+        z = resized(self.student.decode(features), x)
+        z_l, z_u = z[:num_labeled], z[num_labeled:].detach()
+        each = [batch_mean(softmax_mse(z_a, z_u)) for z_a in self.views([f[num_labeled:] for f in features], z_u)]
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "consistency": self.w(progress) * torch.stack(each).mean(),
+        }
+
+    def views(self, features: list[Tensor], like: Tensor) -> list[Tensor]:
+        """Logits of each auxiliary decoder on features perturbed its way, at the size of `like`."""
+        decoders: Iterable[Network] = [*self.auxiliary]
+        pairs = zip(decoders, self.perturbations, strict=True)
+        return [resized(decoder.decode([self.perturbed(f, name) for f in features]), like) for decoder, name in pairs]
+
+    def perturbed(self, x: Tensor, name: str) -> Tensor:
+        """A feature map [N, C, h, w] after the perturbation of that name."""
+        if name == "feature_noise":
+            return feature_noise(x, self.noise)
+        return F.dropout2d(x, self.dropout) if name == "dropout" else feature_drop(x, self.low, self.high)
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return self.parameters()
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        return PseudoLabels(self.student(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
