@@ -295,7 +295,6 @@ CHOICES = {  # as the rooms that import torch know them
     "protocol": ("default", "ssl4mis"),
     "metrics.unit": ("auto", "voxel", "mm"),
     "metrics.empty": ("worst", "nan", "zero"),
-    "method.predict_with": ("student", "teacher"),
 }
 
 

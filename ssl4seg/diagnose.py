@@ -103,7 +103,7 @@ class Counts:
             row += torch.bincount(place, weights=value, minlength=NUM_BINS)
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
-        """As `Diagnosis` describes them; NaN where there is nothing to divide by."""
+        """As `Diagnosis` describes them; a score is left out where there is nothing to divide by."""
         confusion, true = self.confusion.double().cpu(), self.true.double().cpu()
         num, confidence, hits = self.bins.cpu()
         used, total = confusion.sum(), true.sum()
@@ -118,7 +118,7 @@ class Counts:
             **{f"share/{name}": value for name, value in zip(classes, confusion.sum(dim=0) / used, strict=True)},
             **{f"true_share/{name}": value for name, value in zip(classes, true / total, strict=True)},
         }
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in values.items() if not value.isnan()}
 
 
 def _chosen(cases: Sequence[Case], num_images: int, num_classes: int) -> Iterator[Raw]:

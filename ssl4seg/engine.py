@@ -246,7 +246,7 @@ class Engine:
         record.pseudo_labels(self.step, pseudo)
         better = not self.best or dice > self.best["val"]["dice"]["mean"]
         hd95, unit = summary["hd95"]["mean"], summary["distance_unit"]
-        log.info(f"step {self.step}: val Dice {dice:.4f}, HD95 {hd95:.2f} {unit}{' (best)' if better else ''}")
+        log.info(f"step {self.step}: val Dice {100 * dice:.2f} %, HD95 {hd95:.2f} {unit}{' (best)' if better else ''}")
         if better:
             self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:

@@ -120,7 +120,7 @@ class Record:
     def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
         """pseudo/<score>."""
         for name, value in scores.items():
-            if self.writer and value == value:
+            if self.writer:
                 self.writer.add_scalar(f"pseudo/{name}", value, step)
 
     def conclude(self) -> None:

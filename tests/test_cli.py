@@ -114,7 +114,6 @@ def test_help_of_a_command_without_groups_has_no_heading_for_them(tmp_path: Path
         ("precision=8", ["precision=8", "bf16-mixed"]),
         ("metrics.unit=km", ["metrics.unit=km", "voxel"]),
         ("metrics.empty=some", ["metrics.empty=some", "worst"]),
-        ("method=uamt method.predict_with=x", ["method.predict_with=x", "student, teacher"]),
         ("dataset=acdc", ["dataset.root is not set"]),
         ("dataset=acdc dataset.root=none", ["dataset.root=none", "no such folder"]),
         ("--config-dir nowhere", ["--config-dir nowhere"]),

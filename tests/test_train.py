@@ -140,7 +140,9 @@ def test_tensorboard_holds_the_promised_tags(whole: tuple[Path, str]) -> None:
     }
     terms = {"loss", "supervised", "consistency", "lr", "consistency_weight", "entropy_threshold"}
     final = {f"final/{split}/{metric}/mean" for split in ("val", "test") for metric in ("dice", "hd95")}
-    assert set(tags["scalars"]) == metrics | final | {f"train/{term}" for term in terms}
+    pseudo = {tag for tag in tags["scalars"] if tag.startswith("pseudo/")}
+    assert {"pseudo/coverage", "pseudo/calibration_error", "pseudo/teacher_distance"} <= pseudo
+    assert set(tags["scalars"]) - pseudo == metrics | final | {f"train/{term}" for term in terms}
     pictures = {f"val/overlay/phantom1000_{phase}" for phase in ("ed", "es")}
     assert pictures <= set(tags["images"])
     assert any(tag.startswith("config") for tag in tags["tensors"])
@@ -332,7 +334,9 @@ def untouched(h5: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 def test_masks_of_unlabelled_cases_change_no_weight(h5: Path, untouched: dict[str, Any], tmp_path: Path) -> None:
-    assert not differing(untouched, weights_with(h5, tmp_path, 2, 3, arrays=("label",)))
+    paths = differing(untouched, weights_with(h5, tmp_path, 2, 3, arrays=("label",)))
+    assert paths  # the diagnosis has seen them, and nothing else
+    assert all("/pseudo_labels/" in path for path in paths)
 
 
 def test_images_of_unlabelled_cases_do(h5: Path, untouched: dict[str, Any], tmp_path: Path) -> None:
