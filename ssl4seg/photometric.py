@@ -192,6 +192,16 @@ def _hat(angle: Tensor) -> Tensor:
 # -- operations with random magnitudes, for conf/views ----------------------------------------------------------------
 
 
+def check_range(image: Tensor) -> None:
+    """Raise a UserError if the image's values do not lie in [0, 1]. It waits for the device: call it once."""
+    low, high = (float(bound) for bound in image.aminmax()) if image.numel() else (0, 1)
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise UserError(
+            f"photometric operations expect images in [0, 1], but these hold values from {low:.3g} to {high:.3g}: "
+            "set dataset.normalize=minmax"
+        )
+
+
 class Photometric(ABC):
     """An operation on a share `p` of the samples; the image that it is given stays as it is.
 
@@ -206,13 +216,8 @@ class Photometric(ABC):
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Apply to [B, C, H, W]; the draws come from `generator`, None being PyTorch's global one."""
-        if not self._checked and image.numel():  # once: a look at the values waits for the device
-            low, high = (float(bound) for bound in image.aminmax())
-            if low < -TOLERANCE or high > 1 + TOLERANCE:
-                raise UserError(
-                    f"photometric operations expect images in [0, 1], but these hold values from {low:.3g} to {high:.3g}: "
-                    "set dataset.normalize=minmax"
-                )
+        if not self._checked:
+            check_range(image)
             self._checked = True
         return self.on(image, torch.ones(len(image), dtype=torch.bool), generator)
 
