@@ -1,0 +1,79 @@
+"""CTCT, cross teaching between CNN and transformer (Luo et al., MIDL 2022)."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import dice, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.networks.base import Network
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class CTCT(Method):
+    """L = L_sup(z_c) + L_sup(z_t) + w(t) [Dice(p_c, argmax_k z_t) + Dice(p_t, argmax_k z_c)]   (their section 2)
+
+    z_c, z_t: logits [L, K, H, W] and [U, K, H, W] of a CNN, which is the run's network and predicts, and of a
+    transformer; p: their softmax; Dice: the soft Dice loss in [0, 1], on the unlabelled images, without a gradient in
+    the argmax. w(t) = 0.1 exp(-5 (1 - t/T)^2) as in `MeanTeacher`. Each network has a phase: "segmenter" moves the CNN
+    by the run's optimiser, "transformer" the other by its own.
+
+    Differs from the authors' code, where SGD moves both in one step and the transformer's encoder starts from ImageNet:
+    here it starts anew and AdamW moves it, as is usual for transformers; the CNN has stepped before it teaches; and a
+    network that teaches sees the unlabelled images alone. They train on 224 x 224 pixels, 8 labelled and 8 unlabelled.
+
+    Args:
+        transformer: builds the transformer from the keywords in_channels and num_classes.
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+    """
+
+    phases = ("segmenter", "transformer")
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        transformer: MakeNetwork,
+        consistency_weight: float = 0.1,
+        rampup_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(transformer):
+            raise UserError("method.transformer: expected the _target_ of a network and _partial_: true")
+        self.student = network()
+        self.transformer: Network = transformer(
+            in_channels=self.student.in_channels, num_classes=self.student.num_classes
+        )
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        if phase == "transformer":
+            return self.learn(self.transformer, self.student, batch, progress, prefix="transformer_")
+        return self.learn(self.student, self.transformer, batch, progress)
+
+    def learn(self, pupil: Network, teacher: Network, batch: Batch, progress: Progress, prefix: str = "") -> Losses:
+        """L_sup(z) + w(t) Dice(p, argmax_k of the teacher) of the pupil."""
+        with torch.no_grad():
+            label = teacher(batch.unlabeled).argmax(dim=1)
+        z_l, z_u = together(pupil, batch.image, batch.unlabeled)
+        return {
+            f"{prefix}supervised": supervised(z_l, batch.label),
+            f"{prefix}cross_teaching": self.w(progress) * dice(z_u, label),
+        }
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return (self.transformer if phase == "transformer" else self.student).parameters()
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        """What the CNN learns from: the transformer's most probable class, everywhere."""
+        label = self.transformer(image).argmax(dim=1)
+        probability = F.one_hot(label, self.transformer.num_classes).movedim(-1, 1).float()
+        return PseudoLabels(probability, label >= 0)
