@@ -1,0 +1,87 @@
+"""A conditional GAN whose generator is the segmenter (Goodfellow et al. 2014; Mao et al. 2017; Isola et al. 2017)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, cross_entropy, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
+from ssl4seg.types import Batch, Losses, Progress
+
+
+class GAN(Method):
+    """Generator: L = L_sup + a mean_{l, u} loss(D(x, p), 1)
+    Discriminator: L_D = [mean_l loss(D(x, y), 1) + mean_{l, u} loss(D(x, p), 0)] / 2
+
+    x: images; p = softmax [N, K, H, W] of the generator, which is the segmenter, any network; y: the one-hot truths of
+    the labelled images; D(x, m) [N, 1, h, w]: a map of patch decisions (logits) on an image and a mask stacked on the
+    channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or
+    least squares, (d - t)^2. Labelled images supervise and play; of the unlabelled ones, which have no y, only
+    predictions do. L_sup is (cross-entropy + Dice) / 2, or the cross-entropy.
+
+    There is no one paper. The original GAN has the cross-entropy (their eq. 1, with the generator's loss that does not
+    saturate), LSGAN least squares (their eq. 9; the 1/2 of its generator is a matter of a), pix2pix the condition, the
+    patches, the 1/2 of L_D and a = 0.01, DCGAN Adam 2e-4 with betas (0.5, 0.999) for both networks, as in our YAML.
+    With a = 1 the adversarial term outweighs L_sup tenfold: D soon tells one-hot truths from soft predictions.
+
+    Where the truth is ignored, D sees the prediction in its place. D judges truths and predictions in two passes, so
+    that its batch norm sees predictions by themselves in both phases. In each phase the other network's parameters get
+    no gradient and its batch norm's running statistics stay.
+
+    Args:
+        adversarial: the loss, bce or least_squares.
+        adversarial_weight: a.
+        dice: whether L_sup has Dice.
+        batch_norm: whether D has batch norm.
+    """
+
+    phases = ("segmenter", "discriminator")
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        adversarial: str = "bce",
+        adversarial_weight: float = 0.01,
+        dice: bool = True,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if adversarial not in ADVERSARIAL:
+            raise UserError(f"method.adversarial={adversarial}: expected {' or '.join(ADVERSARIAL)}")
+        if not adversarial_weight >= 0:
+            raise UserError(f"method.adversarial_weight={adversarial_weight}: expected a number of at least 0")
+        for key, value in (("dice", dice), ("batch_norm", batch_norm)):
+            if not isinstance(value, bool):
+                raise UserError(f"method.{key}={value}: expected true or false")
+        self.student = network()
+        in_channels = self.student.in_channels + self.student.num_classes
+        self.discriminator = Discriminator(in_channels=in_channels, decision="patches", batch_norm=batch_norm)
+        self.loss, self.a = ADVERSARIAL[adversarial], adversarial_weight
+        self.supervise = supervised if dice else cross_entropy
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        return self.discriminate(batch) if phase == "discriminator" else self.generate(batch)
+
+    def generate(self, batch: Batch) -> Losses:
+        x = torch.cat([batch.image, batch.unlabeled])
+        z = self.student(x)
+        fake = unmoved(self.discriminator, x, z.softmax(dim=1))
+        return {
+            "supervised": self.supervise(z[: len(batch.image)], batch.label),
+            "adversarial": self.a * batch_mean(self.loss(fake, 1)),
+        }
+
+    def discriminate(self, batch: Batch) -> Losses:
+        x = torch.cat([batch.image, batch.unlabeled])
+        with torch.no_grad():
+            p = unmoved(self.student, x).softmax(dim=1)
+        real = self.discriminator(batch.image, one_hot_truth(batch.label, p[: len(batch.image)]))
+        fake = self.discriminator(x, p)
+        return {"discriminator": (batch_mean(self.loss(real, 1)) + batch_mean(self.loss(fake, 0))) / 2}
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return (self.discriminator if phase == "discriminator" else self.student).parameters()
