@@ -120,8 +120,9 @@ def sharpness(image: Tensor, factor: Tensor) -> Tensor:
     """
     smooth = image.clone()
     if min(image.shape[-2:]) > 2:
-        inner = smooth[..., 1:-1, 1:-1]
-        inner.mul_(4 / 13).add_(F.avg_pool2d(image, 3, stride=1), alpha=9 / 13)
+        three = image[..., :-2, :] + image[..., 1:-1, :] + image[..., 2:, :]
+        nine = three[..., :-2] + three[..., 1:-1] + three[..., 2:]
+        smooth[..., 1:-1, 1:-1].mul_(4 / 13).add_(nine, alpha=1 / 13)
     return _blend(smooth, image, factor)
 
 
@@ -242,9 +243,9 @@ class _Drawn(Photometric):
     def __init__(self, *, magnitude: Sequence[float], p: float = 1.0) -> None:
         super().__init__(p=p)
         low, high = self.limits
-        if len(magnitude) != 2 or not low <= magnitude[0] <= magnitude[1] <= high:
+        if not _pair(magnitude) or not low <= magnitude[0] <= magnitude[1] <= high:
             raise UserError(
-                f"{self._key('magnitude')}={list(magnitude)}: expected [low, high] with {low} <= low <= high <= {high}"
+                f"{self._key('magnitude')}={magnitude}: expected [low, high] with {low} <= low <= high <= {high}"
             )
         self.low, self.high = magnitude
 
@@ -271,6 +272,10 @@ def on_samples(op: Callable[..., Tensor], image: Tensor, chosen: Tensor, *parame
         return op(image, *moved)
     rows = rows.to(image.device)
     return image.index_copy(0, rows, op(image[rows], *moved))
+
+
+def _pair(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2
 
 
 class Brightness(_Drawn):
@@ -457,10 +462,14 @@ class SomeOf(Photometric):
     ) -> None:
         super().__init__(p=p)
         most = math.inf if replace else len(operations)
-        if not operations or not all(isinstance(operation, Photometric) for operation in operations):
+        if (
+            not isinstance(operations, Sequence)
+            or not operations
+            or not all(isinstance(operation, Photometric) for operation in operations)
+        ):
             raise UserError(f"{self._key('operations')}: expected a list of photometric operations, not empty")
-        if len(num) != 2 or not 0 <= num[0] <= num[1] <= most:
-            raise UserError(f"{self._key('num')}={list(num)}: expected [low, high] with 0 <= low <= high <= {most}")
+        if not _pair(num) or not 0 <= num[0] <= num[1] <= most:
+            raise UserError(f"{self._key('num')}={num}: expected [low, high] with 0 <= low <= high <= {most}")
         self.operations, self.num, self.replace = list(operations), (num[0], num[1]), replace
 
     def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:

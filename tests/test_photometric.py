@@ -386,7 +386,8 @@ def test_images_outside_zero_to_one_are_refused_at_once(name):
     ("make", "key"),
     [
         (lambda: ph.Brightness(magnitude=(0.5, 1), p=1.5), r"Brightness\.p=1.5"),
-        (lambda: ph.Brightness(magnitude=(1, 0.5)), r"Brightness\.magnitude=\[1, 0.5\]"),
+        (lambda: ph.Brightness(magnitude=(1, 0.5)), r"Brightness\.magnitude=\(1, 0.5\)"),
+        (lambda: ph.Brightness(magnitude=0.5), r"Brightness\.magnitude=0.5: expected \[low, high\]"),
         (lambda: ph.Brightness(magnitude=(-1, 0.5)), r"Brightness\.magnitude"),
         (lambda: ph.Hue(magnitude=(0, 0.6)), r"Hue\.magnitude"),
         (lambda: ph.Posterize(magnitude=(0, 4)), r"Posterize\.magnitude"),
@@ -394,7 +395,9 @@ def test_images_outside_zero_to_one_are_refused_at_once(name):
         (lambda: ph.ColorJitter(hue=0.6), r"ColorJitter\.hue=0.6"),
         (lambda: ph.ColorJitter(contrast=-1), r"ColorJitter\.contrast=-1"),
         (lambda: ph.SomeOf(operations=[], num=(1, 1)), r"SomeOf\.operations"),
-        (lambda: ph.SomeOf(operations=[ph.Invert()], num=(2, 1)), r"SomeOf\.num=\[2, 1\]"),
+        (lambda: ph.SomeOf(operations=[ph.Invert()], num=(2, 1)), r"SomeOf\.num=\(2, 1\)"),
+        (lambda: ph.SomeOf(operations=[ph.Invert()], num=2), r"SomeOf\.num=2"),
+        (lambda: ph.SomeOf(operations=ph.Invert(), num=(1, 1)), r"SomeOf\.operations"),
         (lambda: ph.SomeOf(operations=[ph.Invert()], num=(1, 2), replace=False), r"SomeOf\.num"),
     ],
 )
