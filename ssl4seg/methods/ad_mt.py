@@ -1,0 +1,137 @@
+"""AD-MT, alternate diverse teaching (Zhao et al., ECCV 2024)."""
+
+import math
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Beta
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import confident_label, dice, entropy, supervised
+from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.ramps import sigmoid_rampup
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class ADMT(Method):
+    """L = L_sup + w(t) Dice(z_s, y)   (their RPA and CCM modules)
+
+    Random periodic alternation (RPA): one of two EMA teachers follows the student for a number of steps drawn from
+    1..50, then the other, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's the weak
+    view with a CutMix box from the batch's next image, of area 1 - lambda, lambda ~ Beta(4, 4) drawn once a step.
+
+    Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs
+    [U, K, H, W] of the weak view, H_i [U, H, W] their entropies in bits; where their classes differ and the student's p
+    of the weak view has less entropy than q, p takes q's place. y [U, H, W]: the class, mixed as x_s is, where its
+    probability is at least tau = 0.95, ignored elsewhere; z_s: the student's logits of x_s; Dice as in `losses.dice`.
+
+    w(t) = 2 exp(-5 (1 - 4 t/T)^2), 2 from a quarter of the run on: 7,500 of 30,000 steps in the authors' ACDC recipe,
+    whence all constants. In the first 100 steps the teacher in turn becomes the student; then its average begins.
+
+    Differs from the authors' code: there the student takes the teachers' place by a larger probability instead of less
+    entropy, and inside a box by what it predicts of the image that the box hides; here it is mixed like the teachers.
+    There the teacher in turn is in training and the other in evaluation mode, and both start from weights of their own;
+    here both teach in training mode, like every `EMATeacher`, and start as the student. The student predicts.
+
+    Args:
+        threshold: tau.
+        period: the longest turn, in steps.
+        copy_steps: steps in which teachers become the student.
+        consistency_weight: w at the end of the ramp.
+        rampup_share: length of the ramp, as a share of the run.
+        ema_decay: of both teachers.
+        predict_with: "student" or "teacher", the first.
+    """
+
+    strong_views: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        threshold: float = 0.95,
+        period: int = 50,
+        copy_steps: int = 100,
+        consistency_weight: float = 2.0,
+        rampup_share: float = 0.25,
+        ema_decay: float = 0.99,
+        predict_with: str = "student",
+    ) -> None:
+        super().__init__()
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        if period < 1:
+            raise UserError(f"method.period={period}: expected at least 1 step")
+        if copy_steps < 0:
+            raise UserError(f"method.copy_steps={copy_steps}: expected at least 0 steps")
+        if not consistency_weight >= 0:
+            raise UserError(f"method.consistency_weight={consistency_weight}: expected a number of at least 0")
+        if not 0 < rampup_share <= 1:
+            raise UserError(f"method.rampup_share={rampup_share}: expected a share of the run in (0, 1]")
+        if predict_with not in ("teacher", "student"):
+            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        self.student = network()
+        self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
+        self.threshold, self.period, self.copy_steps = threshold, period, copy_steps
+        self.weight, self.rampup_share, self.predict_with = consistency_weight, rampup_share, predict_with
+        self.seed = int(torch.randint(2**62, ()))  # the same in every process, and again when the run is resumed
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        x_u, x_s = batch.unlabeled, batch.strong[0]
+        box = torch.zeros_like(x_u[:, :1])
+        if self.turn(progress) == 1:
+            box = self.box(x_u)
+            x_s = mix(x_u, x_u.roll(1, 0), box)
+        z_l, z_w, z_s = together(self.student, batch.image, x_u, x_s)
+        q = self.targets(x_u, z_w.detach().softmax(dim=1))
+        y = confident_label(q.log(), self.threshold)
+        loss = dice(z_s, mix_labels(y, y.roll(1, 0), box))
+        return {"supervised": supervised(z_l, batch.label), "consistency": self.w(progress) * loss}
+
+    def targets(self, x_u: Tensor, p: Tensor) -> Tensor:
+        """q [U, K, H, W], in the end, p being the student's softmax output of x_u."""
+        p_1, p_2 = (teacher(x_u).softmax(dim=1) for teacher in self.teachers)
+        h_1, h_2 = (entropy(p_i)[:, None] / math.log(2) for p_i in (p_1, p_2))
+        q = torch.lerp(p_1, p_2, torch.sigmoid(h_1 - h_2))  # e^-H_2 / (e^-H_1 + e^-H_2)
+        conflict = p_1.argmax(dim=1) != p_2.argmax(dim=1)
+        return torch.where((conflict & (entropy(p) < entropy(q)))[:, None], p, q)
+
+    def box(self, images: Tensor) -> Tensor:
+        """A square of the same size for each image."""
+        area = 1 - float(Beta(4.0, 4.0).sample())
+        return cutmix_boxes(images, 1.0, (area, area), (1.0, 1.0))
+
+    def turn(self, progress: Progress) -> int:
+        """Whose turn it is, 0 or 1: a function of the step, as no process and no resumed run may think otherwise."""
+        return int((ends_of_turns(self.seed, self.period, progress.total) <= progress.step).sum()) % 2
+
+    def w(self, progress: Progress) -> float:
+        """w(t)."""
+        return self.weight * sigmoid_rampup(progress.fraction / self.rampup_share)
+
+    def after_step(self, progress: Progress) -> None:
+        turns = max(progress.step - self.copy_steps, 0) // 2  # of this teacher, about, since its average began
+        teacher = self.teachers[self.turn(progress)]
+        assert isinstance(teacher, EMATeacher)
+        teacher.follow(self.student, Progress(turns, progress.total))
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress), "turn": float(self.turn(progress))}
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        q = self.targets(image, self.student(image).softmax(dim=1))
+        return PseudoLabels(q, q.amax(dim=1) >= self.threshold)
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teachers[0] if self.predict_with == "teacher" else self.student
+
+
+@lru_cache(maxsize=4)
+def ends_of_turns(seed: int, period: int, num: int) -> Tensor:
+    """The steps [num] before which turns end, each turn lasting 1 to `period` steps."""
+    return torch.randint(1, period + 1, (num,), generator=torch.Generator().manual_seed(seed)).cumsum(0)
