@@ -1,0 +1,125 @@
+"""DTC, dual-task consistency (Luo et al., AAAI 2021)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.networks.base import resized
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class DTC(Method):
+    """L = L_sup(p, y) + b mean[(z - T(y))^2] + w(t) mean[(T'(z) - p)^2]   (their L_Dice, L_LSF and L_DTC)
+
+    p: softmax output [L + U, K, H, W]; z: tanh of a second head (conv 1x1) on the finest decoder map, in [-1, 1], the
+    signed distance maps; T(y): those of the label (`signed_distance`), negative inside, 0 on the boundary, positive
+    outside, no unit; T'(z) = sigmoid(-k z) in [0, 1], the mask that z stands for, k = 1500. The third mean is over
+    labelled and unlabelled images, and the gradient flows into both z and p. b = 0.3, w(t) = exp(-5 (1 - t/T_max)^2).
+
+    The paper has one class (left atrium, 3-D): here each foreground class k = 1..K-1 has a map of its own, computed in
+    the slice and compared with p_k; means are over pixels and foreground classes. A class that is absent from a slice
+    is everywhere outside, T(y) = 1; the authors' code gives it 0, which stands for a boundary in every pixel, harmless
+    in their crops that nearly always hold the atrium. Differs also in L_sup, (cross-entropy + Dice) / 2, there Dice.
+
+    Args:
+        distance_weight: b.
+        steepness: k.
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        distance_weight: float = 0.3,
+        steepness: float = 1500.0,
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        if distance_weight < 0:
+            raise UserError(f"method.distance_weight={distance_weight}: expected a number of at least 0")
+        if not steepness > 0:
+            raise UserError(f"method.steepness={steepness}: expected a number above 0")
+        self.student = network()
+        self.distance_head = nn.Conv2d(self.student.pyramid_channels[0], self.student.num_classes - 1, 1)
+        self.distance_weight, self.steepness = distance_weight, steepness
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        num_labeled = len(batch.image)
+        logits, z = self.both(torch.cat([batch.image, batch.unlabeled]))
+        truth = signed_distance(batch.label, self.student.num_classes)
+        counted = (batch.label != IGNORE)[:, None].expand_as(truth).float()
+        distance = ratio((counted * (z[:num_labeled] - truth).square()).sum(), counted.sum())
+        consistency = batch_mean((self.mask(z) - logits.softmax(dim=1)[:, 1:]).square())
+        return {
+            "supervised": supervised(logits[:num_labeled], batch.label),
+            "distance": self.distance_weight * distance,
+            "consistency": self.w(progress) * consistency,
+        }
+
+    def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, K, H, W] and distance maps z [N, K - 1, H, W]."""
+        finest = self.student.pyramid(self.student.encode(image))[0]
+        return resized(self.student.head(finest), image), resized(self.distance_head(finest), image).tanh()
+
+    def mask(self, z: Tensor) -> Tensor:
+        """T'(z)."""
+        return (-self.steepness * z).sigmoid()
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return self.parameters()
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        """What the distance maps teach p: T'(z), what they leave over being background, scaled to a sum of 1."""
+        mask = self.mask(self.both(image)[1])
+        p = torch.cat([1 - mask.amax(dim=1, keepdim=True), mask], dim=1)
+        return PseudoLabels(p / p.sum(dim=1, keepdim=True), torch.ones_like(image[:, 0], dtype=torch.bool))
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
+
+
+@torch.no_grad()
+def signed_distance(label: Tensor, num_classes: int) -> Tensor:
+    """T(y): signed distance maps [N, K - 1, H, W] in [-1, 1] of the foreground classes of a label [N, H, W].
+
+    Outside the class the distance to it, inside minus the distance to the nearest pixel of another class, each divided
+    by its largest value in the image; 0 on the boundary, the inner pixels whose neighbour by a side is of another
+    class. 1 where the class is absent, -1 where there is no other. Ignored pixels are of no class: distances pass over
+    them, and their own value is 0.
+    """
+    inside = torch.stack([label == k for k in range(num_classes)], dim=1)
+    outside = ~inside & (label != IGNORE)[:, None]
+    to_class = distance_to(inside)
+    to_other = to_class.masked_fill(inside, float(sum(label.shape[1:]))).amin(dim=1, keepdim=True)
+
+    def scaled(distance: Tensor) -> Tensor:
+        return distance / distance.amax(dim=(2, 3), keepdim=True).clamp(min=1)
+
+    inner = scaled(to_other * inside) * (to_other > 1)
+    return (scaled(to_class * outside) - inner)[:, 1:]
+
+
+def distance_to(mask: Tensor) -> Tensor:
+    """Euclidean distance in pixels [N, K, H, W] to the nearest pixel of a mask [N, K, H, W]; H + W where it is empty.
+
+    Exact, on any device and without waiting for it: along each row by running extrema, then over all rows.
+    """
+    height, width = mask.shape[2:]
+    far = float(height + width)
+    row, column = (torch.arange(n, device=mask.device, dtype=torch.float32) for n in (height, width))
+    before = column - torch.where(mask, column, -far).cummax(dim=3).values
+    after = torch.where(mask, column, 2 * far).flip(3).cummin(dim=3).values.flip(3) - column
+    along = torch.minimum(before, after).clamp(max=far).square()
+    square = torch.full_like(along, far**2)
+    for i in range(height):
+        torch.minimum(square, along[:, :, i : i + 1] + (row - i).square()[:, None], out=square)
+    return square.sqrt()
