@@ -21,13 +21,15 @@ def views() -> Batch:
 
 
 def unlike(**keys: object) -> ADMT:
-    """With teachers that are neither the student nor each other, all of them sure in some pixels."""
+    """With teachers that disagree around 0, where the student is surer but near -1/12, and agree elsewhere."""
     method = ADMT(network=Pixelwise, **keys).train()
+    heads = [method.student.head, *(teacher.network.head for teacher in method.teachers)]
+    weights = ([-6.0, 0, 6], [-3.0, 0, 3], [-2.0, 0, 5])
+    biases = ([0.0, 0, 1], [0.0, 0, 0], [0.0, 1, 0])
     with torch.no_grad():
-        for p in method.teachers.parameters():
-            p.add_(torch.randn_like(p))
-        for p in method.parameters():
-            p.mul_(2)
+        for head, weight, bias in zip(heads, weights, biases, strict=True):
+            head.weight.copy_(torch.tensor(weight).view(K, 1, 1, 1))
+            head.bias.copy_(torch.tensor(bias))
     return method
 
 
