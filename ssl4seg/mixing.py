@@ -1,4 +1,4 @@
-"""Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup.
+"""Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup, patches.
 
 Masks are [N, 1, H, W] float, 1 where the other image shows. Random numbers come from PyTorch's global generator on the
 CPU, which the engine seeds anew in every step.
@@ -73,6 +73,23 @@ def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
     counted = label < num_classes
     mask = taken.gather(1, label.masked_fill(~counted, 0).flatten(1)).view_as(label) * counted
     return mask[:, None]
+
+
+def cut_patches(maps: Tensor, num: int) -> Tensor:
+    """[N, C, H, W] -> its num x num equal patches [N, num^2, C, h, w], row by row; what is left over is left out."""
+    h, w = maps.shape[-2] // num, maps.shape[-1] // num
+    grid = maps[..., : num * h, : num * w].unflatten(3, (num, w)).unflatten(2, (num, h))
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def paste_patch(maps: Tensor, num: int, to: Tensor, patch: Tensor) -> Tensor:
+    """`maps` [N, C, H, W] with `patch` [N, C, h, w] in the place of that of its num x num patches numbered `to` [N]."""
+    rows = torch.arange(len(maps), device=maps.device)
+    patches = cut_patches(maps, num).index_put((rows, to), patch)
+    grid = patches.unflatten(1, (num, num)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    pasted = maps.clone()
+    pasted[..., : grid.shape[2], : grid.shape[3]] = grid
+    return pasted
 
 
 def _boxes(images: Tensor, rows: Tensor, columns: Tensor, place: Tensor) -> Tensor:
