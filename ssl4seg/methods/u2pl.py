@@ -1,0 +1,239 @@
+"""U2PL, unreliable pseudo-labels as negatives (Wang et al., CVPR 2022)."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import all_sum, cross_entropy, entropy, ratio, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.projection import Projection, level_at
+from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.mixing import cutmix_mask, mix, mix_labels
+from ssl4seg.networks.base import Network, resized
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class U2PL(Method):
+    """L = L_sup + lambda_u CE(f(x_m), y_m where H <= gamma) + lambda_c L_c   (their eqs. 1 to 3)
+
+    L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
+
+    x_m: with probability 1/2 a CutMix of the unlabelled images, y_m [U, H, W] that of the EMA teacher's classes (in
+    evaluation mode); H [U, H, W] the entropy of the teacher's p_t of x_m in nats; gamma: its quantile that leaves the
+    share alpha(t) = 0.2 (1 - t/T) above it (eqs. 5 to 7); the mean of CE is over the reliable pixels H <= gamma;
+    lambda_u = eta (pixels / reliable pixels) (eq. 8).
+
+    <,>: cosine, tau = 0.5. Representations are D = 256 channels of a projection head on the decoder map nearest to a
+    quarter of the image's size; pixels between are left out. a_ci: M = 256 pixels of class c by truth or reliable
+    pseudo-label, with p_t(c) > 0.3 (eqs. 9 to 11). z+_c: the mean of all such (eq. 12). z-_cij: N = 50 vectors of c's
+    memory bank. Into it go labelled pixels of another class where c ranks in [0, r_l) of p_t, and unreliable pixels
+    (H > gamma) where c ranks in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a
+    gradient. A class without anchors or negatives is left out of the mean.
+
+    M, N, D, the banks' sizes and the start on labels alone are the authors' code's, and the teacher is tested as there.
+    r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
+    negatives. Differs from the code: there anchors of unlabelled images are the surest alpha(t) of the pixels alone, z+
+    includes those with p_t(c) <= 0.3, and where a class is absent the anchors of one class meet the bank of another;
+    every negative is queued, here at most `num_keys` a class, step and process, so that the bank spans more than a few
+    steps. gamma is that of each process's own images, as there. L_sup has a Dice term beside the cross-entropy.
+
+    Args:
+        unreliable: alpha(0).
+        pseudo_weight, contrastive_weight: eta and lambda_c.
+        temperature: tau.
+        num_anchors, num_negatives: M and N.
+        anchor_threshold: of p_t(c).
+        low_rank, high_rank: r_l and r_h.
+        bank_size, background_bank_size: vectors held for each class and for class 0.
+        num_keys: vectors queued at most.
+        projection_channels: D.
+        cutmix: probability of CutMix.
+        labels_only: share of the run before the other terms start; the teacher is its student until then.
+        ema_decay: of the teacher.
+        predict_with: "teacher" or "student".
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        unreliable: float = 0.2,
+        pseudo_weight: float = 1.0,
+        contrastive_weight: float = 1.0,
+        temperature: float = 0.5,
+        num_anchors: int = 256,
+        num_negatives: int = 50,
+        anchor_threshold: float = 0.3,
+        low_rank: int = 3,
+        high_rank: int = 20,
+        bank_size: int = 30_000,
+        background_bank_size: int = 50_000,
+        num_keys: int = 1024,
+        projection_channels: int = 256,
+        cutmix: float = 0.5,
+        labels_only: float = 0.0125,
+        ema_decay: float = 0.99,
+        predict_with: str = "teacher",
+    ) -> None:
+        super().__init__()
+        counts = {
+            "num_anchors": num_anchors,
+            "num_negatives": num_negatives,
+            "bank_size": bank_size,
+            "background_bank_size": background_bank_size,
+            "num_keys": num_keys,
+            "projection_channels": projection_channels,
+            "low_rank": low_rank,
+        }
+        for key, count in counts.items():
+            if count < 1:
+                raise UserError(f"method.{key}={count}: expected at least 1")
+        if high_rank <= low_rank:
+            raise UserError(f"method.high_rank={high_rank}: expected more than low_rank={low_rank}")
+        shares = {"unreliable": unreliable, "anchor_threshold": anchor_threshold, "labels_only": labels_only}
+        for key, share in shares.items():
+            if not 0 <= share < 1:
+                raise UserError(f"method.{key}={share}: expected a share in [0, 1)")
+        if not 0 <= cutmix <= 1:
+            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
+        for key, weight in (("pseudo_weight", pseudo_weight), ("contrastive_weight", contrastive_weight)):
+            if not weight >= 0:
+                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
+        if not temperature > 0:
+            raise UserError(f"method.temperature={temperature}: expected a number above 0")
+        if predict_with not in ("teacher", "student"):
+            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        self.student = network()
+        self.level = level_at(self.student, 1 / 4)
+        self.projection = Projection(self.student.pyramid_channels[self.level], projection_channels)
+        self.teacher = EMATeacher(self.student, decay=ema_decay)
+        self.teacher_projection = EMATeacher(
+            cast(Network, self.projection), decay=ema_decay
+        )  # any module can be averaged
+        num_classes = self.student.num_classes
+        self.bank = MemoryBank([background_bank_size, *[bank_size] * (num_classes - 1)], projection_channels)
+        self.unreliable, self.temperature, self.anchor_threshold = unreliable, temperature, anchor_threshold
+        self.pseudo_weight, self.contrastive_weight = pseudo_weight, contrastive_weight
+        self.num_anchors, self.num_negatives, self.num_keys = num_anchors, num_negatives, num_keys
+        self.low_rank, self.high_rank = min(low_rank, num_classes - 1), high_rank
+        self.cutmix, self.labels_only, self.predict_with = cutmix, labels_only, predict_with
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        started = self.steps_taught(progress) >= 0
+        x_m, y_m = self.mixed(batch.unlabeled, self.label(batch.unlabeled).argmax(dim=1))
+        image, num = torch.cat([batch.image, x_m]), [len(batch.image), len(x_m)]
+        z, r = self.look(self.student, self.projection, image)
+        with torch.no_grad():
+            z_t, r_t = self.look(self.teacher.network, self.teacher_projection.network, image)
+            p_t = z_t.softmax(dim=1)
+            y_m = y_m.masked_fill(~self.reliable(p_t[num[0] :], progress), IGNORE)
+        z_l, z_m = z.split(num)
+        contrast = self.contrast(r, r_t, p_t, batch.label, y_m, queue=started)
+        return {
+            "supervised": supervised(z_l, batch.label),
+            "pseudo_label": started * self.pseudo_weight * _over_reliable(z_m, y_m),
+            "contrastive": started * self.contrastive_weight * contrast,
+        }
+
+    def look(self, network: Network, projection: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, K, H, W] and representations [N, D, h, w]."""
+        maps = network.pyramid(network.encode(image))
+        return resized(network.head(maps[0]), image), projection(maps[self.level]).float()
+
+    def label(self, image: Tensor) -> Tensor:
+        """The teacher's logits in evaluation mode."""
+        training = self.teacher.training
+        z_t: Tensor = self.teacher.eval()(image)
+        self.teacher.train(training)
+        return z_t
+
+    def mixed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """x_m and y_m: all images mixed or none."""
+        mask = cutmix_mask(image) * (torch.rand(()) < self.cutmix).float().to(image.device)
+        return mix(image, image.roll(1, 0), mask), mix_labels(label, label.roll(1, 0), mask)
+
+    def alpha(self, progress: Progress) -> float:
+        """Share of the pixels that are unreliable."""
+        return self.unreliable * (1 - progress.fraction)
+
+    def reliable(self, p_t: Tensor, progress: Progress) -> Tensor:
+        """H <= gamma [U, H, W]."""
+        h = entropy(p_t.float())
+        gamma = h.flatten().sort().values[max(1, round((1 - self.alpha(progress)) * h.numel())) - 1]
+        return h <= gamma
+
+    def contrast(self, r: Tensor, r_t: Tensor, p_t: Tensor, y_l: Tensor, y_m: Tensor, *, queue: bool) -> Tensor:
+        """L_c; y_m is IGNORE where it is unreliable. Puts the step's negatives into the bank first, if `queue`."""
+        size = r.shape[-2:]
+        y_l, y_m, p_t = (_thinned(x, size) for x in (y_l, y_m, p_t))
+        rank = p_t.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        classes = torch.arange(p_t.shape[1], device=r.device)[:, None, None]
+        y_l, y_m, y = (x[:, None] for x in (y_l, y_m, torch.cat([y_l, y_m])))
+        anchor = _by_class((y == classes) & (p_t > self.anchor_threshold))
+        low, high = (rank[: len(y_l)] < self.low_rank), (rank >= self.low_rank) & (rank < self.high_rank)
+        negative_l = low & (y_l != classes) & (y_l != IGNORE)
+        negative = _by_class(torch.cat([negative_l, high[len(y_l) :] & (y_m == IGNORE)]))
+        r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
+
+        if queue:
+            key, there = spread_index(negative.sum(dim=1), self.num_keys)
+            self.bank.push(r_t[nth_true(negative, key)], there)
+        with torch.autocast(r.device.type, enabled=False):
+            count = anchor.sum(dim=1)
+            a = F.normalize(r[nth_true(anchor, uniform_index(count, self.num_anchors))], dim=2)
+            positive = F.normalize(all_sum(anchor.float() @ r_t) / all_sum(count.float()).clamp(min=1)[:, None], dim=1)
+            drawn = self.bank.draw(self.num_anchors * self.num_negatives)
+            drawn = drawn.unflatten(1, (self.num_anchors, self.num_negatives))
+            alike = torch.einsum("kmd,kd->km", a, positive)[:, :, None]
+            unlike = torch.einsum("kmd,kmnd->kmn", a, drawn)
+            each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
+        there = ((count > 0) & (self.bank.held > 0)).float()
+        return ratio((there * each).sum(), there.sum())
+
+    def steps_taught(self, progress: Progress) -> int:
+        """Steps since the unlabelled images joined; negative before."""
+        return progress.step - round(self.labels_only * progress.total)
+
+    def after_step(self, progress: Progress) -> None:
+        since = Progress(max(0, self.steps_taught(progress)), progress.total)
+        self.teacher.follow(self.student, since)
+        self.teacher_projection.follow(cast(Network, self.projection), since)
+
+    def parameters_of(self, phase: str) -> list[Parameter]:
+        return [*self.student.parameters(), *self.projection.parameters()]
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"unreliable_share": self.alpha(progress)}
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p_t = self.label(image).softmax(dim=1)
+        return PseudoLabels(p_t, self.reliable(p_t, progress))
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teacher if self.predict_with == "teacher" else self.student
+
+
+def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:
+    """(pixels / reliable pixels) times the mean cross-entropy over the reliable pixels."""
+    reliable = (label != IGNORE).float()
+    return ratio(reliable.new_tensor(reliable.numel()), reliable.sum()) * cross_entropy(logits, label)
+
+
+def _thinned(x: Tensor, size: torch.Size) -> Tensor:
+    """[..., H, W] -> [..., h, w]: the pixel in the middle of each cell, so that label and probability stay together."""
+    rows, columns = (
+        ((torch.arange(num, device=x.device) + 0.5) * (length / num)).long()
+        for num, length in zip(size, x.shape[-2:], strict=True)
+    )
+    return x[..., rows[:, None], columns]
+
+
+def _by_class(mask: Tensor) -> Tensor:
+    """[N, K, h, w] -> [K, N h w]."""
+    return mask.transpose(0, 1).flatten(1)
