@@ -1,0 +1,98 @@
+"""S4L, rotation prediction (Zhai et al., ICCV 2019), for segmentation as in PixelSSL."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.networks.base import resized
+from ssl4seg.types import Batch, Losses, Progress
+
+
+class S4L(Method):
+    """L = L_sup(f(x_l), y) + a L_sup(f(x_l^r), y^r) + b mean CE(h(x^r), r)   (their eq. 1 and 2, rotation)
+
+    x^r: an image turned by r x 90 degrees, r in {0, 1, 2, 3}; the last mean is over labelled and unlabelled images,
+    each as it is (r = 0) and in `turned_copies` other positions, drawn without repetition. h [N, 4]: logits of r, a
+    linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1.
+
+    The paper classifies images, and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
+    carried it over to segmentation with one turned copy and a = b = 0.1: the defaults; its h has two convolutions
+    before the mean, which need larger maps than every network has. Only labelled images pass the decoder.
+
+    What is upright must be known from the image: views that turn by quarters (`views.weak.rot90_flip`, half of the
+    images in the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the task whole. Images are
+    square; of others the square in the middle is taken.
+
+    Args:
+        turned_copies: of each image, 1 to 3.
+        turned_weight: a.
+        rotation_weight: b.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        turned_copies: int = 1,
+        turned_weight: float = 0.1,
+        rotation_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if turned_copies not in (1, 2, 3):
+            raise UserError(f"method.turned_copies={turned_copies}: expected 1, 2 or 3")
+        for key, weight in (("turned_weight", turned_weight), ("rotation_weight", rotation_weight)):
+            if weight < 0:
+                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
+        self.student = network()
+        self.rotation_head = nn.Linear(self.student.feature_channels[-1], 4)
+        self.turned_copies = turned_copies
+        self.turned_weight, self.rotation_weight = turned_weight, rotation_weight
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        x, y = square(torch.cat([batch.image, batch.unlabeled])), square(batch.label)
+        num, num_labeled = len(x), len(y)
+        r = self.draw(num)  # [1 + copies, L + U]
+        x_r = torch.cat([turned(x, r_i) for r_i in r])
+        y_r = torch.cat([turned(y, r_i[:num_labeled]) for r_i in r])
+        features = self.student.encode(x_r)
+        labeled = [f.unflatten(0, (-1, num))[:, :num_labeled].flatten(0, 1) for f in features]
+        z = resized(self.student.decode(labeled), x)
+        rotation = F.cross_entropy(self.rotation(features), r.flatten().to(x.device), reduction="none")
+        return {
+            "supervised": supervised(z[:num_labeled], y),
+            "turned": self.turned_weight * supervised(z[num_labeled:], y_r[num_labeled:]),
+            "rotation": self.rotation_weight * batch_mean(rotation),
+        }
+
+    def draw(self, num: int) -> Tensor:
+        """r of each image and copy, [1 + copies, num] on the CPU: zeros first, then different ones of 1, 2, 3."""
+        r = torch.rand(3, num).argsort(dim=0)[: self.turned_copies] + 1
+        return torch.cat([torch.zeros_like(r[:1]), r])
+
+    def rotation(self, features: list[Tensor]) -> Tensor:
+        """h [N, 4] float32."""
+        logits: Tensor = self.rotation_head(features[-1].mean(dim=(2, 3)))
+        return logits.float()
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        return self.parameters()
+
+
+def square(image: Tensor) -> Tensor:
+    """The square in the middle [..., S, S] of [..., H, W], S = min(H, W)."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[..., top : top + side, left : left + side]
+
+
+def turned(image: Tensor, quarters: Tensor) -> Tensor:
+    """Images [N, ..., S, S], each turned counter-clockwise by its number [N] of quarters."""
+    every = torch.stack([torch.rot90(image, k, (-2, -1)) for k in range(4)])
+    return every[quarters.to(image.device), torch.arange(len(image), device=image.device)]
