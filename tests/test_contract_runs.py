@@ -18,7 +18,8 @@ NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
 
 
 def overrides(method: str) -> tuple[str, ...]:
-    return (*PHANTOM, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}")
+    scales = ("network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]")  # two decoder maps, for urpc
+    return (*PHANTOM, *scales, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}")
 
 
 def engine_in(path: Path, config: dict[str, Any]) -> Engine:
