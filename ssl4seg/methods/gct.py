@@ -1,0 +1,121 @@
+"""GCT, guided collaborative training (Ke et al., ECCV 2020)."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from ssl4seg.errors import UserError
+from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.discriminator import unmoved
+from ssl4seg.methods.flaw_detector import FlawDetector, comparable, flaw_target
+from ssl4seg.ramps import Rampup
+from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+
+
+class GCT(Method):
+    """L = sum_{k = 1, 2} L_sup(z_k) + w(t) mean([f_k > f_j] (p_k - p_j)^2) + c mean([f_1 > T, f_2 > T] F(x, p_k)^2)
+
+    The second term is the dynamic consistency, the third the flaw correction. Two networks of one architecture, j the
+    other of k; p_k = softmax(z_k) [N, K, H, W]; p_j without a gradient; x labelled and unlabelled images. F is the flaw
+    detector: F(x, p) [N, H, W] says where a prediction is wrong, from 0 to 1. f_k is F(x, p_k) without a gradient,
+    smoothed and stretched over each image (`comparable`), and 1 where it exceeds T. So in each pixel the less flawed
+    network teaches the other one, but where both are flawed F does. Means are over pixels (and classes).
+
+    Detector: L_F = mean over k and the labelled pixels of (F(x, p_k) - C(p_k, y))^2, C = `flaw_target`.
+
+    The authors' constants for semantic segmentation: w = 100 at the end of its ramp, c = 1, T = 0.6, one dilation in C;
+    Adam 1e-4 with betas (0.9, 0.99) for F. Their ramp takes 3 of 20 epochs, ours `rampup_steps`; their factor of 10
+    before L_F is left out, for Adam does not notice it.
+
+    Differs from the authors' code: what is ignored is no flaw and does not count in L_F (there it is half a flaw); an
+    image without flaws gets f = 0 (there a negative constant); F is finer on small images. They step network 1, network 2
+    and F in turn on predictions from before the step; here the networks step at once, and F sees their new predictions.
+
+    In each phase the other phase's parameters get no gradient and their batch norm's running statistics stay. Network 1
+    predicts.
+
+    Args:
+        consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
+        correction_weight: c.
+        threshold: T.
+        dilations: of C.
+    """
+
+    phases = ("segmenter", "detector")
+
+    def __init__(
+        self,
+        *,
+        network: MakeNetwork,
+        consistency_weight: float = 100.0,
+        rampup_steps: int | None = None,
+        correction_weight: float = 1.0,
+        threshold: float = 0.6,
+        dilations: int = 1,
+    ) -> None:
+        super().__init__()
+        if not correction_weight >= 0:
+            raise UserError(f"method.correction_weight={correction_weight}: expected a number of at least 0")
+        if not 0 <= threshold < 1:
+            raise UserError(f"method.threshold={threshold}: expected a number in [0, 1)")
+        if dilations < 0:
+            raise UserError(f"method.dilations={dilations}: expected a number of at least 0")
+        self.student, self.partner = network(), network()
+        self.detector = FlawDetector(in_channels=self.student.in_channels + self.student.num_classes)
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
+        self.c, self.threshold, self.dilations = correction_weight, threshold, dilations
+
+    def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        return self.detect(batch) if phase == "detector" else self.segment(batch, progress)
+
+    def segment(self, batch: Batch, progress: Progress) -> Losses:
+        x, num = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
+        z_1, z_2 = self.student(x), self.partner(x)
+        p_1, p_2 = z_1.softmax(dim=1), z_2.softmax(dim=1)
+        flaws_1, flaws_2 = (unmoved(self.detector, x, p) for p in (p_1, p_2))
+        f_1, f_2 = self.clipped(flaws_1), self.clipped(flaws_2)
+        both = ((f_1 == 1) & (f_2 == 1)).float()
+        consistency = taught(f_1 > f_2, p_1, p_2) + taught(f_2 > f_1, p_2, p_1)
+        return {
+            "supervised": supervised(z_1[:num], batch.label) + supervised(z_2[:num], batch.label),
+            "consistency": self.w(progress) * consistency,
+            "correction": self.c * batch_mean(both * (flaws_1.square() + flaws_2.square())),
+        }
+
+    def detect(self, batch: Batch) -> Losses:
+        x, num = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
+        counted = (batch.label != IGNORE).float()
+        total = counted.new_zeros(())
+        for network in (self.student, self.partner):
+            with torch.no_grad():
+                p = unmoved(network, x).softmax(dim=1)
+            target = flaw_target(p[:num], batch.label, self.dilations)
+            # The unlabelled images are there for the batch norm, which sees them in the other phase too.
+            error = (self.detector(x, p)[:num] - target).square()
+            total = total + ratio((counted * error).sum(), counted.sum()) / 2
+        return {"detector": total}
+
+    def clipped(self, flaws: Tensor) -> Tensor:
+        """f: comparable flaws [N, H, W] without a graph, 1 above the threshold."""
+        f = comparable(flaws.detach())
+        return f.masked_fill(f > self.threshold, 1)
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p_1, p_2 = (network(image).softmax(dim=1) for network in (self.student, self.partner))
+        f_1, f_2 = (self.clipped(self.detector(image, p)) for p in (p_1, p_2))
+        return PseudoLabels(p_2, f_1 > f_2)
+
+    def parameters_of(self, phase: str) -> Iterable[Parameter]:
+        networks = [self.detector] if phase == "detector" else [self.student, self.partner]
+        return nn.ModuleList(networks).parameters()
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
+
+
+def taught(where: Tensor, p: Tensor, other: Tensor) -> Tensor:
+    """mean([where] (p - other)^2), the other one teaching."""
+    return batch_mean(where[:, None] * (p - other.detach()).square())
