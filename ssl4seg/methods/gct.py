@@ -31,8 +31,9 @@ class GCT(Method):
     before L_F is left out, for Adam does not notice it.
 
     Differs from the authors' code: what is ignored is no flaw and does not count in L_F (there it is half a flaw); an
-    image without flaws gets f = 0 (there a negative constant); F is finer on small images. They step network 1, network 2
-    and F in turn on predictions from before the step; here the networks step at once, and F sees their new predictions.
+    image without flaws gets f = 0 (there a negative constant); F is finer on images below 256 pixels. There networks
+    and F step in turn on predictions from before the step; here the networks step at once, and F sees what they predict
+    then.
 
     In each phase the other phase's parameters get no gradient and their batch norm's running statistics stay. Network 1
     predicts.
