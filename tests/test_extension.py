@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import PHANTOM, events, load, refused, results, script, shell
 
+from ssl4seg.cli import choices, conf_dir
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -17,6 +19,15 @@ def example() -> tuple[dict[str, str], str]:
     command = re.search(r"^    (PYTHONPATH=.*)$", section, re.MULTILINE)
     assert command
     return files, command[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
+def test_the_pages_name_every_method_and_no_other(page: str) -> None:
+    text = (Path(__file__).parents[1] / page).read_text()
+    section = text.partition("\n## Methods\n")[2].partition("\n## ")[0] or text.partition("\n## ")[0]
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+    named = re.findall(r"`(\w+)`", rows) if page == "README.md" else re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
+    assert sorted(named) == choices("method", [conf_dir()])
 
 
 def test_the_method_of_the_readme_is_about_twenty_lines_of_python_and_one_yaml() -> None:
