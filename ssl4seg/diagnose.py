@@ -98,9 +98,9 @@ class Counts:
         self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
         confidence = best.values[counted].double().clamp(0, 1)
         place = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        hit = (true == pseudo).double()
-        for row, value in zip(self.bins, (torch.ones_like(hit), confidence, hit), strict=True):
-            row += torch.bincount(place, weights=value, minlength=NUM_BINS)
+        values = torch.stack([torch.ones_like(confidence), confidence, (true == pseudo).double()])
+        # Bin by bin: bincount with weights has no deterministic form on GPUs.
+        self.bins += torch.stack([(values * (place == i)).sum(dim=1) for i in range(NUM_BINS)], dim=1)
 
     def scores(self, classes: Sequence[str]) -> dict[str, float]:
         """As `Diagnosis` describes them; a score is left out where there is nothing to divide by."""

@@ -154,7 +154,8 @@ class Engine:
         return told
 
     def begin_stage(self, stage: int) -> None:
-        """The method turns to another stage, with optimisers as new."""
+        """The method turns to another stage, with optimisers as new and the same buffers in all processes."""
+        self.same_buffers()
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         torch.manual_seed(seed_of(self.plan.seed, "stage", stage))

@@ -78,7 +78,7 @@ def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
 def cut_patches(maps: Tensor, num: int) -> Tensor:
     """[N, C, H, W] -> its num x num equal patches [N, num^2, C, h, w], row by row; what is left over is left out."""
     h, w = maps.shape[-2] // num, maps.shape[-1] // num
-    grid = maps[..., : num * h, : num * w].unflatten(3, (num, w)).unflatten(2, (num, h))
+    grid: Tensor = maps[..., : num * h, : num * w].unflatten(3, (num, w)).unflatten(2, (num, h))
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
 
 

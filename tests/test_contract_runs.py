@@ -66,6 +66,12 @@ for method in METHODS:
     dist.broadcast(other, 0)
     assert torch.equal(after, other), f"{method}: the processes differ by {(after - other).abs().max()}"
     assert after.isfinite().all() and not torch.equal(after, before), method
+    if engine.method.stages:
+        engine.begin_stage(1)  # each has seen other images, and their batch norm's statistics are frozen here
+        for name, value in engine.method.state_dict().items():
+            other = value.clone()
+            dist.broadcast(other, 0)
+            assert torch.equal(value, other), f"{method}: the processes differ in {name}"
 print("all the same")
 """
 

@@ -55,6 +55,18 @@ def test_pixels_of_one_bin_are_averaged_before_they_are_compared():
     assert found["dice/mean"] == 0
 
 
+def test_counting_has_a_deterministic_form_on_every_device(monkeypatch):
+    bincount = torch.bincount  # with weights PyTorch refuses it on GPUs where deterministic=true
+
+    def unweighted(value: Tensor, weights: None = None, minlength: int = 0) -> Tensor:
+        assert weights is None
+        return bincount(value, minlength=minlength)
+
+    monkeypatch.setattr(torch, "bincount", unweighted)
+    found = scores([(0.61, 0.39, 0.0), (0.65, 0.35, 0.0)], used=[1, 1], label=[0, 1])
+    assert found["calibration_error"] == pytest.approx(0.13, abs=1e-6)
+
+
 def test_where_nothing_is_used_there_is_no_accuracy():
     found = scores([(0.4, 0.3, 0.3)], used=[0], label=[0])
     assert found["coverage"] == 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from ssl4seg.errors import UserError
 from ssl4seg.losses import confidence, dice, supervised
 from ssl4seg.methods.base import MakeNetwork, together
-from ssl4seg.methods.two_networks import TwoNetworks, TwoNetworksKeys
+from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.mixing import cut_patches, paste_patch
 from ssl4seg.photometric import ColorJitter
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -21,19 +21,20 @@ class ABD(TwoNetworks):
     a gradient. Images are cut into 4 x 4 patches [P = 16]; a patch's confidence is the mean over its pixels of max_k of
     the softmax output of the network that sees it.
 
-    ABD-R, unlabelled images: the weak view's least confident patch gives way to a patch of the strong view, and the
-    strong view's to one of the weak view: of the four most confident ones that whose mean logits v are the closest to
-    the least confident patch's u of the other view's, by KL(softmax u || softmax v) in nats. z^R [2U, K, H, W]: logits
-    of both views so displaced. ABD-I, labelled images: each view's most confident patch gives way, with its labels, to
-    the other's least confident one, in half of the images, drawn at random; z^I [2L, K, H, W]; in the first two thirds
-    of the run. Every pixel counts. w(t) as in `MeanTeacher`. Constants of the authors' ACDC code with cross teaching.
+    ABD-R, unlabelled images: each view's least confident patch gives way to a patch of the other view: of its four most
+    confident ones that whose mean logits v [K] come closest to the mean logits u of the patch that gives way, by
+    KL(softmax u || softmax v) in nats. z_n^R [2U, K, H, W]: network n's logits of both views so displaced. ABD-I,
+    labelled images: each view's most confident patch gives way, with its labels, to the other's least confident one, in
+    half of the images, drawn at random; z_n^I [2L, K, H, W]; in the first two thirds of the run. Every pixel counts.
+    w(t) as in `MeanTeacher`. Constants of the authors' ACDC code with cross teaching.
 
-    Differs from the authors' code: network 2 is of the same build as network 1, there a pretrained Swin-UNet. Labelled
-    strong views have colour jitter alone, there a random cut-out too, labelled background. What is left when 4 does not
-    divide the image's sides stays in place. The authors' other variant, on top of BCP and with the higher figures (89.0
-    with 3 ACDC patients), has ABD-R alone and is not here.
+    Differs from the authors' code: network 2 is of the same build as network 1 unless `peer` says otherwise; there it
+    is a pretrained Swin-UNet. Labelled strong views have colour jitter alone, there a random cut-out too, labelled
+    background. What is left when 4 does not divide the image's sides stays in place. The authors' other variant, on top
+    of BCP and with the higher figures (89.0 with 3 ACDC patients), has ABD-R alone and is not here.
 
     Args:
+        peer: builds network 2 from the keywords in_channels and num_classes; None is the run's network again.
         patches: on each side of the image.
         candidates: most confident patches to choose from.
         displaced_weight: of L_sup(z^I).
@@ -49,6 +50,7 @@ class ABD(TwoNetworks):
         self,
         *,
         network: MakeNetwork,
+        peer: MakeNetwork | None = None,
         patches: int = 4,
         candidates: int = 4,
         displaced_weight: float = 2.0,
@@ -58,6 +60,11 @@ class ABD(TwoNetworks):
         **common: Unpack[TwoNetworksKeys],
     ) -> None:
         super().__init__(network=network, **common)
+        if peer is not None:
+            if not callable(peer):
+                raise UserError("method.peer: expected the _target_ of a network and _partial_: true, or null")
+            self.peer = peer(in_channels=self.student.in_channels, num_classes=self.student.num_classes)
+            self.mean = MeanOf(self.student, self.peer)
         if patches < 2:
             raise UserError(f"method.patches={patches}: expected at least 2")
         if not 1 <= candidates < patches**2:

@@ -6,14 +6,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Beta
 
 from ssl4seg.errors import UserError
 from ssl4seg.losses import confident_label, dice, entropy, supervised
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.teacher import EMATeacher
-from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
-from ssl4seg.ramps import sigmoid_rampup
+from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -22,27 +21,28 @@ class ADMT(Method):
 
     Random periodic alternation (RPA): one of two EMA teachers follows the student for a number of steps drawn from
     1..50, then the other, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's the weak
-    view with a CutMix box from the batch's next image, of area 1 - lambda, lambda ~ Beta(4, 4) drawn once a step.
+    view with a CutMix box of the image before it, whose area is Beta(4, 4) of the image's: half of it on average.
 
     Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs
     [U, K, H, W] of the weak view, H_i [U, H, W] their entropies in bits; where their classes differ and the student's p
     of the weak view has less entropy than q, p takes q's place. y [U, H, W]: the class, mixed as x_s is, where its
     probability is at least tau = 0.95, ignored elsewhere; z_s: the student's logits of x_s; Dice as in `losses.dice`.
 
-    w(t) = 2 exp(-5 (1 - 4 t/T)^2), 2 from a quarter of the run on: 7,500 of 30,000 steps in the authors' ACDC recipe,
-    whence all constants. In the first 100 steps the teacher in turn becomes the student; then its average begins.
+    w(t) = 2 exp(-5 (1 - 4 t/T)^2) in 50 stairs, 2 from a quarter of the run on: 7,500 of 30,000 steps in the authors'
+    ACDC recipe, whence all constants. In the first 100 steps the teacher in turn becomes the student; then its average
+    begins.
 
     Differs from the authors' code: there the student takes the teachers' place by a larger probability instead of less
     entropy, and inside a box by what it predicts of the image that the box hides; here it is mixed like the teachers.
     There the teacher in turn is in training and the other in evaluation mode, and both start from weights of their own;
-    here both teach in training mode, like every `EMATeacher`, and start as the student. The student predicts.
+    here both teach in training mode, like every `EMATeacher`, and start as the student. One size of box serves the
+    whole batch there, and boxes are cut off at the image's sides. The student predicts.
 
     Args:
         threshold: tau.
         period: the longest turn, in steps.
         copy_steps: steps in which teachers become the student.
-        consistency_weight: w at the end of the ramp.
-        rampup_share: length of the ramp, as a share of the run.
+        consistency_weight, rampup_steps: w and the length of its ramp; None is a quarter of the run.
         ema_decay: of both teachers.
         predict_with: "student" or "teacher", the first.
     """
@@ -57,7 +57,7 @@ class ADMT(Method):
         period: int = 50,
         copy_steps: int = 100,
         consistency_weight: float = 2.0,
-        rampup_share: float = 0.25,
+        rampup_steps: int | None = None,
         ema_decay: float = 0.99,
         predict_with: str = "student",
     ) -> None:
@@ -68,23 +68,19 @@ class ADMT(Method):
             raise UserError(f"method.period={period}: expected at least 1 step")
         if copy_steps < 0:
             raise UserError(f"method.copy_steps={copy_steps}: expected at least 0 steps")
-        if not consistency_weight >= 0:
-            raise UserError(f"method.consistency_weight={consistency_weight}: expected a number of at least 0")
-        if not 0 < rampup_share <= 1:
-            raise UserError(f"method.rampup_share={rampup_share}: expected a share of the run in (0, 1]")
         if predict_with not in ("teacher", "student"):
             raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
         self.student = network()
         self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
-        self.threshold, self.period, self.copy_steps = threshold, period, copy_steps
-        self.weight, self.rampup_share, self.predict_with = consistency_weight, rampup_share, predict_with
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps, stairs=50, share=0.25)
+        self.threshold, self.period, self.copy_steps, self.predict_with = threshold, period, copy_steps, predict_with
         self.seed = int(torch.randint(2**62, ()))  # the same in every process, and again when the run is resumed
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         x_u, x_s = batch.unlabeled, batch.strong[0]
         box = torch.zeros_like(x_u[:, :1])
         if self.turn(progress) == 1:
-            box = self.box(x_u)
+            box = beta_boxes(x_u, 4, 4)
             x_s = mix(x_u, x_u.roll(1, 0), box)
         z_l, z_w, z_s = together(self.student, batch.image, x_u, x_s)
         q = self.targets(x_u, z_w.detach().softmax(dim=1))
@@ -100,18 +96,9 @@ class ADMT(Method):
         conflict = p_1.argmax(dim=1) != p_2.argmax(dim=1)
         return torch.where((conflict & (entropy(p) < entropy(q)))[:, None], p, q)
 
-    def box(self, images: Tensor) -> Tensor:
-        """A square of the same size for each image."""
-        area = 1 - float(Beta(4.0, 4.0).sample())
-        return cutmix_boxes(images, 1.0, (area, area), (1.0, 1.0))
-
     def turn(self, progress: Progress) -> int:
         """Whose turn it is, 0 or 1: a function of the step, as no process and no resumed run may think otherwise."""
         return int((ends_of_turns(self.seed, self.period, progress.total) <= progress.step).sum()) % 2
-
-    def w(self, progress: Progress) -> float:
-        """w(t)."""
-        return self.weight * sigmoid_rampup(progress.fraction / self.rampup_share)
 
     def after_step(self, progress: Progress) -> None:
         turns = max(progress.step - self.copy_steps, 0) // 2  # of this teacher, about, since its average began

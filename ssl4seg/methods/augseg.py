@@ -25,7 +25,7 @@ class AugSeg(FixMatch):
 
     1. Intensities (their section 3.2): of each image's own, 1 to 3 operations with replacement, uniform magnitudes.
     2. Adaptive CutMix (their section 3.3), of x, y and c alike: with probability 1 - rho an image gets a box of a
-       labelled one, where c = 1; then every image gets a box of the next image, which has been through the first step.
+       labelled one, where c = 1; then every image gets a box of the one before it, which has had the first step.
        rho = mean_px[max_k p_t (1 - H(p_t) / ln K)] in [0, 1] is the image's confidence. The boxes' areas are
        Beta(2, 8) and Beta(4, 4) of the image's: one fifth and one half on average.
 

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 from ssl4seg.errors import UserError
 from ssl4seg.losses import dice, supervised
 from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.discriminator import unmoved
 from ssl4seg.networks.base import Network
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -25,7 +26,8 @@ class CTCT(Method):
 
     Differs from the authors' code, where SGD moves both in one step and the transformer's encoder starts from ImageNet:
     here it starts anew and AdamW moves it, as is usual for transformers; the CNN has stepped before it teaches; and a
-    network that teaches sees the unlabelled images alone. They train on 224 x 224 pixels, 8 labelled and 8 unlabelled.
+    network that teaches sees the unlabelled images alone, and its batch norm's running statistics stay. They train on
+    224 x 224 pixels, 8 labelled and 8 unlabelled.
 
     Args:
         transformer: builds the transformer from the keywords in_channels and num_classes.
@@ -59,7 +61,7 @@ class CTCT(Method):
     def learn(self, pupil: Network, teacher: Network, batch: Batch, progress: Progress, prefix: str = "") -> Losses:
         """L_sup(z) + w(t) Dice(p, argmax_k of the teacher) of the pupil."""
         with torch.no_grad():
-            label = teacher(batch.unlabeled).argmax(dim=1)
+            label = unmoved(teacher, batch.unlabeled).argmax(dim=1)
         z_l, z_u = together(pupil, batch.image, batch.unlabeled)
         return {
             f"{prefix}supervised": supervised(z_l, batch.label),

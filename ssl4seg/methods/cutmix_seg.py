@@ -17,7 +17,8 @@ class CutMixSeg(MeanTeacher):
 
     x_a, x_b: the unlabelled images and the same in another order; mix: a box of half the image's area from x_b;
     p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; c: share of the pixels where the mixed teacher's
-    confidence max_k exceeds 0.97. Teacher inputs carry no noise. Defaults are the paper's, but for w, which ramps up.
+    confidence max_k exceeds 0.97. Teacher inputs carry no noise. Constants are the paper's, w = 1 in our YAML too, but
+    there it does not ramp up.
 
     Args:
         threshold: of the confidence.

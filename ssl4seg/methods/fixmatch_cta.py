@@ -35,7 +35,8 @@ class FixMatchCTA(FixMatch):
 
     Each of 12 operations has a level in [0, 1] in 17 bins, with weights m [12, 17] that begin at 1. The strong view of
     an unlabelled image: 2 operations drawn evenly, each with a bin drawn by m_hat, which is m + 1 - decay relative to
-    its largest, 0 below 0.8. A labelled image learns m: 2 operations and levels drawn evenly make x'; in both bins
+    its largest, 0 below 0.8; then Cutout of half of the shorter side (FixMatch, section 2.3). A labelled image learns
+    m: 2 operations and levels drawn evenly, without that Cutout, make x'; in both bins
 
         m <- decay m + (1 - decay) omega,  omega = mean_k mean_px[1 - 1/2 sum |p(x') - y|] = mean_k mean_px p_k(x')
 
@@ -56,6 +57,7 @@ class FixMatchCTA(FixMatch):
     Args:
         threshold, consistency_weight: of `FixMatch`.
         depth: operations on an image.
+        cutout: side of the last Cutout, as a share of the image's shorter side; 0 is none.
         decay: of the bins' weights.
         bin_threshold: 0.8 above.
         num_bins: 17 above.
@@ -72,6 +74,7 @@ class FixMatchCTA(FixMatch):
         threshold: float = 0.95,
         consistency_weight: float = 1.0,
         depth: int = 2,
+        cutout: float = 0.5,
         decay: float = 0.99,
         bin_threshold: float = 0.8,
         num_bins: int = 17,
@@ -83,10 +86,12 @@ class FixMatchCTA(FixMatch):
                 raise UserError(f"method.{key}={count}: expected at least 1")
         if not 0 <= decay < 1:
             raise UserError(f"method.decay={decay}: expected a number in [0, 1)")
+        if not 0 <= cutout <= 1:
+            raise UserError(f"method.cutout={cutout}: expected a share in [0, 1]")
         if not 0 <= bin_threshold <= 1:
             raise UserError(f"method.bin_threshold={bin_threshold}: expected a number in [0, 1]")
         self.depth, self.decay, self.bin_threshold, self.num_bins = depth, decay, bin_threshold, num_bins
-        self.balanced = balanced
+        self.cutout, self.balanced = cutout, balanced
         self.checked = False
         self.register_buffer("rates", torch.ones(len(OPERATIONS), num_bins))
 
@@ -96,7 +101,7 @@ class FixMatchCTA(FixMatch):
             self.checked = True
         self.learn(batch)
         kinds = torch.randint(len(OPERATIONS), (self.depth, len(batch.unlabeled)))
-        strong = self.augmented(batch.unlabeled, kinds, self.levels(kinds))
+        strong = self.cut_out(self.augmented(batch.unlabeled, kinds, self.levels(kinds)))
         return super().forward(phase, batch._replace(strong=(strong,)), progress)
 
     def augmented(self, image: Tensor, kinds: Tensor, levels: Tensor) -> Tensor:
@@ -105,6 +110,11 @@ class FixMatchCTA(FixMatch):
             for k, (op, low, high) in enumerate(OPERATIONS.values()):
                 image = ph.on_samples(op, image, kind == k, low + (high - low) * level)
         return image
+
+    def cut_out(self, image: Tensor) -> Tensor:
+        """Images with a grey square in each, its centre anywhere."""
+        place = torch.rand(len(image), 2).to(image.device)
+        return ph.cutout(image, place.new_full((len(image),), self.cutout), place)
 
     def levels(self, kinds: Tensor) -> Tensor:
         """Levels in [0, 1) for the operations `kinds`, uniform within bins that are drawn by m_hat."""

@@ -16,12 +16,12 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class MCNet(Method):
-    """L = sum_i L_sup(p_i) + w(t) sum_{i != j} mean[(p_j - s(p_i))^2]   (MC-Net+, section 3)
+    """L = a sum_i L_sup(p_i) + w(t) sum_{i != j} mean[(p_j - s(p_i))^2]   (MC-Net+, section 3)
 
     p_i: softmax output [L + U, K, H, W] of decoder i = 1..n, all on one encoder and each with an upsampling of its own;
     s(p) = p^(1/T) / (p^(1/T) + (1 - p)^(1/T)) in [0, 1], the sharpened soft pseudo-label, taken of each class by itself
     (it does not sum to 1 for K > 2), T = 0.1. The mean is over pixels and classes of labelled and unlabelled images.
-    w(t) = 0.1 exp(-5 (1 - t/T_max)^2): the authors' code for ACDC. n = 2 is MC-Net, 3 MC-Net+.
+    a = 0.5 and w(t) = 0.1 exp(-5 (1 - t/T_max)^2): the authors' code for ACDC. n = 2 is MC-Net, 3 MC-Net+.
 
     The first decoder is the network's own and predicts; the next are its other upsamplings in their order (of the
     U-Net: bilinear, transposed, nearest). As in the authors' code, the gradient flows into s(p_i) too. Differs from it:
@@ -30,6 +30,7 @@ class MCNet(Method):
     Args:
         num_decoders: n.
         temperature: T of the sharpening.
+        supervised_weight: a.
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
     """
 
@@ -39,6 +40,7 @@ class MCNet(Method):
         network: MakeNetwork,
         num_decoders: int = 2,
         temperature: float = 0.1,
+        supervised_weight: float = 0.5,
         consistency_weight: float = 0.1,
         rampup_steps: int | None = None,
     ) -> None:
@@ -49,6 +51,8 @@ class MCNet(Method):
             raise UserError(
                 f"method.temperature={temperature}: expected a number above 0, at most 1 (nothing sharpened)"
             )
+        if not supervised_weight >= 0:
+            raise UserError(f"method.supervised_weight={supervised_weight}: expected a number of at least 0")
         self.student = network()
         others = other_upsamplings(self.student)
         if len(others) < num_decoders - 1:
@@ -57,16 +61,16 @@ class MCNet(Method):
                 f"upsampling to choose from; mc_net with method.num_decoders={num_decoders} needs {num_decoders}"
             )
         self.others = nn.ModuleList(new_decoder(network, upsampling=name) for name in others[: num_decoders - 1])
-        self.temperature = temperature
+        self.temperature, self.supervised_weight = temperature, supervised_weight
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z = self.decoded(torch.cat([batch.image, batch.unlabeled]))
+        z, num = self.decoded(torch.cat([batch.image, batch.unlabeled])), len(batch.image)
         p = [z_i.softmax(dim=1) for z_i in z]
         s = [self.sharpened(p_i).sigmoid() for p_i in p]
         pairs = [(p_j - s_i).square() for i, s_i in enumerate(s) for j, p_j in enumerate(p) if i != j]
         return {
-            "supervised": torch.stack([supervised(z_i[: len(batch.image)], batch.label) for z_i in z]).sum(),
+            "supervised": self.supervised_weight * torch.stack([supervised(z_i[:num], batch.label) for z_i in z]).sum(),
             "consistency": self.w(progress) * torch.stack([batch_mean(pair) for pair in pairs]).sum(),
         }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import softmax_mse, supervised
+from ssl4seg.losses import batch_mean, softmax_mse, supervised
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.ramps import Rampup
@@ -73,7 +73,7 @@ class MeanTeacher(Method):
 
     def consistency(self, z_u: Tensor, x_u: Tensor, progress: Progress) -> Tensor:
         """mean[(p_s - p_t)^2], z_u being the student's logits of x_u."""
-        return softmax_mse(z_u, self.teacher(self.perturbed(x_u))).mean()
+        return batch_mean(softmax_mse(z_u, self.teacher(self.perturbed(x_u))))
 
     def perturbed(self, image: Tensor) -> Tensor:
         """x + e."""

@@ -101,7 +101,7 @@ class STPlusPlus(Method):
     def most_stable(self, unlabeled: Sequence[Tensor]) -> Tensor:
         """Indices of the reliable share of the images."""
         s = torch.cat([self.stability(image) for image in unlabeled])
-        s = all_sum(s)  # the same in all processes, whose batch-norm statistics differ
+        s = all_sum(s)  # in the same order in all processes, whatever their rounding
         return s.argsort(descending=True, stable=True)[: max(1, int(self.reliable * len(s)))].cpu()
 
     def stability(self, image: Tensor) -> Tensor:

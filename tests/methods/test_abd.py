@@ -1,5 +1,6 @@
 """ABD against its loss in NumPy, patch by patch."""
 
+import functools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_losses import numpy_dice
 from ssl4seg.errors import UserError
 from ssl4seg.methods.abd import ABD
 from ssl4seg.mixing import cut_patches, paste_patch
+from ssl4seg.networks.unet import UNet
 from ssl4seg.types import IGNORE, Batch, Progress
 
 N, H, W = 3, 4, 3  # patches on a side; their height and width
@@ -173,6 +175,17 @@ def test_each_term_reaches_both_networks(views, term):
         assert all(p.grad.abs().sum() > 0 for p in network.parameters())
 
 
+@pytest.mark.parametrize("who", ["student", "mean"])
+def test_the_second_network_may_be_of_another_build(views, who):
+    peer = functools.partial(UNet, channels=(4, 8), dropout=(0, 0))
+    method = ABD(network=Pixelwise, peer=peer, predict_with=who, patches=N).train()
+    assert isinstance(method.peer, UNet)
+    torch.stack(list(method("segmenter", views, HALFWAY).values())).sum().backward()
+    assert all(p.grad is not None for p in method.parameters_of("segmenter"))
+    p, q = (network(views.image).softmax(dim=1) for network in (method.eval().student, method.peer))
+    torch.testing.assert_close(method.predict(views.image).softmax(dim=1), p if who == "student" else (p + q) / 2)
+
+
 def test_weights_tell_the_ramp():
     assert made(ABD).weights(HALFWAY) == pytest.approx({"consistency_weight": 0.1 * math.exp(-1.25)})
 
@@ -201,6 +214,7 @@ def test_patches_are_numbered_row_by_row_and_pasting_one_moves_no_other_pixel():
 @pytest.mark.parametrize(
     "keys",
     [
+        {"peer": "swin_unet"},
         {"patches": 1},
         {"candidates": 0},
         {"candidates": 16},

@@ -10,6 +10,7 @@ from test_losses import numpy_dice
 
 from ssl4seg.errors import UserError
 from ssl4seg.methods.ad_mt import ADMT
+from ssl4seg.mixing import beta_boxes
 from ssl4seg.types import IGNORE, Batch, Progress
 
 
@@ -22,7 +23,7 @@ def views() -> Batch:
 
 def unlike(**keys: object) -> ADMT:
     """With teachers that disagree around 0, where the student is surer but near -1/12, and agree elsewhere."""
-    method = ADMT(network=Pixelwise, **keys).train()
+    method = ADMT(network=Pixelwise, rampup_steps=1, **keys).train()
     heads = [method.student.head, *(teacher.network.head for teacher in method.teachers)]
     weights = ([-6.0, 0, 6], [-3.0, 0, 3], [-2.0, 0, 5])
     biases = ([0.0, 0, 1], [0.0, 0, 0], [0.0, 1, 0])
@@ -63,7 +64,7 @@ def test_a_strong_view_or_a_cutmix_learns_what_the_surer_of_teachers_and_student
     found = losses(method, views, progress)
     if turn == 1:
         torch.manual_seed(1)
-        box = method.box(views.unlabeled).numpy().astype(bool)
+        box = beta_boxes(views.unlabeled, 4, 4).numpy().astype(bool)
         weak = views.unlabeled.numpy()
         x_s = np.where(box, np.roll(weak, 1, axis=0), weak)
         y = np.where(box[:, 0], np.roll(y, 1, axis=0), y)
@@ -108,16 +109,16 @@ def test_consistency_reaches_the_student_through_the_strong_view_alone_and_never
         assert views.strong[0].grad.ne(0).any()
 
 
-def test_boxes_are_squares_of_one_size_whose_area_is_beta_distributed():
-    areas = []
-    for _ in range(300):
-        box = ADMT.box(None, torch.zeros(4, 1, 64, 64))
-        sides = box.amax(dim=3).sum(dim=(1, 2)), box.amax(dim=2).sum(dim=(1, 2))
-        assert torch.equal(*sides)
-        assert len(sides[0].unique()) == 1
-        areas.append(box.mean().item())
-    assert np.mean(areas) == pytest.approx(0.5, abs=0.03)  # Beta(4, 4) has mean 1/2 and deviation 1/6
-    assert np.std(areas) == pytest.approx(1 / 6, abs=0.02)
+@pytest.mark.parametrize("size", [(32, 32), (16, 64)])
+def test_a_box_shows_half_of_the_image_before_on_average_whatever_the_images_shape(size):
+    image = torch.tensor([0.0, 1]).repeat(100).view(200, 1, 1, 1).expand(-1, 1, *size)  # neighbours differ
+    method, seen = unlike(), []
+    method.student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][-len(image) :]))
+    label = torch.zeros(1, *size, dtype=torch.int64)
+    losses(method, Batch(image[:1], label, image, (image,)), step_of(method, 1))
+    areas = (seen[0] != image).float().mean(dim=(1, 2, 3))
+    assert areas.mean().item() == pytest.approx(0.5, abs=0.04)  # Beta(4, 4) has mean 1/2 and deviation 1/6
+    assert areas.std().item() == pytest.approx(1 / 6, abs=0.03)
 
 
 def test_turns_alternate_and_last_one_to_fifty_steps():
@@ -153,9 +154,11 @@ def test_only_the_teacher_in_turn_follows_first_as_a_copy(step, decay):
     assert torch.equal(method.teachers[1 - turn].network.head.weight, before[1 - turn])
 
 
-@pytest.mark.parametrize(("step", "w"), [(0, 2 * math.exp(-5)), (125, 2 * math.exp(-5 / 4)), (250, 2.0), (999, 2.0)])
-def test_the_weight_rises_over_a_quarter_of_the_run(step, w):
-    assert ADMT(network=Pixelwise).weights(Progress(step, 1000))["consistency_weight"] == pytest.approx(w)
+@pytest.mark.parametrize(("steps", "total"), [(None, 30000), (7500, 10000)])
+@pytest.mark.parametrize(("step", "w"), [(0, 2 * math.exp(-5)), (3750, 2 * math.exp(-5 / 4)), (7500, 2.0), (9999, 2.0)])
+def test_the_weight_rises_over_a_quarter_of_the_run_or_the_steps_asked_for(step, w, steps, total):
+    method = ADMT(network=Pixelwise, rampup_steps=steps)
+    assert method.weights(Progress(step, total))["consistency_weight"] == pytest.approx(w)
 
 
 def test_pseudo_labels_are_what_is_taught(views):
@@ -180,7 +183,7 @@ def test_predict_with_says_which_network_predicts(views, who):
         {"period": 0},
         {"copy_steps": -1},
         {"consistency_weight": -1.0},
-        {"rampup_share": 0.0},
+        {"rampup_steps": 0},
         {"ema_decay": 1.0},
         {"predict_with": "both"},
     ],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from adversaries import check_phases_keep_apart, some_batch, tiny_unet
 from helpers import composed
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, numpy_supervised
 from test_losses import numpy_dice
@@ -82,6 +83,10 @@ def test_each_term_reaches_the_network_that_learns_and_not_its_teacher(batch, ph
     next(v for name, v in method(phase, batch, HALFWAY).items() if name.endswith(term)).backward()
     assert all(p.grad.abs().sum() > 0 for p in pupil.parameters())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_network_that_teaches_keeps_no_trace_of_it():
+    check_phases_keep_apart(CTCT(network=tiny_unet, transformer=tiny_unet), some_batch())
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -49,7 +49,7 @@ def test_the_loss_is_that_of_fixmatch_with_the_view_that_it_made(batch):
     torch.manual_seed(5)  # the same draws again, to know what the student saw
     method.learn(batch)
     kinds = torch.randint(len(OPERATIONS), (2, 5))
-    strong = method.augmented(batch.unlabeled, kinds, method.levels(kinds))
+    strong = method.cut_out(method.augmented(batch.unlabeled, kinds, method.levels(kinds)))
     assert not torch.equal(strong, batch.unlabeled)
     assert found == losses(plain, batch._replace(strong=(strong,)))
 
@@ -165,6 +165,24 @@ def test_each_image_gets_two_operations_of_its_own(batch):
     torch.testing.assert_close(made().augmented(image, kinds, levels), expected)
 
 
+@pytest.mark.parametrize(("share", "side"), [(0.5, 8), (0.25, 4), (0.0, 0)])
+def test_a_grey_square_ends_every_strong_view(share, side, monkeypatch):
+    image = torch.full((200, 1, 16, 20), 0.7)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(FixMatch, "forward", lambda self, phase, batch, progress: seen.append(batch.strong[0]))
+    label = torch.zeros(2, 16, 20, dtype=torch.int64)
+    method = made(cutout=share)
+    monkeypatch.setattr(method, "augmented", lambda image, kinds, levels: image)
+    method("segmenter", Batch(image[:2], label, image), HALFWAY)
+    (strong,) = seen
+    gone = strong[:, 0] == 0.5
+    assert torch.equal(strong[:, 0][~gone], image[:, 0][~gone])
+    height, width = (gone.any(dim=dim).sum(dim=1) for dim in (2, 1))
+    assert torch.equal(gone.sum(dim=(1, 2)), height * width)
+    assert (height.max(), width.max()) == (side, side)  # less where it overhangs the border
+    assert len(gone.unique(dim=0)) > 100 or not share
+
+
 def test_the_weights_are_part_of_the_state_and_learning_moves_nothing_else(batch):
     method = made()
     before = copy.deepcopy(method.state_dict())
@@ -190,7 +208,7 @@ def test_images_outside_zero_to_one_are_refused(batch):
 
 
 @pytest.mark.parametrize(
-    "keys", [{"depth": 0}, {"num_bins": 0}, {"decay": 1.0}, {"bin_threshold": 1.5}, {"threshold": -1}]
+    "keys", [{"depth": 0}, {"num_bins": 0}, {"decay": 1.0}, {"bin_threshold": 1.5}, {"threshold": -1}, {"cutout": 1.5}]
 )
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):

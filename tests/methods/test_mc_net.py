@@ -45,7 +45,7 @@ def test_the_loss_is_the_papers(batch, num_decoders, temperature, num):
     expected = sum(
         ((p[j] - sharpened(p[i], temperature)) ** 2).mean() for i, j in itertools.permutations(range(num_decoders), 2)
     )
-    assert told["supervised"] == pytest.approx(sum(numpy_supervised(z_i[:2], batch.label.numpy()) for z_i in z))
+    assert told["supervised"] == pytest.approx(0.5 * sum(numpy_supervised(z_i[:2], batch.label.numpy()) for z_i in z))
     assert told["consistency"] == pytest.approx(W_HALFWAY * expected, rel=1e-4)
 
 
@@ -102,7 +102,10 @@ def test_pseudo_labels_are_the_sharpened_predictions_of_the_other_decoders(num_d
     assert found.used.all()
 
 
-@pytest.mark.parametrize("keys", [{"num_decoders": 1}, {"num_decoders": 4}, {"temperature": 0.0}, {"temperature": 1.5}])
+@pytest.mark.parametrize(
+    "keys",
+    [{"num_decoders": 1}, {"num_decoders": 4}, {"temperature": 0.0}, {"temperature": 1.5}, {"supervised_weight": -1}],
+)
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
         made(**keys)
