@@ -14,10 +14,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import dataset_of, fabric_of, network_maker, predictor_of, read_all
+from ssl4seg.assemble import build, dataset_of, fabric_of, network_maker, predictor_of, read_all
 from ssl4seg.cli import conf_dir
 from ssl4seg.device import keep_freed_memory
-from ssl4seg.evaluate import Predictor, evaluate
+from ssl4seg.evaluate import Predictor, evaluate, table_of
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     fabric = fabric_of(config)
     keep_freed_memory()
     dataset = dataset_of(config)
-    network = network_maker(config, dataset.channels, dataset.num_classes)()
+    network = network_maker(config, dataset.channels, dataset.num_classes, statistics=dataset.statistics())()
     network = network.to(fabric.device, memory_format=torch.channels_last)
     forwards: list[float] = []
     predict = predictor_of(network, fabric)
@@ -44,7 +44,7 @@ def main() -> None:
 
     predictor = Predictor(
         predict=timed,
-        side=dataset.image_size,
+        inference=build(config["inference"], "inference", side=dataset.image_size),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         protocol=arguments.protocol,
@@ -52,7 +52,8 @@ def main() -> None:
     start = time.perf_counter()
     cases = read_all(dataset.cases("test"), dataset.num_classes)
     reading = time.perf_counter() - start
-    table = evaluate(predictor, cases, classes=dataset.classes)
+    table = table_of(dataset, cases, config["metrics"], arguments.protocol)
+    evaluate(predictor, cases, table)
     total, forward = time.perf_counter() - start, sum(forwards)
     resizing, scoring = table.forward_seconds - forward, table.seconds - table.forward_seconds
     print(f"{arguments.protocol} protocol, {fabric.strategy.precision.precision}, {len(cases)} cases")

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import hydra.utils
 import torch
@@ -18,7 +18,7 @@ from torch import nn
 
 from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, Volume, checked
-from ssl4seg.data.dataset import Dataset
+from ssl4seg.data.dataset import Dataset, Statistics
 from ssl4seg.device import resolve_device, resolve_precision
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
@@ -51,13 +51,21 @@ def dataset_of(config: Config) -> Dataset:
     return dataset
 
 
-def network_maker(config: Config, channels: int, num_classes: int, *, load: bool = True) -> MakeNetwork:
-    """Builds the network that the configuration names, from `network.weights` if set (and `load`)."""
+def network_maker(
+    config: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
+) -> MakeNetwork:
+    """Builds the network that the configuration names, from `network.weights` if set (and `load`).
+
+    Args:
+        statistics: by which its input is standardised.
+    """
     keys = _without(config["network"], "weights")
     weights = config["network"].get("weights") if load else None
 
     def make(**more: object) -> Network:
         network: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
+        if statistics:
+            network.standardize(*statistics)
         if weights:
             load_network(network, Path(weights))
         return network
@@ -137,15 +145,38 @@ def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
     )
 
 
-def read_all(cases: Sequence[Case], num_classes: int) -> list[tuple[Case, Volume]]:
-    """Every case of a split, read and checked; each must have a mask."""
-    read = []
-    for case in cases:
-        volume = checked(case.read(), case.name, num_classes)
-        if volume.label is None:
+class OnDemand(Sequence[tuple[Case, Volume]]):
+    """The cases of a split, each read and checked when it is asked for; each must have a mask."""
+
+    def __init__(self, cases: Sequence[Case], num_classes: int) -> None:
+        self.cases, self.num_classes = cases, num_classes
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Case, Volume]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "OnDemand": ...
+    def __getitem__(self, index: int | slice) -> "tuple[Case, Volume] | OnDemand":
+        if isinstance(index, slice):
+            return OnDemand(self.cases[index], self.num_classes)
+        case = self.cases[index]
+        if not case.labeled:
             raise UserError(f"{case.name}: has no mask; every case of val and test needs one")
-        read.append((case, volume))
-    return read
+        return case, checked(case.read(), case.name, self.num_classes)
+
+
+def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) -> Sequence[tuple[Case, Volume]]:
+    """Every case of a split: read now (`resident`), or each when it is asked for."""
+    found = OnDemand(cases, num_classes)
+    return list(found) if resident else found
+
+
+def fits(cases: Sequence[Case], dataset: Dataset, gib: float) -> bool:
+    """Whether the decoded cases fit into so much memory."""
+    pixels = sum(case.num_images * case.size[0] * case.size[1] for case in cases)
+    return pixels * (dataset.channels * dataset.value_bytes + 1) <= gib * 2**30
 
 
 def predictor_of(module: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:

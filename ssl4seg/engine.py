@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from ssl4seg import checkpoint
 from ssl4seg.batches import Batches
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Table
 from ssl4seg.methods.base import Method
 from ssl4seg.pictures import Picture
 from ssl4seg.ramps import Schedule
 from ssl4seg.record import Record
 from ssl4seg.runs import RunFolder
 from ssl4seg.seeding import seed_of
+from ssl4seg.tables import Table
 from ssl4seg.types import Losses, Progress
 
 log = logging.getLogger("ssl4seg")
@@ -236,18 +236,17 @@ class Engine:
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
     def validate(self, record: Record) -> None:
-        """Score the val cases; a better mean Dice makes this the best model."""
+        """Score the val cases; a better main score (mean Dice, or mIoU) makes this the best model."""
         self.same_buffers()
         self.check_finite(weights=True)
         table, pictures = self.validate_cases()
         summary = table.summary()
-        dice = summary["dice"]["mean"]
-        record.table("val", self.step, summary, pictures)
+        score = summary[table.main]["mean"]
+        record.table("val", self.step, table, pictures)
         pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
         record.pseudo_labels(self.step, pseudo)
-        better = not self.best or dice > self.best["val"]["dice"]["mean"]
-        hd95, unit = summary["hd95"]["mean"], summary["distance_unit"]
-        log.info(f"step {self.step}: val Dice {100 * dice:.2f} %, HD95 {hd95:.2f} {unit}{' (best)' if better else ''}")
+        better = not self.best or score > self.best["val"][table.main]["mean"]
+        log.info(f"step {self.step}: val {table.headline()}{' (best)' if better else ''}")
         if better:
             self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:

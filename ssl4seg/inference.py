@@ -16,9 +16,19 @@ from PIL import Image
 from torch import nn
 
 from ssl4seg import checkpoint
-from ssl4seg.assemble import Config, dataset_of, fabric_of, method_of, network_maker, predictor_of, read_all
+from ssl4seg.assemble import (
+    Config,
+    build,
+    dataset_of,
+    fabric_of,
+    fits,
+    method_of,
+    network_maker,
+    predictor_of,
+    read_all,
+)
 from ssl4seg.data.case import FloatArray, LabelArray, Volume, checked
-from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.dataset import SPLITS, Statistics
 from ssl4seg.data.files import (
     ENDINGS,
     H5,
@@ -34,8 +44,7 @@ from ssl4seg.data.files import (
 )
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor, evaluate
-from ssl4seg.metrics import check_empty
+from ssl4seg.evaluate import Predictor, evaluate, table_of
 from ssl4seg.pictures import captioned, fullest, panel, save_labels
 from ssl4seg.record import show, start_log
 from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
@@ -47,7 +56,14 @@ def load_run(run: Path, which: str, device: torch.device) -> tuple[dict[str, Any
     """A run's configuration, and its method with the weights of the checkpoint `which` (best, last or a file)."""
     config, path = read_config(run), checkpoint_file(run, which)
     dataset = config["dataset"]
-    make = network_maker(config, dataset["channels"], dataset["num_classes"], load=False)
+    standardized = dataset.get("mean") is not None  # by numbers that the checkpoint holds
+    make = network_maker(
+        config,
+        dataset["channels"],
+        dataset["num_classes"],
+        statistics=Statistics([0.0] * dataset["channels"], [1.0] * dataset["channels"]) if standardized else None,
+        load=False,
+    )
     method = method_of(config, make)
     content = checkpoint.load(path)
     if "method" not in content:
@@ -81,21 +97,23 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     if config["run"] is not None:
         config = _as_the_run(config, read_config(Path(config["run"])), given)
     fabric, metrics = _fabric(config), config["metrics"]
-    empty = check_empty(metrics["empty"])
     if config["run"] is not None:
         if mine := [key for key in given if key.split(".")[0] == "network"]:
             raise UserError(f"{mine[0]}: the network comes from run={config['run']}; leave one of the two out")
         run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
-        data = _merged(run["dataset"], config["dataset"], given)
+        data = _merged("dataset", run["dataset"], config["dataset"], given)
+        how = _merged("inference", run["inference"], config["inference"], given)
         for key in ("num_classes", "channels"):
             if data[key] != run["dataset"][key]:
                 raise UserError(f"dataset.{key} is {data[key]}, but the run was trained with {run['dataset'][key]}")
         source = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
         usual = run
     else:
-        data, source = config["dataset"], {**names, "weights": str(config["network"]["weights"])}
+        data, how = config["dataset"], config["inference"]
+        source = {**names, "weights": str(config["network"]["weights"])}
         given = [key for key in given if key not in ("dataset", "dataset.root", "network", "network.weights")]
-        model = network_maker(config, data["channels"], data["num_classes"])()
+        statistics = dataset_of({"dataset": data}).statistics()
+        model = network_maker(config, data["channels"], data["num_classes"], statistics=statistics)()
         model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     output, chosen = _output_of(config, names)
     ending = split
@@ -104,29 +122,31 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         _check_weights(output / f"results_{ending}.json", source)
     _writable(output)
     dataset = dataset_of({"dataset": data})
-    cases = read_all(dataset.cases(split), dataset.num_classes)
+    held = dataset.cases(split)
+    cases = read_all(held, dataset.num_classes, resident=fits(held, dataset, config["resident_gib"]))
     predictor = Predictor(
         predict=predictor_of(model, fabric),
-        side=dataset.image_size,
+        inference=build(how, "inference", side=dataset.image_size),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
     )
+    table = table_of(dataset, cases, metrics, config["protocol"])
     with out_of_memory_explained():
-        table = evaluate(predictor, cases, classes=dataset.classes, unit=metrics["unit"], empty=empty)
+        evaluate(predictor, cases, table)
     summary = table.summary()
     table.write_csv(output / f"cases_{ending}.csv")
     results = {
         **source,
         "dataset": dataset.name,
         "protocol": config["protocol"],
-        "empty": "zero" if config["protocol"] == "ssl4mis" else empty,
+        "empty": "zero" if config["protocol"] == "ssl4mis" else metrics["empty"],
         "precision": fabric.strategy.precision.precision,
         split: summary,
         "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
     }
     write_json(output / f"results_{ending}.json", results)
-    show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary, table.classes)
+    show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary)
     log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting)")
     log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
 
@@ -156,7 +176,9 @@ def circumstances(config: Config, usual: Config, given: Sequence[str], dataset: 
     words = []
     for key in sorted(given):
         value = _at(config, key)
-        if not re.match(r"(checkpoint|protocol|precision|dataset|metrics|network)\b", key) or value == _at(usual, key):
+        if not re.match(r"(checkpoint|protocol|precision|dataset|inference|metrics|network)\b", key) or value == _at(
+            usual, key
+        ):
             continue
         value = dataset if key == "dataset" else value
         words.append(str(value) if key in ("checkpoint", "protocol") else f"{key}={value}")
@@ -187,18 +209,18 @@ def _as_the_run(config: dict[str, Any], run: Mapping[str, Any], given: Sequence[
     return {**config, "metrics": metrics, "precision": precision}
 
 
-def _merged(run: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """The run's dataset with the keys of the command line; another dataset altogether if `dataset=` is given."""
-    if "dataset" in given:
+def _merged(group: str, run: Mapping[str, Any], now: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The run's group with the keys of the command line; another choice altogether if `group=` is given."""
+    if group in given:
         return dict(now)
     merged = copy.deepcopy(dict(run))
-    for key in (key.removeprefix("dataset.") for key in given if key.startswith("dataset.")):
+    for key in (key.removeprefix(f"{group}.") for key in given if key.startswith(f"{group}.")):
         *path, last = key.split(".")
         place, value = merged, now
         for name in path:
             place, value = place.get(name, {}), value[name]
         if last not in place:
-            raise UserError(f"dataset.{key}: the run's dataset has no such key, but {', '.join(run)}")
+            raise UserError(f"{group}.{key}: the run's {group} has no such key, but {', '.join(run)}")
         place[last] = value[last]
     return merged
 
@@ -224,7 +246,7 @@ def predict_files(config: dict[str, Any]) -> None:
     data = run["dataset"]
     predictor = Predictor(
         predict=predictor_of(model, fabric),
-        side=data["image_size"],
+        inference=build(run["inference"], "inference", side=data["image_size"]),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
     )

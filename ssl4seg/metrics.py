@@ -91,6 +91,13 @@ def score_classes(
     return [score((prediction == k) & counted, (label == k) & counted, spacing, empty) for k in range(1, num_classes)]
 
 
+def confusion(prediction: LabelArray, label: LabelArray, num_classes: int) -> npt.NDArray[np.int64]:
+    """Pixels [K, K] by true class (row) and predicted class (column); ignored pixels are left out."""
+    counted = label != IGNORE
+    pairs = label[counted].astype(np.int64) * num_classes + prediction[counted]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def _box(mask: Mask) -> tuple[slice, ...]:
     """The smallest box that holds the mask, plus one voxel on each side."""
     box = []

@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +16,8 @@ from rich.table import Table as RichTable
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ssl4seg.metrics import METRICS
 from ssl4seg.pictures import Picture
+from ssl4seg.tables import Table
 
 log = logging.getLogger("ssl4seg")
 
@@ -71,12 +71,12 @@ class Record:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  Dice {task.fields[dice]}  {task.fields[speed]} images/s"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[score]}  {task.fields[speed]} images/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             disable=not shown,
         )
-        self.task = self.bar.add_task("train", total=total, completed=step, loss="-", dice="-", speed="-")
+        self.task = self.bar.add_task("train", total=total, completed=step, loss="-", score="-", speed="-")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -103,16 +103,17 @@ class Record:
             if self.writer:
                 self.writer.add_scalar(f"train/{name}", value, step)
 
-    def table(self, split: str, step: int, summary: Mapping[str, Any], pictures: Mapping[str, Picture]) -> None:
-        """<split>/<metric>/mean and /<class>, and the overlays."""
+    def table(self, split: str, step: int, table: Table, pictures: Mapping[str, Picture]) -> None:
+        """<split>/<metric>/mean and /<class>, <split>/<metric> of one number, and the overlays."""
         if split == "val":
-            self.bar.update(self.task, dice=f"{100 * summary['dice']['mean']:.2f} %")
+            self.bar.update(self.task, score=table.headline())
         if not self.writer:
             return
-        for metric in METRICS:
-            for name, value in summary[metric].items():
-                if value == value:
-                    self.writer.add_scalar(f"{split}/{metric}/{name}", value, step)
+        for metric, values in table.summary().items():
+            found = values if isinstance(values, Mapping) else {"": values}
+            for name, value in found.items():
+                if isinstance(value, float) and not math.isnan(value):
+                    self.writer.add_scalar(f"{split}/{metric}/{name}".rstrip("/"), value, step)
         for case, picture in pictures.items():
             self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
         self.writer.flush()
@@ -140,17 +141,26 @@ class Record:
             self.writer.add_scalar(name, value)
 
 
-def show(title: str, summary: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Print Dice, HD95, ASD and IoU per class and mean."""
-    unit = summary["distance_unit"]
-    heads = {"dice": "Dice %", "hd95": f"HD95 {unit}", "asd": f"ASD {unit}", "iou": "IoU %"}
+HEADS = {"dice": "Dice %", "hd95": "HD95", "asd": "ASD", "iou": "IoU %"}
+NUMBERS = {"pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+
+
+def show(title: str, summary: Mapping[str, Any]) -> None:
+    """Print the scores of each class and their means, and below them what is one number."""
+    unit = summary.get("distance_unit", "")
+    metrics = {metric: head for metric, head in HEADS.items() if metric in summary}
     table = RichTable()
     table.add_column("class")
-    for head in heads.values():
-        table.add_column(head, justify="right")
-    for name in (*classes, "mean"):
-        found = [(metric, summary[metric][name]) for metric in heads]  # None: NaN, read back from results.json
-        cells = [math.nan if v is None else v * (100 if m in ("dice", "iou") else 1) for m, v in found]
+    for head in metrics.values():
+        table.add_column(head if head.endswith("%") else f"{head} {unit}", justify="right")
+    classes = [name for metric in metrics for name in summary[metric] if name != "mean"]
+    for name in (*dict.fromkeys(classes), "mean"):
+        found = [(head, summary[metric].get(name)) for metric, head in metrics.items()]
+        # None: NaN, read back from results.json
+        cells = [math.nan if v is None else v * (100 if head.endswith("%") else 1) for head, v in found]
         table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
     print(title)
     Console().print(table)
+    told = [f"{word} {100 * summary[key]:.2f} %" for key, word in NUMBERS.items() if summary.get(key) is not None]
+    if told:
+        print(", ".join(told))

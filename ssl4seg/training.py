@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from ssl4seg.assemble import (
     build,
     dataset_of,
     fabric_of,
+    fits,
     method_of,
     network_maker,
     optimizers_of,
@@ -28,24 +29,27 @@ from ssl4seg.assemble import (
 )
 from ssl4seg.batches import Batches
 from ssl4seg.data.case import Case, LabelArray, Volume
-from ssl4seg.data.dataset import SPLITS, Dataset
-from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
+from ssl4seg.data.dataset import SPLITS, Split
+from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.data.store import Store
+from ssl4seg.data.stream import Stream
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memory
 from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate
+from ssl4seg.evaluate import Predictor, evaluate, table_of
 from ssl4seg.methods.base import Method
-from ssl4seg.metrics import check_empty
+from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, write_json
 from ssl4seg.seeding import seed_of
+from ssl4seg.tables import Table
+from ssl4seg.views import View
 
 log = logging.getLogger("ssl4seg")
 
-Cases = list[tuple[Case, Volume]]
+Cases = Sequence[tuple[Case, Volume]]
 Item = TypeVar("Item")
 
 
@@ -67,7 +71,7 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
     if done is not None:
         log.info(f"{path} is finished; its results:")
         if first:
-            show(f"{path}: test", done["test"], config["dataset"]["classes"][1:])
+            show(f"{path}: test", done["test"])
         return
     try:
         with out_of_memory_explained():
@@ -92,7 +96,9 @@ class Training:
     def __init__(self, config: Config, names: Mapping[str, str], folder: RunFolder | None) -> None:
         self.config, self.names, self.folder = config, names, folder
         self.dataset = dataset_of(config)
-        cases = {split: self.dataset.cases(split) for split in SPLITS}
+        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
+        if self.dataset.tested_on == "test":
+            cases["test"] = self.dataset.cases("test")
         check_disjoint(cases)
         if config["labeled_list"] is not None and config["labeled_cases"] is not None:
             raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
@@ -102,11 +108,18 @@ class Training:
             num_groups=config["labeled_cases"],
             list_file=config["labeled_list"],
             seed=config["split_seed"],
+            words=self.dataset.words,
         )
         self.plan = _plan(config)
-        self.empty = check_empty(config["metrics"]["empty"])
+        self.inference: Inference = build(config["inference"], "inference", side=self.dataset.image_size)
+        self.weak: View = build(config["views"]["weak"], "views.weak")
         torch.manual_seed(seed_of(self.plan.seed, "weights"))
-        self.method = method_of(config, network_maker(config, self.dataset.channels, self.dataset.num_classes))
+        self.method = method_of(
+            config,
+            network_maker(
+                config, self.dataset.channels, self.dataset.num_classes, statistics=self.dataset.statistics()
+            ),
+        )
         if self.method.needs_unlabeled and not self.split.unlabeled:
             raise UserError(
                 f"method={names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases are "
@@ -115,17 +128,30 @@ class Training:
         self.fabric = _launched(config, self.method)
         log.info(f"labelled: {self.split}")
         self.batches = self._batches()
-        self.held_out = {split: read_all(cases[split], self.dataset.num_classes) for split in SPLITS[1:]}
+        self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
+        held = [case for part in self.held_cases.values() for case in part]
+        resident = fits(held, self.dataset, config["engine"]["resident_gib"])
+        self.held_out: dict[Split, Cases] = {
+            split: read_all(part, self.dataset.num_classes, resident=resident)
+            for split, part in self.held_cases.items()
+        }
         for volumes in self.held_out.values():
-            distance_unit(config["metrics"]["unit"], (volume for _, volume in volumes))
+            table_of(self.dataset, volumes, config["metrics"])  # refuses what cannot be measured
 
     def _batches(self) -> Batches:
-        config, device = self.config, self.fabric.device
-        home = device if _fits(self.split, self.dataset, config["engine"]["resident_gib"]) else torch.device("cpu")
-        stores = {
-            part: Store(cases, num_classes=self.dataset.num_classes, labels=part == "labeled", device=home)
-            for part, cases in (("labeled", self.split.labeled), ("unlabeled", self.split.unlabeled))
-            if part == "labeled" or self.method.needs_unlabeled
+        config, device, num_classes = self.config, self.fabric.device, self.dataset.num_classes
+        used = {"labeled": self.split.labeled}
+        if self.method.needs_unlabeled:
+            used["unlabeled"] = self.split.unlabeled
+        gib = config["engine"]["resident_gib"]
+        resident = fits([case for cases in used.values() for case in cases], self.dataset, gib)
+        if not resident:
+            log.info(f"the training images are read from the disk (decoded, more than engine.resident_gib={gib})")
+        stores: dict[str, Store | Stream] = {
+            part: Store(cases, num_classes=num_classes, labels=part == "labeled", device=device)
+            if resident
+            else Stream(cases, num_classes=num_classes, labels=part == "labeled")
+            for part, cases in used.items()
         }
         views = config["views"]
         unlabeled = stores.get("unlabeled")
@@ -134,13 +160,14 @@ class Training:
             unlabeled,
             sizes=(config["batch_size"], config["unlabeled_batch_size"] if unlabeled else 0),
             side=self.dataset.image_size,
-            weak=build(views["weak"], "views.weak"),
+            weak=self.weak,
             strong=[build(operation, "views.strong") for operation in views["strong"]],
             num_strong=self.method.strong_views,
             seed=self.plan.seed,
             device=device,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
+            num_workers=config["engine"]["num_workers"],
         )
 
     def engine(self) -> Engine:
@@ -167,6 +194,7 @@ class Training:
             num_images=engine["diagnose"],
             classes=self.dataset.classes,
             side=self.dataset.image_size,
+            plain=self.weak.plain,
             batch_size=engine["eval_batch_size"],
             device=self.fabric.device,
             autocast=self.fabric.autocast,
@@ -192,10 +220,11 @@ class Training:
 
     # -- validation and test ------------------------------------------------------------------------------------------
 
-    def evaluate(self, cases: Cases, pictured: int = 0) -> tuple[Table, dict[str, Picture]]:
-        """Score cases with all processes; overlays of the first `pictured` ones (image, label, prediction)."""
+    def evaluate(self, split: Split) -> tuple[Table, dict[str, Picture]]:
+        """Score a split with all processes; overlays of its first cases (image, label, prediction)."""
         pictures: dict[str, Picture] = {}
-        shown = {case.name for case, _ in cases[:pictured]}
+        names = [case.name for case in self.held_cases[split]]
+        shown = names[: self.config["engine"]["num_overlays"]]
 
         def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
@@ -204,50 +233,45 @@ class Training:
 
         predictor = Predictor(
             predict=predictor_of(self.method, self.fabric),
-            side=self.dataset.image_size,
+            inference=self.inference,
             device=self.fabric.device,
             batch_size=self.config["engine"]["eval_batch_size"],
         )
-        table = evaluate(
-            predictor,
-            cases,
-            classes=self.dataset.classes,
-            unit=self.config["metrics"]["unit"],
-            empty=self.empty,
-            part=slice(self.fabric.global_rank, None, self.fabric.world_size),
-            keep=keep,
-        )
+        table = table_of(self.dataset, self.held_out[split], self.config["metrics"])
+        part = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        evaluate(predictor, self.held_out[split], table, part=part, keep=keep)
         rows = _gathered(table.rows, self.fabric)
-        table.rows = {case.name: rows[case.name] for case, _ in cases}
+        table.rows = {name: rows[name] for name in names}
         return table, _gathered(pictures, self.fabric)
 
     def validate(self) -> tuple[Table, Mapping[str, Picture]]:
-        return self.evaluate(self.held_out["val"], self.config["engine"]["num_overlays"])
+        return self.evaluate("val")
 
     def test(self, engine: Engine, record: Record) -> None:
         """Once, with the best model: cases_test.csv, results.json, TensorBoard, and the table on the screen."""
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
         checkpoint.load_into(self.method, checkpoint.load(Path(best))["method"], best)
-        table, pictures = self.evaluate(self.held_out["test"], self.config["engine"]["num_overlays"])
+        table, pictures = self.evaluate(self.dataset.tested_on)
         if not self.folder:
             return
         summary, val = table.summary(), engine.best["val"]
         table.write_csv(self.folder.path / "cases_test.csv")
         record.conclude()
-        record.table("test", engine.best["step"], summary, pictures)
+        record.table("test", engine.best["step"], table, pictures)
         record.hparams(
             {**self.names, "labeled": str(self.split), **_hparams(self.config)},
             {
                 f"final/{split}/{m}/mean": s[m]["mean"]
                 for split, s in (("test", summary), ("val", val))
-                for m in ("dice", "hd95")
+                for m in ("dice", "hd95", "iou")
+                if m in s
             },
         )
-        write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
-        show(f"{self.folder.path}: test, best model of step {engine.best['step']}", summary, table.classes)
+        write_json(self.folder.results_file, self.results(engine, table))
+        show(f"{self.folder.path}: test, best model of step {engine.best['step']}", summary)
         log.info(f"finished; results and curves in {self.folder.path}")
 
-    def results(self, engine: Engine, test: Mapping[str, Any], eval_seconds: float) -> dict[str, Any]:
+    def results(self, engine: Engine, test: Table) -> dict[str, Any]:
         """What results.json holds."""
         return {
             **self.names,
@@ -263,16 +287,17 @@ class Training:
             },
             "iterations": self.plan.total,
             "status": "finished",
-            "selected_by": "val dice mean",
-            "empty": self.empty,
+            "selected_by": f"val {test.main} mean",
+            "tested_on": self.dataset.tested_on,
+            "empty": self.config["metrics"]["empty"],
             "best_step": engine.best["step"],
             "val": engine.best["val"],
-            "test": test,
+            "test": test.summary(),
             "pseudo_labels": engine.best["pseudo_labels"],
             "speed": {
                 "step_seconds": engine.seconds_per_step,
                 "images_per_second": engine.images_per_second,
-                "eval_seconds": eval_seconds,
+                "eval_seconds": test.seconds,
             },
             "peak_memory_bytes": peak_memory(self.fabric.device),
             "versions": _versions(self.fabric),
@@ -304,11 +329,6 @@ def _plan(config: Config) -> Plan:
         log_every=engine["log_every"],
         seed=config["seed"],
     )
-
-
-def _fits(split: LabeledSplit, dataset: Dataset, gib: float) -> bool:
-    """Whether the images, counted at the training size, fit the budget."""
-    return split.num_images * dataset.channels * dataset.image_size**2 * 5 <= gib * 2**30
 
 
 def _gathered(mine: dict[str, Item], fabric: Fabric) -> dict[str, Item]:

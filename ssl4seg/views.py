@@ -8,19 +8,41 @@ the centre of the image.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ssl4seg.data.store import Raw
+from ssl4seg.data.store import Box, Raw
 from ssl4seg.errors import UserError
 from ssl4seg.photometric import Operation
 from ssl4seg.types import IGNORE
 
 
-class WeakView:
+class View(ABC):
+    """Draws the geometry of weak views.
+
+    Args:
+        fill_label: label outside the image: 0 (background) or 255 (ignored).
+    """
+
+    def __init__(self, *, fill_label: int) -> None:
+        if fill_label not in range(IGNORE + 1):
+            raise UserError(f"views.weak.fill_label={fill_label}: expected 0 to {IGNORE}")
+        self.fill_label = fill_label
+
+    @abstractmethod
+    def thetas(self, size: Tensor, generator: Generator) -> Tensor:
+        """Draw theta for images of `size` [B, 2] (height, width); the draws do not depend on the sizes."""
+
+    @abstractmethod
+    def plain(self, size: Tensor) -> Tensor:
+        """theta that shows the whole image, the same each time."""
+
+
+class WeakView(View):
     """The common recipe of the ACDC literature (SSL4MIS): quarter turns and flips, or a small rotation.
 
     Args:
@@ -40,6 +62,7 @@ class WeakView:
         scale: Sequence[float] = (1.0, 1.0),
         fill_label: int = 0,
     ) -> None:
+        super().__init__(fill_label=fill_label)
         for key, share in (("rot90_flip", rot90_flip), ("rotate", rotate)):
             if not 0 <= share <= 1:
                 raise UserError(f"views.weak.{key}={share}: expected a share in [0, 1]")
@@ -47,13 +70,10 @@ class WeakView:
             raise UserError(f"views.weak.max_angle={max_angle}: expected 0 to 180 degrees")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise UserError(f"views.weak.scale={list(scale)}: expected [low, high] with 0 < low <= high")
-        if fill_label not in range(IGNORE + 1):
-            raise UserError(f"views.weak.fill_label={fill_label}: expected 0 to {IGNORE}")
         self.rot90_flip, self.rotate, self.max_angle = rot90_flip, rotate, max_angle
-        self.scale, self.fill_label = (scale[0], scale[1]), fill_label
+        self.scale = (scale[0], scale[1])
 
     def thetas(self, size: Tensor, generator: Generator) -> Tensor:
-        """Draw theta for images of `size` [B, 2] (height, width); the draws do not depend on the sizes."""
         u = torch.rand((6, len(size)), generator=generator)
         turned = u[0] < self.rot90_flip
         rotated = ~turned & (u[1] < self.rotate)
@@ -70,10 +90,71 @@ class WeakView:
         linear = linear * (half * torch.stack([flip_x, flip_y], -1))[:, None, :]
         return torch.cat([linear, torch.zeros(len(size), 2, 1)], dim=2)
 
+    def plain(self, size: Tensor) -> Tensor:
+        return fit(size)
+
+
+class CropView(View):
+    """The common recipe of natural images: a random scale, a random crop, a horizontal flip.
+
+    An image that is smaller than the crop after scaling lies anywhere in it; the rest is black and has `fill_label`.
+
+    Args:
+        side: pixels of the crop.
+        scale: range of the zoom factor, uniform; 1 is the image's own resolution.
+        flip: share of the images that are mirrored.
+        fill_label: label outside the image: 255 (ignored) or 0.
+    """
+
+    def __init__(self, *, side: int, scale: Sequence[float], flip: float, fill_label: int = IGNORE) -> None:
+        super().__init__(fill_label=fill_label)
+        if not 0 <= flip <= 1:
+            raise UserError(f"views.weak.flip={flip}: expected a share in [0, 1]")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise UserError(f"views.weak.scale={list(scale)}: expected [low, high] with 0 < low <= high")
+        self.side, self.scale, self.flip = side, (scale[0], scale[1]), flip
+
+    def thetas(self, size: Tensor, generator: Generator) -> Tensor:
+        u = torch.rand((4, len(size)), generator=generator)
+        zoom = (self.scale[0] + u[0] * (self.scale[1] - self.scale[0]))[:, None]
+        room = size.flip(1) * zoom - self.side  # in pixels of the crop, below 0 for an image that is smaller
+        centre = (u[1:3].T - 0.5) * room / zoom
+        mirror = torch.stack([torch.where(u[3] < self.flip, -1.0, 1.0), torch.ones(len(size))], dim=1)
+        return torch.cat([torch.diag_embed(self.side / 2 / zoom * mirror), centre[:, :, None]], dim=2)
+
+    def plain(self, size: Tensor) -> Tensor:
+        """The whole image in the square, its proportions kept."""
+        half = (size.amax(dim=1) / 2)[:, None, None]
+        return torch.cat([half * torch.eye(2), torch.zeros(len(size), 2, 1)], dim=2)
+
 
 def fit(size: Tensor) -> Tensor:
     """theta [B, 2, 3] of the plain resize: the whole image fills the square."""
     return torch.cat([torch.diag_embed(size.flip(1) / 2), torch.zeros(len(size), 2, 1)], dim=2)
+
+
+def boxes(theta: Tensor, size: Tensor) -> list[Box]:
+    """The part of each image of `size` [B, 2] that sampling with theta reads."""
+    middle = size.flip(1) / 2
+    reach = theta[:, :, :2].abs().sum(dim=2)
+    low, high = (theta[:, :, 2] + middle + side * reach for side in (-1, 1))  # bilinear: a pixel more on each side
+    first = torch.minimum((low - 1).floor().clamp(min=0), size.flip(1) - 1).int().tolist()
+    last = torch.maximum(torch.minimum((high + 1).ceil(), size.flip(1)), torch.ones(())).int().tolist()
+    return [
+        Box(top, max(bottom, top + 1), left, max(right, left + 1))
+        for (left, top), (right, bottom) in zip(first, last, strict=True)
+    ]
+
+
+def moved(theta: Tensor, size: Tensor, parts: Sequence[Box]) -> Tensor:
+    """theta as measured from the centres of `parts` of the images of `size`."""
+    centre = torch.tensor([((box.left + box.right) / 2, (box.top + box.bottom) / 2) for box in parts])
+    return torch.cat([theta[:, :, :2], (theta[:, :, 2] + size.flip(1) / 2 - centre)[:, :, None]], dim=2)
+
+
+def as_float(image: Tensor) -> Tensor:
+    """Images in float32, uint8 ones divided by 255."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0) -> tuple[Tensor, Tensor]:
@@ -95,7 +176,7 @@ def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0) -> tuple[Ten
     column, row = at.long().unbind(-1)
     picked = label.flatten(1).gather(1, (row * width + column).flatten(1)).view_as(row).long()
     grid = at * (2 / torch.tensor([width, height], device=device)) - 1
-    resampled = F.grid_sample(image, grid, mode="bilinear", align_corners=False)
+    resampled = F.grid_sample(as_float(image), grid, mode="bilinear", align_corners=False)
     return resampled.mul_(inside[:, None]), torch.where(inside, picked, fill_label)
 
 

@@ -36,7 +36,12 @@ def make_case() -> Callable[..., Case]:
         mask = None if label is None else np.asarray(label, np.uint8)
         volume = Volume(np.asarray(image, np.float32)[:, None], mask, spacing)
         return Case(
-            name=name, group=group or name, num_images=len(image), labeled=mask is not None, read=lambda: volume
+            name=name,
+            group=group or name,
+            num_images=len(image),
+            size=volume.image.shape[2:],
+            labeled=mask is not None,
+            read=lambda: volume,
         )
 
     return make

@@ -31,7 +31,7 @@ class Pixelwise(Network):
     def feature_channels(self) -> tuple[int, ...]:
         return (1,)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
         return [image]
 
     @property

@@ -15,6 +15,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.types import IGNORE, Progress, PseudoLabels
+from ssl4seg.views import fit
 
 CLASSES = ("background", "a", "b")
 CPU = torch.device("cpu")
@@ -95,6 +96,7 @@ def diagnosis(cases, num_images=100, side=4) -> Diagnosis:
         num_images=num_images,
         classes=CLASSES,
         side=side,
+        plain=fit,
         batch_size=2,
         device=CPU,
         autocast=nullcontext,

@@ -73,7 +73,7 @@ class Flat(Network):
     def feature_channels(self):
         return (self.encoder[0].out_channels,)
 
-    def encode(self, image):
+    def features(self, image):
         return [self.encoder(image)]
 
     @property

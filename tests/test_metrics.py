@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 from scipy.ndimage import zoom
 
-from ssl4seg.data.case import Volume
+from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor, Table, distance_unit, evaluate, nearest, zoomed
-from ssl4seg.metrics import Score, check_empty, score, score_classes
+from ssl4seg.evaluate import Predictor, distance_unit, evaluate, nearest, table_of, zoomed
+from ssl4seg.metrics import Score, check_empty, confusion, score, score_classes
+from ssl4seg.native import Predict, Resized
 from ssl4seg.networks.unet import UNet
+from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.types import IGNORE
 
 NAN = math.nan
@@ -25,6 +29,10 @@ CPU = torch.device("cpu")
 MASKS = hnp.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9).flatmap(
     lambda shape: st.tuples(hnp.arrays(bool, shape), hnp.arrays(bool, shape))
 )
+
+
+def predictor_for(predict: Predict, side: int, **keys: object) -> Predictor:
+    return Predictor(predict=predict, inference=Resized(side=side), device=CPU, **keys)
 
 
 def block(shape: tuple[int, ...], *box: slice) -> np.ndarray:
@@ -130,14 +138,12 @@ def test_a_single_slice_is_measured_as_an_image():
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 
-TABLE = Table(
-    classes=["a", "b"],
-    unit="mm",
-    rows={
-        "one": [Score(0.5, 4.0, 2.0, 0.4), Score(1.0, NAN, NAN, 1.0)],
-        "two": [Score(0.7, 2.0, 1.0, 0.6), Score(0.0, 8.0, 6.0, 0.0)],
-    },
-)
+CLASSES = ["background", "a", "b"]
+TABLE = CaseTable(CLASSES, unit="mm")
+TABLE.rows = {
+    "one": [Score(0.5, 4.0, 2.0, 0.4), Score(1.0, NAN, NAN, 1.0)],
+    "two": [Score(0.7, 2.0, 1.0, 0.6), Score(0.0, 8.0, 6.0, 0.0)],
+}
 
 
 def test_summary_is_the_mean_over_cases_then_over_classes_without_nan():
@@ -203,7 +209,7 @@ def test_protocol_ssl4mis_is_the_literatures_loop_over_slices(network, shape):
         logits = network(torch.from_numpy(square)[None, None])
         label = logits.softmax(dim=1).argmax(dim=1)[0].numpy()
         expected[i] = zoom(label, (shape[0] / 32, shape[1] / 32), order=0)
-    predictor = Predictor(predict=network, side=32, device=CPU, batch_size=2, protocol="ssl4mis")
+    predictor = predictor_for(network, 32, batch_size=2, protocol="ssl4mis")
     assert np.array_equal(predictor(image), expected)
     assert len(np.unique(expected)) == 4
 
@@ -227,22 +233,20 @@ def test_nearest_has_the_targets_length_and_minus_one_where_scipy_has_nothing(le
 def test_default_protocol_resizes_logits_not_labels(network, volume):
     square = F.interpolate(torch.from_numpy(volume), size=(32, 32), mode="bilinear", align_corners=False)
     native = F.interpolate(network(square), size=(37, 54), mode="bilinear", align_corners=False)
-    prediction = Predictor(predict=network, side=32, device=CPU)(volume)
+    prediction = predictor_for(network, 32)(volume)
     assert prediction.dtype == np.uint8
     assert (prediction == native.argmax(dim=1).numpy()).mean() > 0.999  # all but ties in the last bit
 
 
 @pytest.mark.parametrize("protocol", ["default", "ssl4mis"])
 def test_the_size_of_the_forward_pass_changes_no_prediction(network, volume, protocol):
-    one, all_ = (
-        Predictor(predict=network, side=32, device=CPU, batch_size=n, protocol=protocol)(volume) for n in (1, 5)
-    )
+    one, all_ = (predictor_for(network, 32, batch_size=n, protocol=protocol)(volume) for n in (1, 5))
     assert (one == all_).mean() > 0.999
 
 
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(UserError, match="protocol=other"):
-        Predictor(predict=lambda x: x, side=32, device=CPU, protocol="other")
+        predictor_for(lambda x: x, 32, protocol="other")
 
 
 def levels(image: torch.Tensor) -> torch.Tensor:
@@ -258,35 +262,108 @@ def cases(make_case):
     return [(case, case.read()) for case in made]
 
 
+def scored(predictor: Predictor, cases: Sequence[tuple[Case, Volume]], **keys: slice) -> CaseTable:
+    table = CaseTable(CLASSES, unit="mm")
+    evaluate(predictor, cases, table, **keys)
+    return table
+
+
 def test_a_perfect_prediction_scores_one_and_no_distance(cases):
-    predictor = Predictor(predict=levels, side=16, device=CPU)
-    summary = evaluate(predictor, cases, classes=["background", "a", "b"]).summary()
+    summary = scored(predictor_for(levels, 16), cases).summary()
     assert summary["dice"] == summary["iou"] == {"mean": 1, "a": 1, "b": 1}
     assert summary["hd95"] == summary["asd"] == {"mean": 0, "a": 0, "b": 0}
     assert (summary["distance_unit"], summary["num_cases"]) == ("mm", 3)
 
 
 def test_the_parts_of_the_processes_make_up_the_table(cases):
-    predictor = Predictor(predict=levels, side=8, device=CPU)
-    classes = ["background", "a", "b"]
-    whole = evaluate(predictor, cases, classes=classes).rows
-    parts = [evaluate(predictor, cases, classes=classes, part=slice(rank, None, 2)).rows for rank in range(2)]
-    assert parts[0] | parts[1] == whole
+    predictor = predictor_for(levels, 8)
+    parts = [scored(predictor, cases, part=slice(rank, None, 2)).rows for rank in range(2)]
+    assert parts[0] | parts[1] == scored(predictor, cases).rows
     assert not parts[0].keys() & parts[1].keys()
-
-
-def test_protocol_ssl4mis_measures_in_voxels_and_scores_empty_masks_zero(cases):
-    def nothing(image: torch.Tensor) -> torch.Tensor:
-        return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(image), 3, *image.shape[2:])
-
-    predictor = Predictor(predict=nothing, side=16, device=CPU, protocol="ssl4mis")
-    summary = evaluate(predictor, cases, classes=["background", "a", "b"], unit="mm", empty="worst").summary()
-    assert (summary["distance_unit"], summary["dice"]["mean"], summary["hd95"]["mean"]) == ("voxel", 0, 0)
 
 
 def test_a_case_without_mask_cannot_be_scored(make_case):
     case = make_case("bare", np.zeros((1, 16, 16)))
     with pytest.raises(UserError, match="bare: has no mask"):
-        evaluate(
-            Predictor(predict=levels, side=16, device=CPU), [(case, case.read())], classes=["background", "a", "b"]
-        )
+        scored(predictor_for(levels, 16), [(case, case.read())])
+
+
+# -- which table ------------------------------------------------------------------------------------------------------
+
+
+class Levels(Dataset):
+    """No cases, three classes."""
+
+    name = "levels"
+
+    def cases(self, split: str) -> list[Case]:
+        return []
+
+
+@pytest.fixture
+def table_for(cases):
+    def make(scoring: str = "cases", protocol: str = "default", **metrics: object) -> Table:
+        dataset = Levels(classes=CLASSES, num_classes=3, channels=1, image_size=16, scoring=scoring)
+        return table_of(dataset, cases, {"unit": "auto", "empty": "worst", "distances": False, **metrics}, protocol)
+
+    return make
+
+
+def test_protocol_ssl4mis_measures_in_voxels_and_scores_empty_masks_zero(cases, table_for):
+    def nothing(image: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(len(image), 3, *image.shape[2:])
+
+    table = table_for(protocol="ssl4mis", unit="mm", empty="worst")
+    predictor = predictor_for(nothing, 16, protocol="ssl4mis")
+    evaluate(predictor, cases, table)
+    summary = table.summary()
+    assert (summary["distance_unit"], summary["dice"]["mean"], summary["hd95"]["mean"]) == ("voxel", 0, 0)
+
+
+def test_the_dataset_says_how_it_is_scored_and_a_key_adds_distances(cases, table_for):
+    predictor = predictor_for(levels, 8)
+    by_case, by_pixel, both = table_for(), table_for("pixels"), table_for("pixels", distances=True)
+    for table in (by_case, by_pixel, both):
+        evaluate(predictor, cases, table)
+    assert (by_case.main, by_pixel.main) == ("dice", "iou")
+    assert "hd95" not in by_pixel.summary()
+    for key in ("hd95", "asd", "distance_unit"):
+        assert both.summary()[key] == by_case.summary()[key]
+    assert both.summary()["iou"] == by_pixel.summary()["iou"]
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+
+def test_confusion_counts_true_classes_in_rows_and_leaves_ignored_pixels_out():
+    label = np.array([[[0, 0, 1], [2, IGNORE, 1]]], np.uint8)
+    prediction = np.array([[[0, 1, 1], [2, 2, 0]]], np.uint8)
+    assert confusion(prediction, label, 4).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0] * 4]
+
+
+def test_pixels_of_all_cases_are_pooled_and_a_class_that_nobody_has_is_left_out(tmp_path):
+    table = PixelTable([*CLASSES, "never"])
+    first, second = np.zeros((2, 1, 1, 4), np.uint8)
+    first[:], second[:] = [0, 0, 1, 1], [2, 2, 2, IGNORE]
+    table.add("one", np.array([[[0, 1, 1, 1]]], np.uint8), first, None)
+    table.add("two", np.array([[[2, 0, 2, 1]]], np.uint8), second, None)
+    summary = table.summary()
+    # background: 1 of 2 right, and a b is taken for it; a: 2 of 2, and a background is; b: 2 of 3.
+    assert summary["iou"] == pytest.approx(
+        {"background": 1 / 3, "a": 2 / 3, "b": 2 / 3, "never": NAN, "mean": 5 / 9}, nan_ok=True
+    )
+    assert summary["dice"] == pytest.approx(
+        {"background": 1 / 2, "a": 4 / 5, "b": 4 / 5, "never": NAN, "mean": 0.7}, nan_ok=True
+    )
+    assert summary["miou"] == summary["iou"]["mean"]
+    assert summary["pixel_accuracy"] == pytest.approx(5 / 7)
+    assert summary["mean_accuracy"] == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
+    assert table.headline() == "mIoU 55.56 %"
+    table.write_csv(tmp_path / "cases.csv")
+    rows = [(row["case"], row["class"], row["iou"]) for row in csv.DictReader((tmp_path / "cases.csv").open())]
+    assert rows == [
+        ("one", "background", "0.5"),
+        ("one", "a", "0.666667"),
+        ("two", "background", "0"),
+        ("two", "b", "0.666667"),
+    ]

@@ -23,7 +23,14 @@ RATIO = st.floats(0.001, 1)
 
 def cases_of(groups: Groups) -> list[Case]:
     return [
-        Case(name=f"p{g:02d}_frame{c:02d}", group=f"p{g:02d}", num_images=num, labeled=labeled, read=lambda: 1 / 0)
+        Case(
+            name=f"p{g:02d}_frame{c:02d}",
+            group=f"p{g:02d}",
+            num_images=num,
+            size=(4, 4),
+            labeled=labeled,
+            read=lambda: 1 / 0,
+        )
         for g, group in enumerate(groups)
         for c, (num, labeled) in enumerate(group)
     ]

@@ -31,7 +31,9 @@ from helpers import (
     write_h5,
 )
 
+from ssl4seg.metrics import Score
 from ssl4seg.record import Record
+from ssl4seg.tables import CaseTable
 from ssl4seg.training import Training, train
 
 UAMT = ("method=uamt", "labeled_ratio=0.5")
@@ -76,8 +78,10 @@ def test_the_screen_shows_split_validations_and_the_test_table(whole: tuple[Path
 
 def test_the_progress_bar_shows_dice_in_percent_as_the_tables_do() -> None:
     record = Record(None, step=0, total=1)
-    record.table("val", 1, {"dice": {"mean": 0.8123}}, {})
-    assert record.bar.tasks[0].fields["dice"] == "81.23 %"
+    table = CaseTable(["background", "organ"])
+    table.rows = {"case": [Score(0.8123, 3.0, 1.0, 0.7)]}
+    record.table("val", 1, table, {})
+    assert record.bar.tasks[0].fields["score"].startswith("Dice 81.23 %")
 
 
 def test_results_hold_what_is_promised(whole: tuple[Path, str]) -> None:
@@ -139,7 +143,7 @@ def test_tensorboard_holds_the_promised_tags(whole: tuple[Path, str]) -> None:
         for name in ("mean", *CLASSES)
     }
     terms = {"loss", "supervised", "consistency", "lr", "consistency_weight", "entropy_threshold"}
-    final = {f"final/{split}/{metric}/mean" for split in ("val", "test") for metric in ("dice", "hd95")}
+    final = {f"final/{split}/{metric}/mean" for split in ("val", "test") for metric in ("dice", "hd95", "iou")}
     pseudo = {tag for tag in tags["scalars"] if tag.startswith("pseudo/")}
     assert {"pseudo/coverage", "pseudo/calibration_error", "pseudo/teacher_distance"} <= pseudo
     assert set(tags["scalars"]) - pseudo == metrics | final | {f"train/{term}" for term in terms}

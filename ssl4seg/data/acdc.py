@@ -80,7 +80,7 @@ class ACDC(Dataset):
             image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
             return Volume(image[:, None], self._label(file) if labeled else None, spacing)
 
-        return Case(name=file.stem, group=patient, num_images=shape[0], labeled=labeled, read=read)
+        return Case(name=file.stem, group=patient, num_images=shape[0], size=shape[1:], labeled=labeled, read=read)
 
     def _label(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
         label = read_h5(file, "label")

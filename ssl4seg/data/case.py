@@ -11,12 +11,14 @@ from ssl4seg.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+"""float32, or uint8 that stands for 255 times the value: what a picture holds, in a quarter of the memory."""
 
 
 class Volume(NamedTuple):
     """The pixels of a case at native size; a two-dimensional image is a volume of one slice."""
 
-    image: FloatArray
+    image: ImageArray
     """[S, C, H, W], normalised as the dataset says."""
     label: LabelArray | None
     """[S, H, W] in 0..K-1 or IGNORE; None where no mask exists."""
@@ -33,6 +35,8 @@ class Case:
     """The patient (or other unit) that must stay in one split; the labelled split takes whole groups."""
     num_images: int
     """Slices in the case."""
+    size: tuple[int, int]
+    """Their height and width."""
     labeled: bool
     """Whether a mask exists."""
     read: Callable[[], Volume]
@@ -43,7 +47,7 @@ def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) ->
     image, label = volume.image, volume.label
     if image.ndim != 4 or 0 in image.shape:
         raise UserError(f"{source}: the image has shape {image.shape}; expected slices x channels x height x width")
-    if not np.isfinite(image).all():
+    if image.dtype != np.uint8 and not np.isfinite(image).all():
         raise UserError(
             f"{source}: the image holds {int((~np.isfinite(image)).sum())} NaN or infinite values; "
             "mend or remove the file"

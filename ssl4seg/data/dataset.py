@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NotRequired, TypedDict, get_args
+from typing import ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
+
+import numpy as np
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.files import NORMALIZATIONS
@@ -10,6 +12,13 @@ from ssl4seg.errors import UserError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Statistics(NamedTuple):
+    """Of the training images' values, a number for each channel."""
+
+    mean: list[float]
+    std: list[float]
 
 
 class Common(TypedDict):
@@ -21,6 +30,9 @@ class Common(TypedDict):
     image_size: int
     normalize: NotRequired[str]
     ignore_index: NotRequired[int | None]
+    mean: NotRequired[Sequence[float] | str | None]
+    std: NotRequired[Sequence[float] | str | None]
+    scoring: NotRequired[str]
 
 
 class Dataset(ABC):
@@ -33,9 +45,19 @@ class Dataset(ABC):
         image_size: side in pixels of the square training input.
         normalize: how intensities are scaled, see `files.normalized`; prediction does the same to new images.
         ignore_index: label value in the files that no loss and no metric counts; None if there is none.
+        mean, std: of each channel, by which the network standardises its input; "auto" takes them from the training
+            images, None leaves the input as it is.
+        scoring: "cases" (Dice, IoU, HD95 and ASD of each case, background left out) or "pixels" (IoU and accuracy from
+            one confusion matrix over all images); what val chooses the best model by is Dice or mIoU.
     """
 
     name: ClassVar[str]
+    words: ClassVar[tuple[str, str]] = ("patients", "slices")
+    """What groups and images are called."""
+    value_bytes: int = 4
+    """Of a channel of a pixel in memory; 1 for pictures."""
+    tested_on: Split = "test"
+    """"val" where the test split has no masks: then the model is tested on what it was chosen on."""
 
     def __init__(
         self,
@@ -46,6 +68,9 @@ class Dataset(ABC):
         image_size: int,
         normalize: str = "minmax",
         ignore_index: int | None = None,
+        mean: Sequence[float] | str | None = None,
+        std: Sequence[float] | str | None = None,
+        scoring: str = "cases",
     ) -> None:
         if num_classes != len(classes):
             raise UserError(
@@ -59,6 +84,16 @@ class Dataset(ABC):
             raise UserError(f"dataset.channels={channels}: expected at least 1")
         if normalize not in NORMALIZATIONS:
             raise UserError(f"dataset.normalize={normalize}: expected {' or '.join(NORMALIZATIONS)}")
+        if (mean is None, mean == "auto") != (std is None, std == "auto"):
+            raise UserError(f"dataset.mean={mean}, dataset.std={std}: expected numbers, auto or null for both")
+        for key, values in (("mean", mean), ("std", std)):
+            if values not in (None, "auto") and (isinstance(values, str) or len(values or ()) != channels):
+                raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")
+        if not isinstance(std, str) and any(not value > 0 for value in std or ()):
+            raise UserError(f"dataset.std={std}: expected numbers above 0")
+        if scoring not in ("cases", "pixels"):
+            raise UserError(f"dataset.scoring={scoring}: expected cases or pixels")
+        self.mean, self.std, self.scoring = mean, std, scoring
         self.classes = tuple(classes)
         self.num_classes = num_classes
         self.channels = channels
@@ -69,3 +104,20 @@ class Dataset(ABC):
     @abstractmethod
     def cases(self, split: Split) -> list[Case]:
         """The cases of a split in the dataset's published order."""
+
+    def statistics(self) -> Statistics | None:
+        """`mean` and `std`; "auto" reads all training images, labelled or not."""
+        if self.mean is None or self.std is None:
+            return None
+        if not isinstance(self.mean, str) and not isinstance(self.std, str):
+            return Statistics(list(self.mean), list(self.std))
+        count, first, second = 0, np.zeros(self.channels), np.zeros(self.channels)
+        for case in self.cases("train"):
+            image = case.read().image
+            values = image.swapaxes(0, 1).reshape(self.channels, -1) / (255.0 if image.dtype == np.uint8 else 1.0)
+            count += values.shape[1]
+            first += values.sum(axis=1, dtype=np.float64)
+            second += np.square(values, dtype=np.float64).sum(axis=1)
+        mean = first / count
+        std = np.sqrt(np.maximum(second / count - mean**2, 0))
+        return Statistics(mean.tolist(), np.where(std > 0, std, 1).tolist())

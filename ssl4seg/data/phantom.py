@@ -326,10 +326,12 @@ class Phantom(Dataset):
 
     def case(self, number: int, phase: Phase) -> Case:
         group = f"phantom{number:04d}"
+        patient = Patient.draw(self.seed, number, self.difficulty)
         return Case(
             name=f"{group}_{phase}",
             group=group,
-            num_images=len(Patient.draw(self.seed, number, self.difficulty).breath),
+            num_images=len(patient.breath),
+            size=patient.shape,
             labeled=True,
             read=partial(render, self.seed, number, self.difficulty, phase),
         )

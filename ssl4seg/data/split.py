@@ -21,6 +21,8 @@ class LabeledSplit:
     unlabeled: tuple[Case, ...]
     labeled_groups: tuple[str, ...]
     num_groups: int
+    words: tuple[str, str] = ("patients", "slices")
+    """What groups and images are called."""
 
     @property
     def num_labeled_images(self) -> int:
@@ -31,10 +33,9 @@ class LabeledSplit:
         return self.num_labeled_images + sum(case.num_images for case in self.unlabeled)
 
     def __str__(self) -> str:
-        return (
-            f"{len(self.labeled_groups)} of {self.num_groups} patients, "
-            f"{self.num_labeled_images} of {self.num_images} slices"
-        )
+        groups, images = self.words
+        told = f"{len(self.labeled_groups)} of {self.num_groups} {groups}"
+        return told if groups == images else f"{told}, {self.num_labeled_images} of {self.num_images} {images}"
 
     def as_dict(self) -> dict[str, Any]:
         """What split.json holds; `sha256` is over the two lists of case names."""
@@ -56,6 +57,7 @@ def split_labeled(
     num_groups: int | None = None,
     list_file: str | Path | None = None,
     seed: int | None = None,
+    words: tuple[str, str] = ("patients", "slices"),
 ) -> LabeledSplit:
     """Part the training cases by `labeled_list`, else `labeled_cases`, else `labeled_ratio`.
 
@@ -85,6 +87,7 @@ def split_labeled(
         unlabeled=tuple(case for case in cases if case.name not in taken),
         labeled_groups=tuple(chosen),
         num_groups=len(groups),
+        words=words,
     )
 
 

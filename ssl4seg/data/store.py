@@ -15,11 +15,42 @@ class Raw(NamedTuple):
     """Images at native size, padded at the bottom right to the largest of the batch."""
 
     image: Tensor
-    """[B, C, H, W] float32, zero in the padding."""
+    """[B, C, H, W] float32, or uint8 that stands for 255 times the value; zero in the padding."""
     label: Tensor
     """[B, H, W] uint8, IGNORE where there is no mask and in the padding."""
     size: Tensor
     """[B, 2] float32, on the CPU: the true height and width of each image."""
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels; the last row and column are outside."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """To take it from [..., H, W]."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+Boxes = Sequence[Box]
+
+
+def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
+    """Images [C, h, w] of any sizes and their labels [h, w] as one batch."""
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
+    first = images[0]
+    image = first.new_zeros((len(images), first.shape[0], height, width))
+    label = torch.full((len(images), height, width), IGNORE, dtype=torch.uint8, device=first.device)
+    for row, (pixels, mask, (h, w)) in enumerate(zip(images, labels, sizes, strict=True)):
+        image[row, :, :h, :w] = pixels
+        if mask is not None:
+            label[row, :h, :w] = mask
+    return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
 
 
 class Store:
@@ -42,6 +73,7 @@ class Store:
             else:
                 self.labels += [None] * len(volume.image)
         self.sizes = torch.tensor([image.shape[-2:] for image in self.images], dtype=torch.float32).reshape(-1, 2)
+        """[num, 2] height and width of each image."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,18 +82,15 @@ class Store:
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.images) + sum(t.nbytes for t in self.labels if t is not None)
 
-    def take(self, indices: Sequence[int]) -> Raw:
-        """The images at `indices`, in that order."""
-        chosen = [self.images[i] for i in indices]
-        height, width = (max(image.shape[d] for image in chosen) for d in (-2, -1))
-        image = chosen[0].new_zeros((len(chosen), chosen[0].shape[0], height, width))
-        label = torch.full((len(chosen), height, width), IGNORE, dtype=torch.uint8, device=image.device)
+    def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
+        """The images at `indices`, in that order, or the parts `boxes` of them."""
+        images, labels = [], []
         for row, i in enumerate(indices):
-            h, w = chosen[row].shape[-2:]
-            image[row, :, :h, :w] = chosen[row]
-            if (mask := self.labels[i]) is not None:
-                label[row, :h, :w] = mask
-        return Raw(image, label, self.sizes[list(indices)])
+            part = boxes[row].slices if boxes else ()
+            mask = self.labels[i]
+            images.append(self.images[i][:, *part])
+            labels.append(None if mask is None else mask[part])
+        return packed(images, labels)
 
 
 class Order:

@@ -1,8 +1,10 @@
 """The network contract: encode to features, decode to a pyramid of maps, and a head to logits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from ssl4seg.errors import UserError
 class Network(nn.Module, ABC):
     """A segmentation network in parts, so that methods can perturb features, add decoders, and add heads to maps.
 
-    `encode` reads `encoder` alone, `pyramid` `decoder` alone.
+    `features` reads `encoder` alone, `pyramid` `decoder` alone.
 
     Args:
         in_channels: C of the images.
@@ -33,15 +35,29 @@ class Network(nn.Module, ABC):
         if num_classes < 2:
             raise UserError(f"network.num_classes={num_classes}: expected at least 2, background included")
         self.in_channels, self.num_classes = in_channels, num_classes
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        self.register_buffer("mean", None)
+        self.register_buffer("std", None)
+
+    def standardize(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """From here on `encode` begins with (image - mean) / std, a number for each channel; the state holds them."""
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
     @property
     @abstractmethod
     def feature_channels(self) -> tuple[int, ...]:
-        """Channels of each feature map that `encode` returns, finest first."""
+        """Channels of each feature map that `features` returns, finest first."""
 
-    @abstractmethod
     def encode(self, image: Tensor) -> list[Tensor]:
         """[N, C, H, W] -> feature maps, finest first."""
+        if self.mean is not None and self.std is not None:
+            image = (image - self.mean) / self.std
+        return self.features(image)
+
+    @abstractmethod
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The same of an image that is standardised."""
 
     @property
     @abstractmethod

@@ -18,7 +18,7 @@ class Generator(Network):
     encoder: nn.ModuleList
     decoder: nn.ModuleList
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
         # Two places at 1/16 give batch norm its statistics, even of one image.
         size = [max(32, -(-side // 16) * 16) for side in image.shape[-2:]]
         if list(image.shape[-2:]) != size:

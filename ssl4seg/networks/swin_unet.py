@@ -137,7 +137,7 @@ class SwinUNet(Network):
     def feature_channels(self) -> tuple[int, ...]:
         return self._channels
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
         size = [-(-side // self.patch) * self.patch for side in image.shape[-2:]]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)

@@ -103,7 +103,7 @@ class UNet(Network):
     def feature_channels(self) -> tuple[int, ...]:
         return self._channels
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def features(self, image: Tensor) -> list[Tensor]:
         features: list[Tensor] = []
         x = image
         for block in self.encoder:

@@ -99,8 +99,8 @@ class Watched(UNet):
         self.given: list[Tensor] = []
         self.got: list[Tensor] = []
 
-    def encode(self, image: Tensor) -> list[Tensor]:
-        self.given = super().encode(image)
+    def features(self, image: Tensor) -> list[Tensor]:
+        self.given = super().features(image)
         return self.given
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
