@@ -27,7 +27,7 @@ from ssl4seg.assemble import (
     predictor_of,
     read_all,
 )
-from ssl4seg.data.case import FloatArray, LabelArray, Volume, checked
+from ssl4seg.data.case import FloatArray, ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.dataset import SPLITS, Statistics
 from ssl4seg.data.files import (
     ENDINGS,
@@ -303,8 +303,8 @@ def _inputs(source: Path, output: Path) -> list[Path]:
     return files
 
 
-def _read(file: Path, channels: int) -> tuple[FloatArray, Any]:
-    """[S, C, H, W] float32, and what `_write` needs to write the same kind of file."""
+def _read(file: Path, channels: int) -> tuple[ImageArray, Any]:
+    """[S, C, H, W], and what `_write` needs to write the same kind of file."""
     kind = ending(file)
     if kind in NIFTI:
         voxels, like = read_nifti(file)

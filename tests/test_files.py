@@ -167,6 +167,11 @@ def test_a_damaged_h5_is_a_fault_that_names_the_file_and_nothing_else(h5):
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [51, 51, 51]]], np.uint8)
 
 
+def values(image: np.ndarray) -> np.ndarray:
+    """What a picture's numbers stand for, in [0, 1]."""
+    return image / 255 if image.dtype == np.uint8 else image
+
+
 def picture(path: Path, pixels: np.ndarray) -> Path:
     Image.fromarray(pixels).save(path)
     return path
@@ -177,31 +182,31 @@ def picture(path: Path, pixels: np.ndarray) -> Path:
 def test_8_and_16_bit_pngs_are_scaled_to_one(tmp_path, dtype, top, channels):
     pixels = np.array([[0, top // 5, top]], dtype)
     image = read_picture(picture(tmp_path / "a.png", pixels), channels)
-    assert image.dtype == np.float32
-    np.testing.assert_allclose(image, np.tile([[[0, 0.2, 1]]], (channels, 1, 1)), atol=1e-6)
+    assert image.dtype == (np.uint8 if top == 255 else np.float32)
+    np.testing.assert_allclose(values(image), np.tile([[[0, 0.2, 1]]], (channels, 1, 1)), atol=1e-6)
 
 
 def test_colours_are_channels_first(tmp_path):
     image = read_picture(picture(tmp_path / "a.png", RGB), 3)
-    np.testing.assert_allclose(image, RGB.transpose(2, 0, 1) / 255, atol=1e-6)
+    np.testing.assert_allclose(values(image), RGB.transpose(2, 0, 1) / 255, atol=1e-6)
 
 
 def test_colours_become_luminance_for_one_channel(tmp_path):
     image = read_picture(picture(tmp_path / "a.png", RGB), 1)
     # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
-    np.testing.assert_allclose(image, [[[0.299, 0.587], [0.114, 0.2]]], atol=1 / 255)
+    np.testing.assert_allclose(values(image), [[[0.299, 0.587], [0.114, 0.2]]], atol=1 / 255)
 
 
 def test_transparency_and_palettes_are_resolved(tmp_path):
     with_alpha = np.dstack([RGB, np.full((2, 2), 255, np.uint8)])
     Image.fromarray(RGB).quantize(4).save(tmp_path / "b.png")
     for file in (picture(tmp_path / "a.png", with_alpha), tmp_path / "b.png"):
-        np.testing.assert_allclose(read_picture(file, 3), RGB.transpose(2, 0, 1) / 255, atol=0.02)
+        np.testing.assert_allclose(values(read_picture(file, 3)), RGB.transpose(2, 0, 1) / 255, atol=0.02)
 
 
 def test_a_jpeg_is_read(tmp_path):
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "a.jpg")
-    np.testing.assert_allclose(read_picture(tmp_path / "a.jpg", 1), np.full((1, 8, 8), 200 / 255), atol=0.02)
+    np.testing.assert_allclose(values(read_picture(tmp_path / "a.jpg", 1)), np.full((1, 8, 8), 200 / 255), atol=0.02)
 
 
 # -- files that are not whole -----------------------------------------------------------------------------------------

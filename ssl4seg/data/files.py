@@ -1,5 +1,7 @@
 """Reading and writing images: h5, NIfTI, PNG and JPEG. Every fault becomes a UserError that names the file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ssl4seg.data.case import FloatArray
+from ssl4seg.data.case import ImageArray, LabelArray
 from ssl4seg.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
@@ -86,22 +88,47 @@ def write_nifti(path: Path, label: npt.NDArray[np.uint8], like: Any) -> None:
     nibabel.save(type(like)(voxels, like.affine, header), path)
 
 
-def read_picture(path: Path, channels: int) -> FloatArray:
-    """A picture as [C, H, W] float32; grey for 1 channel, RGB for 3; 8 and 16 bit scaled to [0, 1]."""
+def read_picture(path: Path, channels: int) -> ImageArray:
+    """A picture as [C, H, W]: grey for 1 channel, RGB for 3; uint8, or float32 in [0, 1] of one with 16 bit."""
     if channels not in (1, 3):
         raise UserError(f"{path}: a picture has 1 or 3 channels, but {channels} are expected")
+    with _opened(path) as picture:
+        deep = picture.mode.startswith("I")
+        pixels: npt.NDArray[Any] = np.asarray(picture if deep else picture.convert("L" if channels == 1 else "RGB"))
+    image = (pixels / 65535.0).astype(np.float32) if deep else pixels
+    image = image[None] if image.ndim == 2 else np.ascontiguousarray(image.transpose(2, 0, 1))
+    return np.repeat(image, channels, axis=0) if len(image) != channels else image
+
+
+def read_mask(path: Path) -> LabelArray:
+    """A mask picture as class values [H, W], the indices of its palette if it has one."""
+    with _opened(path) as picture:
+        if picture.mode not in ("P", "L", "1") and not picture.mode.startswith("I"):
+            raise UserError(f"{path}: a mask of class values has one channel, this one is {picture.mode}")
+        values = np.asarray(picture)
+    if values.max(initial=0) > 255 or values.min(initial=0) < 0:
+        raise UserError(f"{path}: label values from {values.min()} to {values.max()}; expected 0 to 255")
+    return values.astype(np.uint8)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the head of the file."""
+    with _opened(path) as picture:
+        return picture.height, picture.width
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
-            deep = picture.mode.startswith("I")
-            pixels = np.asarray(picture if deep else picture.convert("L" if channels == 1 else "RGB"))
+            yield picture
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise UserError(f"{path}: cannot be read as a picture ({_short(error)})") from None
-    scaled = (pixels / (65535.0 if deep else 255.0)).astype(np.float32)
-    scaled = scaled[None] if scaled.ndim == 2 else scaled.transpose(2, 0, 1)
-    return np.repeat(scaled, channels, axis=0) if len(scaled) != channels else scaled
 
 
-def normalized(image: FloatArray, how: str) -> FloatArray:
+def normalized(image: ImageArray, how: str) -> ImageArray:
     """The intensities of a whole volume, scaled.
 
     `minmax`: to [0, 1], the normalisation of the ACDC literature (a constant volume becomes 0; scaling twice changes
@@ -114,7 +141,9 @@ def normalized(image: FloatArray, how: str) -> FloatArray:
     low, high = image.min(), image.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         return image  # as it is: the check of the case finds and counts what is wrong
-    return ((image - low) / (high - low)).astype(np.float32) if high != low else np.zeros_like(image)
+    if high == low:
+        return np.zeros(image.shape, np.float32)
+    return ((image - np.float32(low)) / np.float32(high - low)).astype(np.float32)
 
 
 def _three(values: Any) -> tuple[float, float, float]:
