@@ -59,7 +59,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     for key in ("deterministic", "overlay", "resume"):
         if not isinstance(container.get(key, True), bool):
             raise UserError(f"{key}={container[key]}: expected true or false")
-    for key in ("labeled_list", "network.weights"):
+    for key in ("labeled_list", "network.weights", "dataset.lists.train", "dataset.lists.val"):
         if (value := _at(container, key)) not in (_MISSING, None) and not Path(str(value)).is_file():
             raise UserError(f"{key}={value}: there is no such file")
     for key in ("run", "input", "output", "checkpoint"):
@@ -90,7 +90,7 @@ def check_root(dataset: dict[str, Any]) -> None:
         return
     if root is None:
         raise UserError("dataset.root is not set: give the folder of the dataset, for instance dataset.root=DATA/ACDC")
-    if not Path(str(root)).expanduser().is_dir():
+    if dataset.get("download") is not True and not Path(str(root)).expanduser().is_dir():
         raise UserError(f"dataset.root={root}: there is no such folder")
 
 
@@ -285,6 +285,7 @@ NUMBERS = {  # key: (kind, lowest, whether null is allowed)
     "engine.eval_batch_size": (int, 1, False),
     "engine.num_overlays": (int, 0, False),
     "engine.resident_gib": (float, 0, False),
+    "engine.num_workers": (int, 0, True),
 }
 
 

@@ -66,11 +66,17 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Running out of memory becomes a UserError that says which keys to turn."""
+    """Running out of memory, here or in a worker process, becomes a UserError that says which keys to turn."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
+        if text.startswith("DataLoader worker (pid"):
+            raise UserError(
+                f"a process that reads images ahead was killed ({text.partition(') ')[2].splitlines()[0].strip()}), "
+                "perhaps for want of memory: lower engine.num_workers; a container may need more shared memory "
+                "(docker run --shm-size=8g)"
+            ) from None
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "allocate memory" not in text and "out of memory" not in text:
             raise

@@ -25,8 +25,12 @@ MAY_DIFFER = (
     "engine.log_every",
     "engine.eval_batch_size",
     "engine.resident_gib",
+    "engine.num_workers",
 )
 """Keys that say where a run is computed and its data lies, not what: a run goes on with other values of these."""
+
+FAILURES = "failed.jsonl"
+"""In a sweep's folder: a line for each run that failed, also of those that were refused and have no folder."""
 
 
 class RunFolder:

@@ -7,6 +7,7 @@ frame02 end systole; a prepared copy keeps the acquired frame's number, and the 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -75,12 +76,12 @@ class ACDC(Dataset):
         shape, labeled, spacing = h5_facts(file)
         if len(shape) != 3:
             raise UserError(f"{file}: the image has shape {shape}; expected slices x height x width")
-
-        def read() -> Volume:
-            image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
-            return Volume(image[:, None], self._label(file) if labeled else None, spacing)
-
+        read = partial(self._read, file, labeled, spacing)
         return Case(name=file.stem, group=patient, num_images=shape[0], size=shape[1:], labeled=labeled, read=read)
+
+    def _read(self, file: Path, labeled: bool, spacing: tuple[float, float, float] | None) -> Volume:
+        image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
+        return Volume(image[:, None], self._label(file) if labeled else None, spacing)
 
     def _label(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
         label = read_h5(file, "label")

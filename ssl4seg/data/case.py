@@ -40,6 +40,7 @@ class Case:
     labeled: bool
     """Whether a mask exists."""
     read: Callable[[], Volume]
+    """Pure; a `partial` of a function or method, not a closure: some systems hand it to worker processes by pickle."""
 
 
 def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) -> Volume:

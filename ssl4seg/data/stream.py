@@ -1,9 +1,9 @@
 """Training images that do not fit in memory: read again each time, by worker processes, ahead of their step."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,14 +30,18 @@ class Stream:
         self.cases, self.num_classes, self.labels = cases, num_classes, labels
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
         self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32).reshape(-1, 2)
-        self.volume: Callable[[int], Volume] = lru_cache(maxsize=2)(self._volume)  # slices of a volume come one by one
+        self.last: tuple[int, Volume] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def _volume(self, number: int) -> Volume:
-        case = self.cases[number]
-        return checked(case.read(), case.name, self.num_classes)
+    def volume(self, number: int) -> Volume:
+        """A case, read; the last one is kept, for slices of a volume that are taken one after the other."""
+        if self.last is None or self.last[0] != number:
+            self.last = None  # not two at a time
+            case = self.cases[number]
+            self.last = number, checked(case.read(), case.name, self.num_classes)
+        return self.last[1]
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
         """The images at `indices`, in that order, or the parts `boxes` of them."""
@@ -52,44 +56,57 @@ class Stream:
         return packed(images, labels)
 
 
+class _Refusal(NamedTuple):
+    message: str
+
+
 class Ahead(Generic[Item]):
     """What `read` gives for each step, made by worker processes a few steps ahead.
 
     Args:
         read: step -> item, a pure function; a UserError in it is raised where the step is asked for.
-        num_workers: processes; None is one a CPU core, 8 at most.
+        num_workers: processes; None is one a CPU core, 8 at most; with 0 nothing is read ahead.
         pinned: whether tensors lie in page-locked memory, from which a GPU copies while it computes.
     """
 
     def __init__(self, read: Callable[[int], Item], *, num_workers: int | None, pinned: bool) -> None:
         self.read, self.pinned = read, pinned
-        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
-        self.next, self.item = -1, None
-        self.items: Iterator[Any] = iter(())
+        self.num_workers = min(_cores(), 8) if num_workers is None else num_workers
+        self.items: Iterator[Item | _Refusal] = iter(())
+        self.last: tuple[int, Item] | None = None
 
     def __call__(self, step: int) -> Item:
         """The item of `step`; steps are asked for in their order, each once or several times."""
-        if self.item is not None and step == self.next - 1:
-            return self.item
-        if step != self.next:
-            self.items = iter(
-                DataLoader(
-                    _Steps(self.read),
-                    batch_size=None,
-                    sampler=range(step, FOREVER),
-                    num_workers=self.num_workers,
-                    pin_memory=self.pinned,
-                )
-            )
+        if self.last and step == self.last[0]:
+            return self.last[1]
+        if not self.last or step != self.last[0] + 1:
+            self.items = self._items(step)
         item = next(self.items)
-        if isinstance(item, str):
-            raise UserError(item)
-        self.next, self.item = step + 1, item
-        return item  # type: ignore[no-any-return]
+        if isinstance(item, _Refusal):
+            self.close()
+            raise UserError(item.message)
+        self.last = step, item
+        return item
 
-    def restart(self) -> None:
-        """Forget what was read ahead: `read` gives something else now."""
-        self.next, self.item, self.items = -1, None, iter(())
+    def close(self) -> None:
+        """End the worker processes and forget what was read ahead: it is not needed, or `read` gives something else."""
+        self.items, self.last = iter(()), None
+
+    def _items(self, first: int) -> Iterator[Item | _Refusal]:
+        self.close()
+        forked = self.num_workers > 0 and sys.platform == "linux"
+        return iter(
+            DataLoader(
+                _Steps(self.read),
+                batch_size=None,
+                sampler=range(first, FOREVER),
+                num_workers=self.num_workers,
+                pin_memory=self.pinned,
+                multiprocessing_context="fork" if forked else None,  # starts at once, and pickles nothing
+                worker_init_fn=_out_of_the_group,
+                generator=torch.Generator(),  # or it would draw from the run's, once more in a run that is gone on with
+            )
+        )
 
 
 class _Steps(Dataset[Any]):
@@ -100,4 +117,14 @@ class _Steps(Dataset[Any]):
         try:
             return self.read(step)
         except UserError as error:  # an exception would come out of a worker with its traceback as the message
-            return str(error)
+            return _Refusal(str(error))
+
+
+def _out_of_the_group(worker: int) -> None:
+    """Ctrl-C reaches all processes of a group, but is a message to the run, which ends its workers itself."""
+    os.setpgrp()
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
