@@ -37,7 +37,7 @@ from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memo
 from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor, evaluate, table_of
+from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, panel
@@ -127,6 +127,8 @@ class Training:
             )
         self.fabric = _launched(config, self.method)
         log.info(f"labelled: {self.split}")
+        if self.dataset.tested_on != "test":
+            log.info(NO_TEST.format(names["dataset"]))
         self.batches = self._batches()
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
         held = [case for part in self.held_cases.values() for case in part]
@@ -268,7 +270,8 @@ class Training:
             },
         )
         write_json(self.folder.results_file, self.results(engine, table))
-        show(f"{self.folder.path}: test, best model of step {engine.best['step']}", summary)
+        where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
+        show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary)
         log.info(f"finished; results and curves in {self.folder.path}")
 
     def results(self, engine: Engine, test: Table) -> dict[str, Any]:
