@@ -23,11 +23,12 @@ class STPlusPlus(Method):
     stability s = sum_{j < M} mean_k IoU_k(argmax f_j(x), argmax f_M(x)) in [0, M - 1] is, over M = 3 checkpoints f_j at
     1/3, 2/3 and the end of stage 0; classes in neither prediction do not count.
 
-    Differs from the authors' code: f' is the stage's last student, there its best on val; the stages take a third of
-    the run each, there equally many epochs of more and more images; L_sup has a Dice term beside the cross-entropy; a
-    box that does not fit is clipped, there drawn again. As there, each loss counts half, as in one batch that holds as
-    many labelled as unlabelled images. Pseudo-labels are made in the step, from the weak view: they equal stored ones
-    but for interpolation, and f' sees each image at one scale, there at several.
+    Differs from the authors' code: f' is the stage's last student, there its best on val; in stage 2 it labels all
+    images, there only those that were not in stage 1, whose labels stay (a batch does not say which image is which);
+    the stages take a third of the run each, there equally many epochs of more and more images; L_sup has a Dice term
+    beside the cross-entropy; a box that does not fit is clipped, there drawn again. As there, each loss counts half, as
+    in one batch that holds as many labelled as unlabelled images. Pseudo-labels are made in the step, from the weak
+    view: they equal stored ones but for interpolation, and f' sees each image at one scale, there at several.
 
     Args:
         num_checkpoints: M.
