@@ -14,7 +14,7 @@ from ssl4seg.types import Batch, Losses, Progress
 
 
 class ICT(MeanTeacher):
-    """L = L_sup + w(t) mean[(p_s(mix(u_1, u_2)) - mix(p_t(u_1), p_t(u_2)))^2]   (their eq. 1 and algorithm 1)
+    """L = L_sup + w(t) mean[(p_s(mix(u_1, u_2)) - mix(p_t(u_1), p_t(u_2)))^2]   (their algorithm 1)
 
     u_1, u_2: the unlabelled images [U, C, H, W] and the same in another order; mix(a, b) = (1 - lambda) a + lambda b
     with lambda ~ Beta(alpha, alpha) of each pair, in [0, 1]; p_s, p_t: softmax outputs [U, K, H, W] of student and EMA

@@ -15,7 +15,7 @@ from ssl4seg.types import Progress, PseudoLabels
 
 
 class UAMT(MeanTeacher):
-    """L = L_sup + w(t) sum([H < tau] (p_s - p_t)^2) / (2 sum [H < tau])   (their eq. 3)
+    """L = L_sup + w(t) sum([H < tau] (p_s - p_t)^2) / (2 sum [H < tau])   (their eq. 3; the 2 is their code's)
 
     H = -sum_k pbar ln pbar [U, H, W] in nats, pbar the mean softmax of T = 8 passes of the teacher over x_u + e with
     dropout (their eq. 2); tau(t) = (0.75 + 0.25 exp(-5 (1 - t/T_max)^2)) U_max; p_t is one more noisy pass.

@@ -13,7 +13,7 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class UniMatchV2(UniMatch):
-    """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (their section 3.3: one stream, Complementary Dropout)
+    """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
 
     As `UniMatch`, but y [U, H, W] comes from an EMA teacher (0.996), and the two strong views are those whose features
     lose channels: the features [U, C, h, w] of one are multiplied by M, each channel's 0 or 2 with probability 1/2,
