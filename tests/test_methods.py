@@ -21,7 +21,6 @@ from pixelwise import (
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.methods.cutmix_seg import CutMixSeg
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.methods.teacher import EMATeacher, noisy
@@ -116,23 +115,7 @@ def test_a_teacher_that_agrees_costs_nothing(kind, batch):
     assert losses(kind(network=Pixelwise, noise=0), batch)["consistency"] == pytest.approx(0, abs=1e-12)
 
 
-# -- CutMix -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
-def test_cutmix_consistency_compares_mixed_images_with_mixed_predictions(batch, threshold):
-    method = made(CutMixSeg, threshold=threshold)
-    torch.manual_seed(1)
-    value = losses(method, batch)["consistency"]
-    torch.manual_seed(1)
-    box = cutmix_mask(batch.unlabeled).numpy().astype(bool)
-    a, b = batch.unlabeled.numpy(), np.roll(batch.unlabeled.numpy(), 1, axis=0)
-    p_s = softmax(method.student.numpy(torch.from_numpy(np.where(box, b, a))))
-    p_a, p_b = (softmax(method.teacher.network.numpy(torch.from_numpy(x))) for x in (a, b))
-    p_t = np.where(box, p_b, p_a)
-    share = (p_t.max(axis=1) > threshold).mean()
-    expected = W_HALFWAY * share * ((p_s - p_t) ** 2).sum(axis=1).mean()
-    assert value == pytest.approx(expected, rel=1e-5)
+# -- mixing -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("area", [0.1, 0.5, 0.9])
@@ -178,7 +161,7 @@ def test_noise_reaches_the_teacher_but_not_the_student(batch):
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [MeanTeacher, UAMT, CutMixSeg])
+@pytest.mark.parametrize("kind", [MeanTeacher, UAMT])
 @pytest.mark.parametrize("term", ["supervised", "consistency"])
 def test_each_term_reaches_the_student_and_never_the_teacher(kind, term, batch):
     method = made(kind)
@@ -292,8 +275,6 @@ def test_predict_with_says_which_network_predicts(who, batch):
         (UAMT, {"max_entropy": math.inf}),
         (UAMT, {"passes_per_call": 0}),
         (UAMT, {"ema_decay": 1.0}),
-        (CutMixSeg, {"threshold": 1.0}),
-        (CutMixSeg, {"area": 0.0}),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(kind, keys):
