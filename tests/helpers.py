@@ -51,7 +51,7 @@ MODULES = {
     "eval": "ssl4seg.eval",
     "predict": "ssl4seg.predict",
     "prepare": "ssl4seg.data.prepare",
-    "report": "ssl4seg.report",
+    "report": "ssl4seg.report.command",
 }
 _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(["ssl4seg.training", "ssl4seg.inference"])  # imported once, not for every process

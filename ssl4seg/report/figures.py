@@ -1,0 +1,362 @@
+"""Figures of a dataset and network: score against labelled cases and against step, and over patients.
+
+Figure sizes are in inches. Colours are Okabe and Ito's, which the colour-blind tell apart; markers and dashes besides.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from ssl4seg.errors import UserError
+from ssl4seg.report.collect import MAIN, Row, Run
+from ssl4seg.report.compare import scores_of_patients
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f4f24", "#999999")
+MARKERS = "osD^vP*X"
+DASHES = ("-", "--", ":", "-.")
+TOGETHER = len(COLORS)
+"""Lines in one pair of axes; more get a panel each."""
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.hashsalt": "ssl4seg",
+}
+
+Curve = dict[int, float]
+"""Step -> score in %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure with what is written below it."""
+
+    name: str
+    """Stem of its files."""
+    caption: str
+    figure: Figure
+
+    def save(self, folder: Path) -> None:
+        """PNG and SVG, the same bytes for the same figure."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with rc_context(STYLE):
+            self.figure.savefig(folder / f"{self.name}.png", dpi=150, metadata={"Software": None})
+            self.figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Points of a method: x, mean and standard deviation over seeds, in %."""
+
+    name: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    deviation: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The rows of a dataset and network."""
+
+    rows: tuple[Row, ...]
+    baseline: str
+
+    @property
+    def dataset(self) -> str:
+        return self.rows[0].dataset
+
+    @property
+    def network(self) -> str:
+        return self.rows[0].network
+
+    @property
+    def stem(self) -> str:
+        return file_name(f"{self.dataset}-{self.network}-{self.rows[0].main}")
+
+    @property
+    def score(self) -> str:
+        """Dice or mIoU."""
+        return MAIN[self.rows[0].main]
+
+    @property
+    def words(self) -> str:
+        """For titles."""
+        return f"{self.dataset}, {self.network}"
+
+    @property
+    def labels(self) -> dict[str, list[Row]]:
+        """Rows by labels, as few as possible first."""
+        ordered = sorted(self.rows, key=lambda row: row.cases)
+        return {key: list(rows) for key, rows in groupby(ordered, key=lambda row: row.key[3])}
+
+    @property
+    def upper(self) -> Row | None:
+        """The baseline with all labels."""
+        return next((row for row in self.rows if row.all_labeled and row.name == self.baseline), None)
+
+    def style(self, name: str) -> dict[str, Any]:
+        """The same for a name in all figures; the baseline is black."""
+        if name == self.baseline:
+            return {"color": "black", "marker": "s", "linestyle": "--"}
+        i = [other for other in dict.fromkeys(row.name for row in self.rows) if other != self.baseline].index(name)
+        dash = DASHES[i // len(COLORS) % len(DASHES)]
+        return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": dash}
+
+
+def file_name(words: str) -> str:
+    """What of them can stand in the name of a file."""
+    return re.sub(r"[^\w.=+-]+", "_", words).strip("_")
+
+
+def groups(rows: Sequence[Row], baseline: str) -> list[Group]:
+    """Rows by dataset, network and the metric that chose the model."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.dataset, row.network, row.main), []).append(row)
+    return [Group(rows=tuple(group), baseline=baseline) for group in found.values()]
+
+
+def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[Drawing]:
+    """All figures of a group; what cannot be drawn is said in `notes`."""
+    with rc_context(STYLE):
+        few = [row for row in group.rows if not row.all_labeled or row.name != group.baseline]
+        if few:
+            yield labels(group, few)
+        for key, rows in group.labels.items():
+            stem = f"{group.stem}-{rows[0].cases}cases"
+            if drawing := steps(group, key, rows, stem, notes):
+                yield drawing
+            if drawing := patients(group, key, rows, stem, patient, notes):
+                yield drawing
+
+
+# -- score against labelled cases -------------------------------------------------------------------------------------
+
+
+def labels(group: Group, rows: Sequence[Row]) -> Drawing:
+    """Lines over the numbers of labelled cases; where there is one number only, the methods in order."""
+    counts = sorted({row.cases for row in rows})
+    seeds = max(len(row.runs) for row in rows)
+    caption = f"Test {group.score} {{}} ({group.words}). "
+    if seeds > 1:
+        caption += "Mean and standard deviation over seeds. "
+    caption += f"Lower bound: {group.baseline} with the same labels. "
+    if group.upper:
+        caption += f"Upper bound: {group.baseline} with all {group.upper.cases} labelled."
+    if len(counts) == 1:
+        return Drawing(
+            name=f"{group.stem}-labels",
+            caption=caption.format(f"with {rows[0].key[3]} labelled").strip(),
+            figure=_ranking(group, rows),
+        )
+    lines = []
+    for name in dict.fromkeys(row.name for row in rows):
+        mine = sorted((row for row in rows if row.name == name), key=lambda row: row.cases)
+        scores = [percent(row.values("test", row.main)) for row in mine]
+        x = [row.cases for row in mine]
+        lines.append(Line(name=name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
+    figure, axes = _lines(group, lines, dots=True)
+    for each in axes:
+        each.set_xscale("log")
+        each.xaxis.set_minor_locator(NullLocator())
+        each.set_xticks(counts, [str(count) for count in counts])
+        if group.upper:
+            _bound(each, group.upper)
+    _label(figure, axes, x="labelled cases", y=f"test {group.score} (%)")
+    _legend(figure, axes, {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {})
+    return Drawing(name=f"{group.stem}-labels", caption=caption.format("against labelled cases").strip(), figure=figure)
+
+
+def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
+    """A line a method, the best on top; small dots are seeds."""
+    ordered = sorted(rows, key=lambda row: percent(row.values("test", row.main))[0])
+    figure = Figure(figsize=(6.4, 1.0 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, row in enumerate(ordered):
+        mean, deviation = percent(row.values("test", row.main))
+        style = {**group.style(row.name), "linestyle": "none"}
+        axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **style)
+        if len(row.runs) > 1:
+            axes.plot([100 * v for v in row.values("test", row.main)], [y] * len(row.runs), "k.", markersize=2.5)
+        if row.name == group.baseline:
+            axes.axvline(mean, color="black", linestyle="--", linewidth=1, label="lower bound")
+    if group.upper:
+        mean, _ = percent(group.upper.values("test", group.upper.main))
+        axes.axvline(mean, color="black", linestyle=":", linewidth=1, label="upper bound")
+    axes.set_yticks(range(len(ordered)), [row.name for row in ordered])
+    axes.set_ylim(-0.7, len(ordered) - 0.3)
+    axes.set_xlabel(f"test {group.score} (%)")
+    axes.set_title(f"{group.words}: {rows[0].key[3]} labelled")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")
+    return figure
+
+
+def _bound(axes: Axes, row: Row) -> None:
+    mean, deviation = percent(row.values("test", row.main))
+    axes.axhline(mean, color="black", linestyle=":", linewidth=1.2)
+    if deviation:
+        axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.06, linewidth=0)
+
+
+def percent(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation (0 for a single value) in %."""
+    scaled = [100 * value for value in values]
+    return statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else 0.0
+
+
+# -- score against step -----------------------------------------------------------------------------------------------
+
+
+def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list[str]) -> Drawing | None:
+    """Validation curves, mean and standard deviation over seeds where all of them were validated."""
+    lines = []
+    for row in rows:
+        try:
+            curves = [curve(run, row.main) for run in row.runs]
+        except UserError as error:
+            notes.append(str(error))
+            continue
+        x = sorted(set.intersection(*(set(one) for one in curves)))
+        scores = [percent([one[step] for one in curves]) for step in x]
+        lines.append(Line(name=row.name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
+    if not any(len(line.x) > 1 for line in lines):
+        return None
+    figure, axes = _lines(group, lines)
+    for each in axes:
+        each.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True))
+    _label(figure, axes, x="step", y=f"val {group.score} (%)")
+    _legend(figure, axes, {})
+    spread = " Bands: standard deviation over seeds." if any(max(line.deviation, default=0) for line in lines) else ""
+    caption = f"Val {group.score} against step ({group.words}, {labels} labelled).{spread}"
+    return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
+
+
+def curve(run: Run, metric: str) -> Curve:
+    """Of the TensorBoard files of a run; of steps that were done twice (a run that was gone on with) the later."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run.folder / "tensorboard"
+    kept = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
+    events = EventAccumulator(str(folder), size_guidance=kept).Reload()
+    tag = f"val/{metric}/mean"
+    if tag not in events.Tags()["scalars"]:
+        raise UserError(f"{folder}: holds no curve {tag}")
+    return {event.step: 100 * event.value for event in events.Scalars(tag)}
+
+
+# -- over patients ----------------------------------------------------------------------------------------------------
+
+
+def patients(
+    group: Group, labels: str, rows: Sequence[Row], stem: str, patient: re.Pattern[str], notes: list[str]
+) -> Drawing | None:
+    """Boxes of the patients' scores, the best median on top."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        try:
+            found[row.name] = [100 * score for score in scores_of_patients(row, patient).values()]
+        except UserError as error:
+            notes.append(str(error))
+    if not found:
+        return None
+    names = sorted(found, key=lambda name: statistics.median(found[name]))
+    figure = Figure(figsize=(6.4, 1.0 + 0.28 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    boxes = axes.boxplot(
+        [found[name] for name in names],
+        orientation="horizontal",
+        widths=0.6,
+        patch_artist=True,
+        showfliers=False,
+        medianprops={"color": "black", "linewidth": 1.4},
+    )
+    for at, (name, box) in enumerate(zip(names, boxes["boxes"], strict=True), start=1):
+        box.set(facecolor="#cccccc" if name == group.baseline else "#9ecae1", edgecolor="#444444", linewidth=0.8)
+        jitter = np.random.default_rng(at).uniform(-0.16, 0.16, len(found[name]))
+        few = len(found[name]) <= 100  # more than that hide the box
+        axes.plot(found[name], at + jitter, ".", color="#222222", markersize=2.5, alpha=0.6 if few else 0)
+    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.set_xlabel(f"test {group.score} of a patient (%)")
+    axes.set_title(f"{group.words}: {labels} labelled")
+    num = max(map(len, found.values()))
+    caption = (
+        f"Test {group.score} of {num} patients, each the mean over classes, volumes and seeds ({group.words}, "
+        f"{labels} labelled). Boxes: quartiles and median; whiskers: the furthest patient within 1.5 times the box."
+    )
+    return Drawing(name=f"{stem}-patients", caption=caption, figure=figure)
+
+
+# -- lines, together or in panels -------------------------------------------------------------------------------------
+
+
+def _lines(group: Group, lines: Sequence[Line], *, dots: bool = False) -> tuple[Figure, list[Axes]]:
+    """All in one pair of axes, or, where they are many, a panel each with the baseline in all of them."""
+    base = [line for line in lines if line.name == group.baseline]
+    others = [line for line in lines if line.name != group.baseline]
+    together = len(others) <= TOGETHER
+    panels = 1 if together else len(others)
+    columns = min(panels, 5)
+    rows = math.ceil(panels / columns)
+    size = (7.2, 4.0) if together else (1.9 * columns + 0.4, 1.5 * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    axes: list[Axes] = grid[:panels]
+    for spare in grid[panels:]:
+        spare.remove()
+    for i, each in enumerate(axes):
+        shown = [*base, *others] if together else [*base, others[i]]
+        for line in shown:
+            _line(each, line, group.style(line.name), dots=dots)
+        if not together:
+            each.set_title(others[i].name, fontsize=8)
+    if together:
+        axes[0].set_title(group.words)
+    return figure, axes
+
+
+def _line(axes: Axes, line: Line, style: Mapping[str, Any], *, dots: bool) -> None:
+    x, mean, deviation = (np.array(values, dtype=float) for values in (line.x, line.mean, line.deviation))
+    shown = {**style, "markersize": 5} if dots else {**style, "marker": None}
+    if dots:
+        axes.errorbar(x, mean, yerr=deviation if deviation.any() else None, capsize=2, label=line.name, **shown)
+        return
+    axes.plot(x, mean, label=line.name, **shown)
+    if deviation.any():
+        axes.fill_between(x, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _label(figure: Figure, axes: Sequence[Axes], *, x: str, y: str) -> None:
+    if len(axes) == 1:
+        axes[0].set_xlabel(x)
+        axes[0].set_ylabel(y)
+    else:
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(y, fontsize=9)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], more: Mapping[str, Mapping[str, Any]]) -> None:
+    """Beside the axes; of panels, whose titles name their lines, only the baseline's and `more`."""
+    handles, names = axes[0].get_legend_handles_labels()
+    shown = len(handles) if len(axes) == 1 else 1
+    bounds = [axes[0].plot([], [], linewidth=1.2, **style)[0] for style in more.values()]
+    where: Any = "outside right upper" if len(axes) == 1 else "outside lower right"
+    figure.legend([*handles[:shown], *bounds], [*names[:shown], *more], loc=where, ncols=1 if len(axes) == 1 else 3)
