@@ -37,7 +37,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 def batch_mean(value: Tensor) -> Tensor:
     """Mean over every element of the global batch."""
-    return ratio(value.sum(), value.new_tensor(value.numel()))
+    return ratio(value.sum(), value.new_full((), value.numel()))  # new_tensor would wait for the device
 
 
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl4seg.losses import (
     all_sum,
+    batch_mean,
     confident_label,
     cross_entropy,
     dice,
@@ -142,6 +144,26 @@ def test_entropy_in_nats(p, expected):
 def test_entropy_lies_between_zero_and_ln_k(logits):
     value = entropy(torch.tensor(logits).view(1, -1, 1, 1).softmax(1)).item()
     assert -1e-6 <= value <= math.log(len(logits)) + 1e-5
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_batch_mean_is_the_mean_and_brings_nothing_from_the_host():
+    value = torch.randn(2, 3, 4)
+    with Operations() as operations:
+        mean = batch_mean(value)
+    torch.testing.assert_close(mean, value.mean())
+    assert "aten::lift_fresh" not in operations.names  # a tensor made on the host: its copy waits for the device
 
 
 @pytest.mark.parametrize(("over", "under", "expected"), [(3.0, 2.0, 1.5), (0.0, 0.0, 0.0)])
