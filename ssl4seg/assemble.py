@@ -23,6 +23,7 @@ from ssl4seg.device import resolve_device, resolve_precision
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
+from ssl4seg.transfer import Transfer
 
 log = logging.getLogger("ssl4seg")
 
@@ -86,17 +87,20 @@ def method_of(config: Config, make: MakeNetwork) -> Method:
     return method
 
 
-def optimizers_of(config: Config, method: Method) -> dict[str, torch.optim.Optimizer]:
+def optimizers_of(config: Config, method: Method, transfer: Transfer) -> dict[str, torch.optim.Optimizer]:
     """One for each phase: the run's, or the method's own for that phase (`method.optimizers.<phase>`)."""
     own = config["method"].get("optimizers", {})
-    return {
-        phase: build(
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for phase in method.phases:
+        groups = transfer.groups(method.parameters_of(phase))
+        optimizers[phase] = build(
             own.get(phase, config["optimizer"]),
             f"method.optimizers.{phase}" if phase in own else "optimizer",
-            params=list(method.parameters_of(phase)),
+            params=[{"params": parameters} for parameters in groups.values()],
         )
-        for phase in method.phases
-    }
+        for group, scale in zip(optimizers[phase].param_groups, groups, strict=True):
+            group["lr"] *= scale
+    return optimizers
 
 
 def _without(config: Config, key: str) -> dict[str, Any]:
@@ -123,8 +127,12 @@ class Mixed(MixedPrecision):
         return data
 
 
-def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
-    """Device, precision, and DDP where there are several processes."""
+def fabric_of(config: Config, *, partial: bool = False) -> Fabric:
+    """Device, precision, and DDP where there are several processes.
+
+    Args:
+        partial: a backward pass may leave out parameters, as with several phases or a frozen encoder.
+    """
     device = resolve_device(config["device"])
     precision = resolve_precision(str(config["precision"]), device)
     engine = config.get("engine", {})
@@ -140,7 +148,7 @@ def fabric_of(config: Config, *, num_phases: int = 1) -> Fabric:
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
-        strategy=DDPStrategy(find_unused_parameters=num_phases > 1) if several else "auto",
+        strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
         plugins=[Precision() if precision == "32" else Mixed(precision, device)],  # type: ignore[arg-type]
     )
 

@@ -42,6 +42,10 @@ Diagnose = Callable[[Method, Progress], Mapping[str, float]]
 """Scores of the method's pseudo-labels, by name."""
 
 
+Transfer = Callable[[int], None]
+"""Told the number of a step within its stage, before it; freezes and thaws parameters."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How long and how: the keys of conf/engine and the budget."""
@@ -86,8 +90,9 @@ class Engine:
         plan: Plan,
         folder: RunFolder | None,
         diagnose: Diagnose = lambda method, progress: {},
+        transfer: Transfer = lambda step: None,
     ) -> None:
-        self.diagnose = diagnose
+        self.diagnose, self.transfer = diagnose, transfer
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
         self.validate_cases, self.plan, self.folder = validate, plan, folder
         self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
@@ -130,15 +135,16 @@ class Engine:
         stage, within = self.method.stage(progress)
         if stage and not within.step:
             self.begin_stage(stage)
+        self.transfer(within.step)
         factor = self.schedule(within)
+        batches = [self.batches(self.step * plan.accumulate + part) for part in range(plan.accumulate)]
         told: Losses = {}
         for phase, optimizer in self.optimizers.items():
             for group, lr in zip(optimizer.param_groups, self.base_lr[phase], strict=True):
                 group["lr"] = lr * factor
             with self._only(phase):
-                for part in range(plan.accumulate):
+                for part, batch in enumerate(batches):
                     self._seed(phase, part)
-                    batch = self.batches(self.step * plan.accumulate + part)
                     with self.fabric.no_backward_sync(self.model, enabled=part < plan.accumulate - 1):
                         losses: Losses = self.model(phase, batch, progress)
                         self.fabric.backward(torch.stack(list(losses.values())).sum() / plan.accumulate)

@@ -38,13 +38,13 @@ from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
-from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, write_json
 from ssl4seg.seeding import seed_of
 from ssl4seg.tables import Table
+from ssl4seg.transfer import Transfer
 from ssl4seg.views import View
 
 log = logging.getLogger("ssl4seg")
@@ -125,10 +125,15 @@ class Training:
                 f"method={names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases are "
                 "labelled; lower labeled_ratio or labeled_cases, or use method=supervised"
             )
-        self.fabric = _launched(config, self.method)
+        steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(config)
+        self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **config["transfer"])
+        partial = len(self.method.phases) > 1 or self.transfer.frozen_steps > 0
+        self.fabric = _launched(config, partial=partial)
         log.info(f"labelled: {self.split}")
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(names["dataset"]))
+        if told := str(self.transfer):
+            log.info(told)
         self.batches = self._batches()
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
         held = [case for part in self.held_cases.values() for case in part]
@@ -178,13 +183,14 @@ class Training:
         engine = Engine(
             fabric=self.fabric,
             method=method,
-            optimizers=optimizers_of(self.config, method),
+            optimizers=optimizers_of(self.config, method, self.transfer),
             schedule=build(self.config["schedule"], "schedule"),
             batches=self.batches,
             validate=self.validate,
             plan=self.plan,
             folder=self.folder,
             diagnose=self._diagnosis(),
+            transfer=self.transfer,
         )
         self._resume(engine)
         return engine
@@ -210,7 +216,10 @@ class Training:
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
             record.config(self.config)
-            engine.fit(record)
+            try:
+                engine.fit(record)
+            finally:
+                self.batches.close()
             self.test(engine, record)
 
     def _resume(self, engine: Engine) -> None:
@@ -307,8 +316,8 @@ class Training:
         }
 
 
-def _launched(config: Config, method: Method) -> Fabric:
-    fabric = fabric_of(config, num_phases=len(method.phases))
+def _launched(config: Config, *, partial: bool) -> Fabric:
+    fabric = fabric_of(config, partial=partial)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     if config["deterministic"]:
@@ -317,6 +326,13 @@ def _launched(config: Config, method: Method) -> Fabric:
     torch.backends.cudnn.benchmark = not config["deterministic"]
     fabric.launch()
     return fabric
+
+
+def _labeled_in_a_step(config: Config) -> int:
+    """By all processes."""
+    engine = config["engine"]
+    in_a_step: int = config["batch_size"] * engine["accumulate"] * engine["devices"] * engine["num_nodes"]
+    return in_a_step
 
 
 def _plan(config: Config) -> Plan:
@@ -346,8 +362,9 @@ def _gathered(mine: dict[str, Item], fabric: Fabric) -> dict[str, Item]:
 def _hparams(config: Config) -> dict[str, Any]:
     """The settings that sweeps turn."""
     keys = ("labeled_ratio", "labeled_cases", "seed", "iterations", "batch_size", "unlabeled_batch_size")
-    groups = {f"{g}.{k}": v for g in ("method", "optimizer") for k, v in config[g].items() if k != "_target_"}
-    return {key: config[key] for key in keys} | {"image_size": config["dataset"]["image_size"]} | groups
+    groups = ("method", "optimizer", "transfer")
+    within = {f"{g}.{k}": v for g in groups for k, v in config[g].items() if k != "_target_"}
+    return {key: config[key] for key in keys} | {"image_size": config["dataset"]["image_size"]} | within
 
 
 def _versions(fabric: Fabric) -> dict[str, str]:

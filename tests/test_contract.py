@@ -22,6 +22,7 @@ from ssl4seg.cli import choices, conf_dir
 from ssl4seg.engine import Engine, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import Method
+from ssl4seg.transfer import Transfer
 from ssl4seg.types import IGNORE, Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
@@ -214,7 +215,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
     engine = Engine(
         fabric=Fabric(accelerator="cpu"),
         method=method,
-        optimizers=optimizers_of(config, method),
+        optimizers=optimizers_of(config, method, Transfer(method)),
         schedule=build(config["schedule"], "schedule"),
         batches=None,
         validate=None,

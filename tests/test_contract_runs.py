@@ -55,12 +55,17 @@ from helpers import composed
 from test_contract_runs import METHODS, NAMES, overrides
 from ssl4seg.training import Training
 
-for method in METHODS:
-    engine = Training(composed(*overrides(method), "engine.devices=2"), NAMES, None).engine()
+
+def check(method, *more):
+    # Three steps; whether each has moved the encoder.
+    engine = Training(composed(*overrides(method), "engine.devices=2", *more), NAMES, None).engine()
+    weight, moved = next(engine.method.student.encoder.parameters()), []
     before = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
     for _ in range(3):
+        old = weight.detach().clone()
         engine.train_step()
         engine.step += 1
+        moved.append(not torch.equal(weight, old))
     after = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
     other = after.clone()
     dist.broadcast(other, 0)
@@ -72,6 +77,13 @@ for method in METHODS:
             other = value.clone()
             dist.broadcast(other, 0)
             assert torch.equal(value, other), f"{method}: the processes differ in {name}"
+    return moved
+
+
+for method in METHODS:
+    check(method)
+for method in ("supervised", "gan", "st_plus_plus"):
+    assert check(method, "transfer.freeze_encoder=1") == [False, True, True], method
 print("all the same")
 """
 

@@ -24,7 +24,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "photometric",
     *DATA_SIDE,
     *METHOD_SIDE,
-    "metrics checkpoint device pictures runs native",
+    "metrics checkpoint device pictures runs native transfer",
     "tables",
     "evaluate diagnose",
     "record",

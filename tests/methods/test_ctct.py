@@ -13,6 +13,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.methods.ctct import CTCT
 from ssl4seg.networks.swin_unet import SwinUNet
 from ssl4seg.networks.unet import UNet
+from ssl4seg.transfer import Transfer
 from ssl4seg.types import IGNORE
 
 PHASES = ("segmenter", "transformer")
@@ -112,7 +113,7 @@ def test_the_configuration_makes_a_cnn_by_sgd_and_a_transformer_by_adamw():
     assert isinstance(method.student, UNet)
     assert isinstance(method.transformer, SwinUNet)
     assert (method.transformer.in_channels, method.transformer.num_classes) == (3, 5)
-    kinds = {phase: type(optimizer) for phase, optimizer in optimizers_of(config, method).items()}
+    kinds = {phase: type(optimizer) for phase, optimizer in optimizers_of(config, method, Transfer(method)).items()}
     assert kinds == {"segmenter": torch.optim.SGD, "transformer": torch.optim.AdamW}
 
 

@@ -1,0 +1,124 @@
+"""Transfer learning as a schedule: when, and how fast, the encoders of a method's networks move."""
+
+import math
+import re
+from collections.abc import Iterable
+
+from torch import nn
+from torch.nn import Parameter
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl4seg.errors import UserError
+from ssl4seg.methods.base import Method
+from ssl4seg.networks.base import Network
+
+
+class Transfer:
+    """Holds the encoders still for `freeze_encoder` steps, and says what share of the learning rate they then have.
+
+    The learning rate of layer l of an encoder's n layers, l = 0 at the input, is that of the optimiser times
+    `encoder_lr_scale` x `layer_decay`^(n - 1 - l); the decoder, the head and what else a method moves have the
+    optimiser's own. While a parameter is frozen it has no gradient, no weight decay and no optimiser state, and the
+    encoder's batch norm is in evaluation mode. In a method with stages each stage begins frozen, as with its schedule.
+
+    This holds for every network of the method that an optimiser moves, and for no discriminator. EMA teachers follow
+    their student, so their encoders' batch norm is in evaluation mode whenever the student's is.
+
+    Args:
+        method: not yet wrapped for several processes.
+        steps_per_epoch: labelled images / labelled images in a step; needed where epochs are given.
+        freeze_encoder: steps, or "2 epochs".
+        encoder_lr_scale: 0.025 with AdamW and lr 2e-4 is the recipe of UniMatch V2 (encoder 5e-6, the rest 40 x that).
+        layer_decay: in (0, 1] (Clark et al. 2020, section 3: 0.8); None is 1.
+        frozen_batchnorm: the encoder's batch norm stays in evaluation mode, its scale and shift never move.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        steps_per_epoch: float = math.nan,
+        freeze_encoder: int | str = 0,
+        encoder_lr_scale: float = 1.0,
+        layer_decay: float | None = None,
+        frozen_batchnorm: bool = False,
+    ) -> None:
+        self.frozen_steps = _steps(freeze_encoder, steps_per_epoch)
+        if not _is_number(encoder_lr_scale) or not 0 < encoder_lr_scale < math.inf:
+            raise UserError(
+                f"transfer.encoder_lr_scale={encoder_lr_scale}: expected a factor above 0 (freeze_encoder holds still)"
+            )
+        if layer_decay is not None and not (_is_number(layer_decay) and 0 < layer_decay <= 1):
+            raise UserError(f"transfer.layer_decay={layer_decay}: expected a factor in (0, 1], or null")
+        if not isinstance(frozen_batchnorm, bool):
+            raise UserError(f"transfer.frozen_batchnorm={frozen_batchnorm}: expected true or false")
+        self.scale_of_encoder, self.decay = encoder_lr_scale, layer_decay or 1.0
+        self.frozen_batchnorm, self.frozen = frozen_batchnorm, self.frozen_steps > 0
+        networks = [module for module in method.modules() if isinstance(module, Network)]
+        self.norms = [m for network in networks for m in network.encoder.modules() if isinstance(m, _BatchNorm)]
+        for norm in self.norms:
+            if frozen_batchnorm:
+                norm.requires_grad_(False)
+            if frozen_batchnorm or self.frozen:
+                norm.register_forward_pre_hook(self._hold_still)  # whatever mode a method puts its networks in
+        self.scales = {p: scale for network in networks for p, scale in self._scales(network).items()}
+
+    def __call__(self, step: int) -> None:
+        """Before every step, counted from the start of its stage."""
+        self.frozen = step < self.frozen_steps
+        if self.frozen_steps:
+            for p in self.scales:
+                p.requires_grad_(not self.frozen)
+
+    def groups(self, parameters: Iterable[Parameter]) -> dict[float, list[Parameter]]:
+        """Those that an optimiser is to move, by their share of its learning rate; the whole of it comes first."""
+        groups: dict[float, list[Parameter]] = {1.0: []}
+        for p in parameters:
+            if p.requires_grad:
+                groups.setdefault(self.scales.get(p, 1.0), []).append(p)
+        return {scale: group for scale, group in groups.items() if group}
+
+    def __str__(self) -> str:
+        """For the log; "" where nothing is unusual."""
+        told = []
+        if self.frozen_steps:
+            num_weights = sum(p.numel() for p in self.scales)
+            told.append(f"frozen for {self.frozen_steps} steps ({num_weights:,} parameters)")
+        if self.scale_of_encoder != 1:
+            told.append(f"{self.scale_of_encoder:g} x the learning rate")
+        if self.decay != 1:
+            told.append(f"x {self.decay:g} for each layer above ({len(set(self.scales.values()))} rates)")
+        if self.frozen_batchnorm:
+            told.append(f"{len(self.norms)} batch norms frozen")
+        return f"encoder: {', '.join(told)}" if told else ""
+
+    def _hold_still(self, norm: nn.Module, inputs: object) -> None:
+        if self.frozen or self.frozen_batchnorm:
+            norm.eval()
+
+    def _scales(self, network: Network) -> dict[Parameter, float]:
+        """Of an encoder's parameters; one in none of its layers (an embedding of positions) counts to the first."""
+        layers = list(getattr(network, "encoder_layers", network.encoder.children()))
+        above = {p: len(layers) - 1 - i for i, layer in enumerate(layers) for p in layer.parameters()}
+        first = max(len(layers) - 1, 0)
+        return {
+            p: self.scale_of_encoder * self.decay ** above.get(p, first)
+            for p in network.encoder.parameters()
+            if p.requires_grad
+        }
+
+
+def _steps(given: int | str, steps_per_epoch: float) -> int:
+    """The number of steps that `freeze_encoder` stands for; a part of a step counts as one."""
+    epochs = re.fullmatch(r"(\d+(?:\.\d+)?) ?epochs?", given) if isinstance(given, str) else None
+    if epochs:
+        return math.ceil(float(epochs[1]) * steps_per_epoch)
+    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
+        raise UserError(
+            f"transfer.freeze_encoder={given}: expected a number of steps of at least 0, or of epochs as in '2 epochs'"
+        )
+    return given
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
