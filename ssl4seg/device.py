@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ssl4seg.data.stream import KILLED
 from ssl4seg.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -71,12 +72,8 @@ def out_of_memory_explained() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if text.startswith("DataLoader worker (pid"):
-            raise UserError(
-                f"a process that reads images ahead was killed ({text.partition(') ')[2].splitlines()[0].strip()}), "
-                "perhaps for want of memory: lower engine.num_workers; a container may need more shared memory "
-                "(docker run --shm-size=8g)"
-            ) from None
+        if text.startswith("DataLoader worker (pid"):  # PyTorch says so wherever the program is at that moment
+            raise UserError(KILLED) from None
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "allocate memory" not in text and "out of memory" not in text:
             raise

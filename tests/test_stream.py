@@ -174,11 +174,14 @@ def test_a_users_mistake_arrives_in_its_own_words_and_where_it_belongs(make_ahea
 
 def test_a_worker_that_is_killed_is_explained(make_ahead):
     ahead = make_ahead(item, 1)
-    worker = int(ahead(0)["process"])
-    with pytest.raises(UserError, match=r"a process that reads images ahead was killed .*engine\.num_workers"):
-        with out_of_memory_explained():
-            os.kill(worker, signal.SIGKILL)
-            steps(ahead, *range(1, 100))
+
+    @out_of_memory_explained()
+    def killed() -> None:
+        os.kill(int(ahead(0)["process"]), signal.SIGKILL)
+        steps(ahead, *range(1, 100))
+
+    with pytest.raises(UserError, match=r"a process that reads images ahead was killed, .*engine\.num_workers"):
+        killed()
 
 
 def test_ctrl_c_for_the_run_does_not_reach_its_workers(make_ahead):

@@ -15,6 +15,10 @@ from ssl4seg.errors import UserError
 
 Item = TypeVar("Item")
 FOREVER = 2**62
+KILLED = (
+    "a process that reads images ahead was killed, perhaps for want of memory: lower engine.num_workers; a container "
+    "may need more shared memory (docker run --shm-size=8g)"
+)
 
 
 class Stream:
@@ -81,7 +85,12 @@ class Ahead(Generic[Item]):
             return self.last[1]
         if not self.last or step != self.last[0] + 1:
             self.items = self._items(step)
-        item = next(self.items)
+        try:
+            item = next(self.items)
+        except (RuntimeError, EOFError, OSError) as error:
+            if self.num_workers and not str(error).startswith("Caught "):  # nothing that `read` raised in a worker
+                raise UserError(KILLED) from None
+            raise
         if isinstance(item, _Refusal):
             self.close()
             raise UserError(item.message)
