@@ -13,15 +13,16 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class CPS(TwoNetworks):
-    """L = L_sup(z_1) + L_sup(z_2) + w(t) (L_cps^u + L_cps^l)   (their eq. 1 and 2)
+    """L = L_sup(z_1) + L_sup(z_2) + w(t) (L_cps^u + L_cps^l)   (their L_s + lambda L_cps)
 
     L_cps = CE(z_1, argmax_k z_2) + CE(z_2, argmax_k z_1), without a gradient in the argmax, as the mean over the pixels
     of the unlabelled images (u) and of the labelled (l); z_1, z_2: logits [L, K, H, W] and [U, K, H, W] of the student
     and of a peer of another initialisation; CE in nats. w as in `MeanTeacher`, 0.1 as in the SSL4MIS recipe; the paper
     has 1.5 (VOC) and 6 (Cityscapes) without a ramp.
 
-    Differs from the SSL4MIS script, which has L_cps on the unlabelled images alone (`on_labeled=false`). The first
-    network predicts, as in the paper.
+    Differs from the authors' code, where L_cps is the mean over the pixels of both kinds of images together: half of the
+    sum where there are as many of each. Differs from the SSL4MIS script, which has L_cps on the unlabelled images alone
+    (`on_labeled=false`). The first network predicts, as in the paper.
 
     Args:
         on_labeled: whether L_cps^l is there.

@@ -15,10 +15,10 @@ from ssl4seg.types import Batch, Losses, Progress
 class DAN(Method):
     """Segmenter: L = L_sup + w(t) mean_u bce(D(p_u, x_u), 1); discriminator: L_D = mean_{l, u} bce(D(p, x), [labelled])
 
-    (their eqs. 3 and 2). p = softmax [N, K, H, W] of the segmenter; D(p, x) [N, 1] the discriminator's logit that the
-    image x, with p stacked on its channels, is a labelled one; bce the binary cross-entropy. The segmenter learns to
-    predict so well on unlabelled images that D takes them for labelled ones. w(t) ramps up as in `MeanTeacher`, to the
-    SSL4MIS recipe's 0.1; there D has Adam 1e-4 with betas (0.9, 0.99), and so in our YAML.
+    p = softmax [N, K, H, W] of the segmenter; D(p, x) [N, 1] the discriminator's logit that the image x, with p stacked
+    on its channels, is a labelled one; bce the binary cross-entropy. The segmenter learns to predict so well on
+    unlabelled images that D takes them for labelled ones. w(t) ramps up as in `MeanTeacher`, to the SSL4MIS recipe's
+    0.1; there D has Adam 1e-4 with betas (0.9, 0.99), and so in our YAML.
 
     Differs from the paper: there D sees image times probabilities; here, as in the SSL4MIS script, both are stacked.
     Differs from that script: the mean over D's last features makes any image size work (there one size is built in);

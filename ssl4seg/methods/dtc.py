@@ -24,8 +24,8 @@ class DTC(Method):
 
     The paper has one class (left atrium, 3-D): here each foreground class k = 1..K-1 has a map of its own, computed in
     the slice and compared with p_k; means are over pixels and foreground classes. A class that is absent from a slice
-    is everywhere outside, T(y) = 1; the authors' code gives it 0, which stands for a boundary in every pixel (all
-    their volumes hold the atrium). Differs also in L_sup, (cross-entropy + Dice) / 2, there Dice.
+    is everywhere outside, T(y) = 1; the authors' code gives it 0, which stands for a boundary in every pixel. Differs
+    also in L_sup, (cross-entropy + Dice) / 2, there Dice.
 
     Args:
         distance_weight: b.

@@ -14,8 +14,8 @@ class EntropyMinimization(Method):
     """L = L_sup + w(t) mean_px E,  E = -(1 / ln K) sum_k p_k ln p_k   (ADVENT's eq. 2 and 3)
 
     p: softmax output [L + U, K, H, W] of all images, labelled and unlabelled; E in [0, 1], 1 where all K classes are
-    equally likely; w(t) as in `MeanTeacher`, 0.1 at the end as in the SSL4MIS recipe (ADVENT: 0.001 times the sum over
-    the unlabelled pixels, without a ramp).
+    equally likely; w(t) as in `MeanTeacher`, 0.1 at the end as in the SSL4MIS recipe (ADVENT: 0.001, on the unlabelled
+    images alone, without a ramp; its eq. 3 sums over the pixels, its code takes their mean).
 
     Differs from the SSL4MIS script, which divides by ln 4 whatever K is.
 

@@ -17,6 +17,7 @@ class FixMatch(Method):
     H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels:
     one that is not confident counts as 0. The three views share one pass, in training mode, as in the authors' code.
 
+    Differs from the authors' code in that the student itself predicts, there an average of its weights (decay 0.999).
     Differs from the public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
 
     Args:
