@@ -22,7 +22,8 @@ class BCP(Method):
     z1 = f(a box of a labelled image on an unlabelled one), z2 = f(a box of an unlabelled image on a labelled one), each
     for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the
     paper's "in" and "out" are the two mixed images); y_u: the EMA teacher's argmax, of which each class but the
-    background keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is the same for the whole batch.
+    background keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is
+    the same for the whole batch.
 
     Before that, in stage 0, boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
     quarter of the run, 10,000 of 40,000 steps in the authors' code. The teacher starts as its student, and its average
