@@ -19,6 +19,7 @@ from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.views import as_float
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
+NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
 
 
 @dataclass(frozen=True, kw_only=True)

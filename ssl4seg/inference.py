@@ -44,7 +44,7 @@ from ssl4seg.data.files import (
 )
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor, evaluate, table_of
+from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.pictures import captioned, fullest, panel, save_labels
 from ssl4seg.record import show, start_log
 from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
@@ -122,7 +122,10 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         _check_weights(output / f"results_{ending}.json", source)
     _writable(output)
     dataset = dataset_of({"dataset": data})
-    held = dataset.cases(split)
+    scored = dataset.tested_on if split == "test" else split
+    if scored != split:
+        log.info(NO_TEST.format(dataset.name))
+    held = dataset.cases(scored)
     cases = read_all(held, dataset.num_classes, resident=fits(held, dataset, config["resident_gib"]))
     predictor = Predictor(
         predict=predictor_of(model, fabric),
@@ -145,8 +148,11 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         split: summary,
         "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
     }
+    if split == "test":
+        results["tested_on"] = scored
     write_json(output / f"results_{ending}.json", results)
-    show(f"{split}, {len(cases)} cases, protocol {config['protocol']}", summary)
+    where = split if scored == split else f"{split} on {scored}"
+    show(f"{where}, {len(cases)} cases, protocol {config['protocol']}", summary)
     log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting)")
     log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
 

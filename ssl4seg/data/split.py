@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,10 @@ def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Seq
 
 
 def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
-    """Groups that a published list names: by group, case, slice (`<case>_slice_3`) or path; in the list's order."""
+    """Groups that a published list names, in its order: by group, case, slice (`<case>_slice_3`) or path.
+
+    Only the first word of a line counts: `JPEGImages/ID.jpg SegmentationClass/ID.png` names the image ID.
+    """
     try:
         lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -111,10 +114,8 @@ def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[st
     names = {group: group for group in groups} | {case.name: g for g, members in groups.items() for case in members}
     chosen: dict[str, None] = {}
     for words in lines:
-        name = Path(words[0]).name
-        while name not in names and (cut := max(name.rfind("_"), name.rfind("."))) > 0:
-            name = name[:cut]
-        if name not in names:
+        name = known_name(words[0], names)
+        if name is None:
             raise UserError(f"labeled_list={file}: {words[0]!r} names no training case (they look like {order[0]!r})")
         if names[name] not in order:
             raise UserError(f"labeled_list={file}: {words[0]!r} has no mask")
@@ -122,6 +123,14 @@ def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[st
     if not chosen:
         raise UserError(f"labeled_list={file}: the file names no case")
     return list(chosen)
+
+
+def known_name(word: str, known: Collection[str]) -> str | None:
+    """The known name that a path ends in, but for endings that begin with _ or . (`a/NAME_slice_3.h5` -> `NAME`)."""
+    name = Path(word).name
+    while name not in known and (cut := max(name.rfind("_"), name.rfind("."))) > 0:
+        name = name[:cut]
+    return name if name in known else None
 
 
 def check_disjoint(splits: Mapping[Split, Sequence[Case]]) -> None:

@@ -1,0 +1,92 @@
+"""Cityscapes, street scenes of 2048 x 1024 pixels (Cordts et al., CVPR 2016), 19 classes.
+
+ROOT/leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png and ROOT/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png, 2,975 images of
+train and 500 of val. Of the labelIds 0 to 33 the benchmark scores 19, all others are ignored. Masks that the official
+scripts have converted (NAME_gtFine_labelTrainIds.png: 0 to 18, and 255) are read where there are no labelIds. The masks
+of test are not public: val is what a model is tested on.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from ssl4seg.data.case import Case
+from ssl4seg.data.dataset import Common, Dataset, Split
+from ssl4seg.data.pairs import WORDS, Pair, cases_of, read_list, told
+from ssl4seg.errors import UserError
+
+IMAGES, MASKS = "leftImg8bit", "gtFine"
+NUM_LABEL_IDS = 34
+
+
+class Cityscapes(Dataset):
+    """The images of train and val, sorted by city and name or in the order of a list.
+
+    Args:
+        root: the folder that holds leftImg8bit and gtFine.
+        label_ids: the labelId of each class.
+        lists: files that name the images of train and val; None takes all of the split's folder.
+    """
+
+    name = "cityscapes"
+    words = WORDS
+    tested_on = "val"
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        label_ids: Sequence[int],
+        lists: Mapping[Split, str | None] | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        if self.channels != 3:
+            raise UserError(f"dataset.channels={self.channels}: Cityscapes has 3")
+        if len({*label_ids} & {*range(NUM_LABEL_IDS)}) != self.num_classes or len(label_ids) != self.num_classes:
+            raise UserError(
+                f"dataset.label_ids={list(label_ids)}: expected {self.num_classes} different numbers of "
+                f"0 to {NUM_LABEL_IDS - 1}, one for each of dataset.classes"
+            )
+        if root is None:
+            raise UserError("dataset.root is not set: give the folder of Cityscapes, dataset.root=DATA/cityscapes")
+        self.value_bytes = 1 if self.normalize == "none" else 4
+        self.root, self.lists = Path(root).expanduser(), lists or {}
+        if missing := [folder for folder in (IMAGES, MASKS) if not (self.root / folder).is_dir()]:
+            raise UserError(
+                f"dataset.root={self.root}: holds no {' and no '.join(missing)}; unpack leftImg8bit_trainvaltest.zip "
+                "and gtFine_trainvaltest.zip there"
+            )
+        ids = dict.fromkeys(range(NUM_LABEL_IDS), 255) | {label: k for k, label in enumerate(label_ids)}
+        train_ids = {k: k for k in range(self.num_classes)} | {255: 255}
+        self.kinds = {"labelIds": ids, "labelTrainIds": train_ids}
+
+    def cases(self, split: Split) -> list[Case]:
+        if split == "test":
+            raise UserError("Cityscapes: the masks of test are not public; use val")
+        file = self.lists.get(split)
+        images = self._images(["train", "val"] if file else [split])
+        names = read_list(Path(file).expanduser(), f"dataset.lists.{split}", images) if file else list(images)
+        pairs = [(name, images[name], self._mask(images[name], name)) for name in names]
+        if missing := [name for name, _, mask in pairs if mask is None]:
+            raise UserError(
+                f"{self.root / MASKS}: of {told(missing, len(names), f'{split} images')} no masks there "
+                f"(NAME_gtFine_{' or '.join(self.kinds)}.png)"
+            )
+        return cases_of([Pair(name, image, *mask) for name, image, mask in pairs if mask], self.normalize)
+
+    def _images(self, splits: Sequence[str]) -> dict[str, Path]:
+        """The images of the splits' folders by name, sorted by city and name."""
+        found = (file for split in splits for file in sorted((self.root / IMAGES / split).glob(f"*/*_{IMAGES}.png")))
+        images = {file.name.removesuffix(f"_{IMAGES}.png"): file for file in found}
+        if not images:
+            raise UserError(f"dataset.root={self.root}: holds no {IMAGES}/{splits[0]}/CITY/NAME_{IMAGES}.png")
+        return images
+
+    def _mask(self, image: Path, name: str) -> tuple[Path, Mapping[int, int]] | None:
+        """The mask of an image, and what its values mean."""
+        folder = self.root / MASKS / image.parent.relative_to(self.root / IMAGES)
+        for kind, values in self.kinds.items():
+            if (file := folder / f"{name}_gtFine_{kind}.png").is_file():
+                return file, values
+        return None
