@@ -26,8 +26,8 @@ class CCT(Method):
     auxiliary decoders see unlabelled images alone and are never supervised; through them the encoder learns.
     Perturbations (section 3.2): feature_noise x + x e, e ~ U(-0.3, 0.3); dropout of whole channels; feature_drop, which
     removes the places whose mean activation is at least g times the image's peak, g ~ U(0.6, 0.9).
-    w(t) = 0.1 exp(-5 (1 - t/T)^2) and dropout 0.3: the SSL4MIS recipe; for VOC, the authors have 30 after a tenth of the
-    run, and 0.5.
+    w(t) = 0.1 exp(-5 (1 - t/T)^2) and dropout 0.3: the SSL4MIS recipe; for VOC, the authors have 30 after a tenth of
+    the run, and 0.5.
 
     The paper's encoder has one output; of a network with skip connections all features are perturbed, as in SSL4MIS,
     or the finest would pass as they are. Differs from SSL4MIS, which supervises the auxiliary decoders and does not

@@ -20,8 +20,8 @@ class CPS(TwoNetworks):
     and of a peer of another initialisation; CE in nats. w as in `MeanTeacher`, 0.1 as in the SSL4MIS recipe; the paper
     has 1.5 (VOC) and 6 (Cityscapes) without a ramp.
 
-    Differs from the authors' code, where L_cps is the mean over the pixels of both kinds of images together: half the sum
-    where there are as many of each. Differs from the SSL4MIS script, which has L_cps on the unlabelled images alone
+    Differs from the authors' code, where L_cps is the mean over the pixels of both kinds of images together: half the
+    sum where there are as many of each. Differs from the SSL4MIS script, which has L_cps on the unlabelled images alone
     (`on_labeled=false`). The first network predicts, as in the paper.
 
     Args:
