@@ -27,6 +27,9 @@ from ssl4seg.transfer import Transfer
 
 log = logging.getLogger("ssl4seg")
 
+STANDARD = ("mean", "std")
+"""Buffers of a network that standardises its input."""
+
 Config = Mapping[str, Any]
 """A resolved configuration, as config.yaml holds it."""
 
@@ -75,10 +78,17 @@ def network_maker(
 
 
 def load_network(network: Network, file: Path) -> None:
-    """Load a run's best model, or a state dict under our names or the public ones."""
-    state = checkpoint.network_state(file)
+    """Load a run's best model, or a state dict under our names or the public ones.
+
+    Weights go with the numbers by which their input was standardised; where the file has none, as a public one, the
+    network keeps its own.
+    """
     rename: Callable[..., Any] = getattr(network, "rename", dict)
-    checkpoint.load_into(network, rename(state), file)
+    state = rename(checkpoint.network_state(file))
+    own = {key: value for key in STANDARD if (value := getattr(network, key)) is not None}
+    if all(key in state for key in STANDARD):
+        network.standardize(*(state[key].flatten().tolist() for key in STANDARD))
+    checkpoint.load_into(network, own | state, file)
 
 
 def method_of(config: Config, make: MakeNetwork) -> Method:

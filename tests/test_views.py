@@ -8,12 +8,14 @@ import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from ssl4seg.data.store import Raw, Store
+from ssl4seg.data.store import Raw, Store, packed
 from ssl4seg.errors import UserError
 from ssl4seg.types import IGNORE
-from ssl4seg.views import WeakView, fit, sample, strong_view
+from ssl4seg.views import CropView, WeakView, boxes, fit, moved, sample, strong_view
 
 
 def gen(seed: int = 0) -> Generator:
@@ -263,3 +265,166 @@ def test_a_store_hands_over_what_sample_needs(make_case):
     raw = store.take([0])
     image, _ = sample(raw, fit(raw.size), 16)
     assert image.eq(1).all()
+
+
+# -- crops ------------------------------------------------------------------------------------------------------------
+
+
+def crop(**changes: object) -> CropView:
+    return CropView(**{"side": 32, "scale": (1, 1), "flip": 0, **changes})
+
+
+def window(theta: Tensor, size: Tensor) -> Tensor:
+    """Left, right, top and bottom of what theta shows, in pixels of the image [B, 4]."""
+    reach = theta[:, :, :2].abs().sum(dim=2)
+    low, high = (theta[:, :, 2] + size.flip(1) / 2 + sign * reach for sign in (-1, 1))
+    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], dim=1)
+
+
+def uniform(values: Tensor, low: float, high: float) -> bool:
+    """Whether 2000 values fill their range evenly: 500 in each quarter, deviation 19."""
+    assert low - 1e-3 <= values.min() < values.max() <= high + 1e-3
+    return bool(torch.histc(values, bins=4, min=low, max=high).min() > 400)
+
+
+def test_the_zoom_of_crops_is_uniform_and_the_given_share_is_mirrored():
+    thetas = crop(scale=(0.5, 2.0), flip=0.25).thetas(torch.full((2000, 2), 100.0), gen())
+    assert uniform(16 / thetas[:, 1, 1], 0.5, 2.0)
+    assert torch.equal(thetas[:, 0, 0].abs(), thetas[:, 1, 1])  # proportions are kept
+    assert 420 < (thetas[:, 0, 0] < 0).sum() < 580  # 500, deviation 19
+    assert thetas[:, 0, 1].eq(0).all()
+    assert thetas[:, 1, 0].eq(0).all()
+
+
+@pytest.mark.parametrize("zoom", [1.0, 2.0])
+def test_crops_lie_anywhere_in_an_image_that_is_larger(zoom):
+    size = torch.tensor([[100.0, 60.0]]).expand(2000, 2)
+    left, right, top, bottom = window(crop(scale=(zoom, zoom)).thetas(size, gen()), size).unbind(1)
+    torch.testing.assert_close(right - left, torch.full((2000,), 32 / zoom), atol=1e-3, rtol=0)
+    assert uniform(left, 0, 60 - 32 / zoom)
+    assert uniform(top, 0, 100 - 32 / zoom)
+    assert abs(torch.corrcoef(torch.stack([left, top]))[0, 1]) < 0.1  # deviation 0.02
+    assert (bottom <= 100 + 1e-3).all()
+
+
+def test_a_smaller_image_lies_anywhere_in_the_crop_and_is_whole():
+    size = torch.tensor([[20.0, 60.0]]).expand(2000, 2)
+    left, right, top, bottom = window(crop(scale=(0.5, 0.5)).thetas(size, gen()), size).unbind(1)  # 10 x 30 of 32 x 32
+    assert uniform(left, 60 - 64, 0)
+    assert uniform(top, 20 - 64, 0)
+    assert (right >= 60 - 1e-3).all()
+    assert (bottom >= 20 - 1e-3).all()
+
+
+def test_outside_a_smaller_image_a_crop_is_black_and_has_the_fill_label():
+    raw = raw_of(*[torch.full((20, 24), 0.35)] * 8)
+    view = crop(fill_label=IGNORE)
+    image, label = sample(raw, view.thetas(raw.size, gen()), 32, view.fill_label)
+    assert (image[:, 0] > 0).sum(dim=(1, 2)).tolist() == [20 * 24] * 8
+    assert torch.equal(label == IGNORE, image[:, 0] == 0)
+    assert label[label != IGNORE].eq(3).all()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_crop_at_whole_pixels_is_a_slice(mirrored):
+    raw = raw_of(torch.rand(50, 70))
+    theta = crop(flip=float(mirrored)).thetas(raw.size, gen())
+    left, _, top, _ = window(theta, raw.size)[0].round().int().tolist()
+    theta[0, :, 2] = torch.tensor([left + 16 - 35, top + 16 - 25])
+    image, label = sample(raw, theta, 32)
+    expected, mask = (part[0, ..., top : top + 32, left : left + 32] for part in (raw.image, raw.label))
+    expected, mask = (part.flip(-1) if mirrored else part for part in (expected, mask))
+    torch.testing.assert_close(image[0], expected, atol=1e-4, rtol=0)
+    assert torch.equal(label[0], mask.long())
+
+
+@pytest.mark.parametrize("side", [16, 40, 64])
+def test_a_scaled_crop_is_pytorchs_resize_of_the_slice(side):
+    picture = torch.rand(60, 80)
+    raw = raw_of(picture)
+    theta = torch.tensor([[[16.0, 0, 20 + 16 - 40], [0, 16.0, 10 + 16 - 30]]])  # 32 x 32 from row 10, column 20
+    image, _ = sample(raw, theta, side)
+    expected = resized(picture[10:42, 20:52], side)
+    inner = slice(math.ceil(side / 32), side - math.ceil(side / 32))  # at its border the slice ends, the image does not
+    torch.testing.assert_close(image[0, 0, inner, inner], expected[inner, inner], atol=1e-4, rtol=0)
+
+
+def test_crops_are_pytorchs_own_sampling_of_the_image():
+    raw = raw_of(*[torch.rand(45, 70)] * 20)
+    theta = crop(scale=(0.5, 2.0), flip=0.5).thetas(raw.size, gen())
+    image, _ = sample(raw, theta, 32)
+    normalized = theta / (raw.size.flip(1) / 2)[:, :, None]
+    grid = F.affine_grid(normalized, [20, 1, 32, 32], align_corners=False)
+    expected = F.grid_sample(raw.image, grid, padding_mode="border", align_corners=False)
+    inside = (grid.abs() < 1).all(dim=-1)
+    assert 0.5 < inside.float().mean() < 1
+    torch.testing.assert_close(image[:, 0], expected[:, 0] * inside, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(30, 60), (60, 30), (40, 40)])
+def test_plain_shows_the_whole_image_with_its_proportions(shape):
+    raw = raw_of(torch.rand(shape))
+    image, label = sample(raw, crop().plain(raw.size), 32, IGNORE)
+    height, width = (round(32 * length / max(shape)) for length in shape)
+    top, left = (32 - height) // 2, (32 - width) // 2
+    inner = (slice(top, top + height), slice(left, left + width))
+    expected = F.interpolate(raw.image, size=(height, width), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(image[0, 0][inner], expected[0, 0], atol=1e-4, rtol=0)
+    assert image.count_nonzero() <= height * width
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[inner] = False
+    assert label[0][outside].eq(IGNORE).all()
+    assert label[0][inner].ne(IGNORE).all()
+
+
+def test_the_size_of_an_image_shifts_no_draw_of_a_crop():
+    view = crop(scale=(0.5, 2), flip=0.5)
+    small, large = (view.thetas(torch.full((50, 2), length), gen())[:, :, :2] for length in (20.0, 500.0))
+    assert torch.equal(small, large)
+
+
+@pytest.mark.parametrize(("key", "value"), [("flip", 1.5), ("scale", (2, 1)), ("scale", (0, 1)), ("fill_label", 256)])
+def test_a_wrong_value_of_a_crop_is_refused_by_its_key(key, value):
+    with pytest.raises(UserError, match=f"views.weak.{key}"):
+        crop(**{key: value})
+
+
+# -- parts of images --------------------------------------------------------------------------------------------------
+
+VIEWS = [
+    TURN,
+    WeakView(rot90_flip=0.3, rotate=1, max_angle=180, scale=(0.3, 3), fill_label=7),
+    crop(scale=(0.3, 3), flip=0.5),
+    crop(side=8, scale=(0.1, 1)),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@given(data=st.data())
+def test_sampling_the_parts_is_sampling_the_whole(view, data):
+    shapes = data.draw(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=3))
+    seed = data.draw(st.integers(0, 1000))
+    raw = raw_of(*(torch.rand(shape, generator=gen(seed)) for shape in shapes))
+    size = raw.size
+    theta = view.thetas(size, gen(seed)) if seed % 10 else view.plain(size)
+    parts = boxes(theta, size)
+    cut = packed(
+        [raw.image[i][:, *box.slices] for i, box in enumerate(parts)],
+        [raw.label[i][box.slices] for i, box in enumerate(parts)],
+    )
+    for box, (height, width) in zip(parts, shapes, strict=True):
+        assert 0 <= box.top < box.bottom <= height
+        assert 0 <= box.left < box.right <= width
+    image, label = sample(raw, theta, 16, IGNORE)
+    again, mask = sample(cut, moved(theta, size, parts), 16, IGNORE)
+    # Positions are rounded otherwise: one that falls on the border of two pixels, or of the image, may go either way.
+    near = label != mask
+    assert near.sum() <= max(1, 0.02 * near.numel())
+    torch.testing.assert_close(image[:, 0][~near], again[:, 0][~near], atol=1e-3, rtol=0)
+
+
+def test_a_part_is_hardly_larger_than_what_the_view_shows():
+    size = torch.full((200, 2), 500.0)
+    for box in boxes(crop(side=100, scale=(2, 2)).thetas(size, gen()), size):
+        assert 50 <= box.bottom - box.top <= 54
+        assert 50 <= box.right - box.left <= 54

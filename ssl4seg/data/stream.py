@@ -88,6 +88,7 @@ class Ahead(Generic[Item]):
         try:
             item = next(self.items)
         except (RuntimeError, EOFError, OSError) as error:
+            self.close()
             if self.num_workers and not str(error).startswith("Caught "):  # nothing that `read` raised in a worker
                 raise UserError(KILLED) from None
             raise
