@@ -75,15 +75,15 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], missing: Sequence
     for sheet in shown:
         sheets.show(sheet)
     output.mkdir(parents=True, exist_ok=True)
-    images = [] if arguments.no_figures else figures(arguments, rows, patient, output / "figures", notes)
     told = "".join(f"- {one.run}: {one.status}. {one.reason}\n".replace("\n", "\n  ")[:-2] for one in missing)
     (output / "report.md").write_text(
         "\n".join(map(sheets.markdown, shown)) + (f"\n## Runs without results\n\n{told}" if missing else "")
     )
     (output / "report.tex").write_text("\n".join(map(sheets.latex, shown)))
     sheets.write_csv(results, output / "report.csv")
-    sheets.write_csv(differences, output / "comparison.csv")
+    compare.write_csv(comparisons, output / "comparison.csv")
     sheets.write_runs(rows, output / "runs.csv")
+    images = [] if arguments.no_figures else figures(arguments, rows, patient, output / "figures", notes)
     (output / "report.html").write_text(page.page(rows, shown, images, missing, notes))
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
@@ -100,7 +100,7 @@ def figures(
     from ssl4seg.report.page import Image
 
     images = []
-    for group in drawn.groups(rows, arguments.baseline):
+    for group in drawn.groups(rows):
         for drawing in drawn.draw(group, patient, notes):
             drawing.save(folder)
             images.append(Image(file=folder / f"{drawing.name}.svg", caption=drawing.caption))

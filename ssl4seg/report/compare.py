@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,17 @@ def holm(p: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = highest
     return adjusted
+
+
+def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
+    """A line a comparison, numbers as they are (differences in [-1, 1])."""
+    head = ("difference", "low", "high", "better", "patients", "p")
+    with file.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow([*WORDS, "baseline", "metric", *head, "other settings"])
+        for c in comparisons:
+            numbers = (c.difference, c.low, c.high, c.better, c.num_patients, c.p)
+            writer.writerow([*c.row.key, c.row.differs, c.baseline.name, c.row.main, *numbers, " ".join(c.other)])
 
 
 def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:

@@ -22,11 +22,17 @@ from ssl4seg.errors import UserError
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import scores_of_patients
 
+BOUND = "supervised"
+"""The method that bounds the others: from below with the same labels, from above with all of them."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f4f24", "#999999")
 MARKERS = "osD^vP*X"
 DASHES = ("-", "--", ":", "-.")
 TOGETHER = len(COLORS)
 """Lines in one pair of axes; more get a panel each."""
+BLUE: dict[str, Any] = {"color": COLORS[0], "marker": "o", "linestyle": "-"}
+"""A method alone."""
+BLACK: dict[str, Any] = {"color": "black", "marker": "s", "linestyle": "--"}
+"""The bound."""
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -42,7 +48,7 @@ STYLE: Any = {
 }
 
 Curve = dict[int, float]
-"""Step -> score in %."""
+"""Step -> score in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +83,6 @@ class Group:
     """The rows of a dataset and network."""
 
     rows: tuple[Row, ...]
-    baseline: str
 
     @property
     def dataset(self) -> str:
@@ -109,14 +114,14 @@ class Group:
 
     @property
     def upper(self) -> Row | None:
-        """The baseline with all labels."""
-        return next((row for row in self.rows if row.all_labeled and row.name == self.baseline), None)
+        """The bound with all labels."""
+        return next((row for row in self.rows if row.all_labeled and row.name == BOUND), None)
 
     def style(self, name: str) -> dict[str, Any]:
-        """The same for a name in all figures; the baseline is black."""
-        if name == self.baseline:
-            return {"color": "black", "marker": "s", "linestyle": "--"}
-        i = [other for other in dict.fromkeys(row.name for row in self.rows) if other != self.baseline].index(name)
+        """The same for a name in all figures; the bound is black."""
+        if name == BOUND:
+            return BLACK
+        i = [other for other in dict.fromkeys(row.name for row in self.rows) if other != BOUND].index(name)
         dash = DASHES[i // len(COLORS) % len(DASHES)]
         return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": dash}
 
@@ -126,21 +131,23 @@ def file_name(words: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", words).strip("_")
 
 
-def groups(rows: Sequence[Row], baseline: str) -> list[Group]:
+def groups(rows: Sequence[Row]) -> list[Group]:
     """Rows by dataset, network and the metric that chose the model."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault((row.dataset, row.network, row.main), []).append(row)
-    return [Group(rows=tuple(group), baseline=baseline) for group in found.values()]
+    return [Group(rows=tuple(group)) for group in found.values()]
 
 
 def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[Drawing]:
     """All figures of a group; what cannot be drawn is said in `notes`."""
     with rc_context(STYLE):
-        few = [row for row in group.rows if not row.all_labeled or row.name != group.baseline]
+        few = [row for row in group.rows if not row.all_labeled or row.name != BOUND]
         if few:
             yield labels(group, few)
         for key, rows in group.labels.items():
+            if rows == [group.upper] and few:
+                continue  # nothing to compare it with
             stem = f"{group.stem}-{rows[0].cases}cases"
             if drawing := steps(group, key, rows, stem, notes):
                 yield drawing
@@ -158,9 +165,9 @@ def labels(group: Group, rows: Sequence[Row]) -> Drawing:
     caption = f"Test {group.score} {{}} ({group.words}). "
     if seeds > 1:
         caption += "Mean and standard deviation over seeds. "
-    caption += f"Lower bound: {group.baseline} with the same labels. "
+    caption += f"Lower bound: {BOUND} with the same labels. "
     if group.upper:
-        caption += f"Upper bound: {group.baseline} with all {group.upper.cases} labelled."
+        caption += f"Upper bound: {BOUND} with all {group.upper.cases} labelled."
     if len(counts) == 1:
         return Drawing(
             name=f"{group.stem}-labels",
@@ -173,7 +180,7 @@ def labels(group: Group, rows: Sequence[Row]) -> Drawing:
         scores = [percent(row.values("test", row.main)) for row in mine]
         x = [row.cases for row in mine]
         lines.append(Line(name=name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
-    figure, axes = _lines(group, lines, dots=True)
+    figure, axes = _lines(group, lines, group.words, dots=True)
     for each in axes:
         each.set_xscale("log")
         each.xaxis.set_minor_locator(NullLocator())
@@ -181,7 +188,8 @@ def labels(group: Group, rows: Sequence[Row]) -> Drawing:
         if group.upper:
             _bound(each, group.upper)
     _label(figure, axes, x="labelled cases", y=f"test {group.score} (%)")
-    _legend(figure, axes, {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {})
+    bound = {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {}
+    _legend(figure, axes, bound, names={BOUND: f"{BOUND} (lower bound)"})
     return Drawing(name=f"{group.stem}-labels", caption=caption.format("against labelled cases").strip(), figure=figure)
 
 
@@ -192,11 +200,11 @@ def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
     axes = figure.add_subplot()
     for y, row in enumerate(ordered):
         mean, deviation = percent(row.values("test", row.main))
-        style = {**group.style(row.name), "linestyle": "none"}
-        axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **style)
+        style = BLACK if row.name == BOUND else BLUE
+        axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **{**style, "linestyle": "none"})
         if len(row.runs) > 1:
             axes.plot([100 * v for v in row.values("test", row.main)], [y] * len(row.runs), "k.", markersize=2.5)
-        if row.name == group.baseline:
+        if row.name == BOUND:
             axes.axvline(mean, color="black", linestyle="--", linewidth=1, label="lower bound")
     if group.upper:
         mean, _ = percent(group.upper.values("test", group.upper.main))
@@ -240,11 +248,11 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
         lines.append(Line(name=row.name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
     if not any(len(line.x) > 1 for line in lines):
         return None
-    figure, axes = _lines(group, lines)
+    figure, axes = _lines(group, lines, f"{group.words}: {labels} labelled")
     for each in axes:
         each.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True))
     _label(figure, axes, x="step", y=f"val {group.score} (%)")
-    _legend(figure, axes, {})
+    _legend(figure, axes)
     spread = " Bands: standard deviation over seeds." if any(max(line.deviation, default=0) for line in lines) else ""
     caption = f"Val {group.score} against step ({group.words}, {labels} labelled).{spread}"
     return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
@@ -260,7 +268,7 @@ def curve(run: Run, metric: str) -> Curve:
     tag = f"val/{metric}/mean"
     if tag not in events.Tags()["scalars"]:
         raise UserError(f"{folder}: holds no curve {tag}")
-    return {event.step: 100 * event.value for event in events.Scalars(tag)}
+    return {event.step: event.value for event in events.Scalars(tag)}
 
 
 # -- over patients ----------------------------------------------------------------------------------------------------
@@ -290,7 +298,7 @@ def patients(
         medianprops={"color": "black", "linewidth": 1.4},
     )
     for at, (name, box) in enumerate(zip(names, boxes["boxes"], strict=True), start=1):
-        box.set(facecolor="#cccccc" if name == group.baseline else "#9ecae1", edgecolor="#444444", linewidth=0.8)
+        box.set(facecolor="#cccccc" if name == BOUND else "#9ecae1", edgecolor="#444444", linewidth=0.8)
         jitter = np.random.default_rng(at).uniform(-0.16, 0.16, len(found[name]))
         few = len(found[name]) <= 100  # more than that hide the box
         axes.plot(found[name], at + jitter, ".", color="#222222", markersize=2.5, alpha=0.6 if few else 0)
@@ -308,10 +316,10 @@ def patients(
 # -- lines, together or in panels -------------------------------------------------------------------------------------
 
 
-def _lines(group: Group, lines: Sequence[Line], *, dots: bool = False) -> tuple[Figure, list[Axes]]:
-    """All in one pair of axes, or, where they are many, a panel each with the baseline in all of them."""
-    base = [line for line in lines if line.name == group.baseline]
-    others = [line for line in lines if line.name != group.baseline]
+def _lines(group: Group, lines: Sequence[Line], title: str, *, dots: bool = False) -> tuple[Figure, list[Axes]]:
+    """All in one pair of axes, or, where they are many, a panel each with the bound in all of them."""
+    base = [line for line in lines if line.name == BOUND]
+    others = [line for line in lines if line.name != BOUND]
     together = len(others) <= TOGETHER
     panels = 1 if together else len(others)
     columns = min(panels, 5)
@@ -325,11 +333,15 @@ def _lines(group: Group, lines: Sequence[Line], *, dots: bool = False) -> tuple[
     for i, each in enumerate(axes):
         shown = [*base, *others] if together else [*base, others[i]]
         for line in shown:
-            _line(each, line, group.style(line.name), dots=dots)
+            alone = BLACK if line.name == BOUND else BLUE
+            _line(each, line, group.style(line.name) if together else alone, dots=dots)
         if not together:
             each.set_title(others[i].name, fontsize=8)
+            each.tick_params(labelbottom=i + columns >= panels)  # the last of its column
     if together:
-        axes[0].set_title(group.words)
+        axes[0].set_title(title)
+    else:
+        figure.suptitle(title, fontsize=10, x=0.01, horizontalalignment="left")
     return figure, axes
 
 
@@ -353,10 +365,21 @@ def _label(figure: Figure, axes: Sequence[Axes], *, x: str, y: str) -> None:
         figure.supylabel(y, fontsize=9)
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], more: Mapping[str, Mapping[str, Any]]) -> None:
-    """Beside the axes; of panels, whose titles name their lines, only the baseline's and `more`."""
-    handles, names = axes[0].get_legend_handles_labels()
+def _legend(
+    figure: Figure,
+    axes: Sequence[Axes],
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> None:
+    """Beside the axes; of panels, whose titles name their lines, only the bound's.
+
+    Args:
+        more: styles of lines that are in no axes' legend, by name.
+        names: what lines are called here.
+    """
+    handles, words = axes[0].get_legend_handles_labels()
     shown = len(handles) if len(axes) == 1 else 1
-    bounds = [axes[0].plot([], [], linewidth=1.2, **style)[0] for style in more.values()]
+    bounds = [axes[0].plot([], [], linewidth=1.2, **style)[0] for style in (more or {}).values()]
+    called = [(names or {}).get(word, word) for word in words[:shown]]
     where: Any = "outside right upper" if len(axes) == 1 else "outside lower right"
-    figure.legend([*handles[:shown], *bounds], [*names[:shown], *more], loc=where, ncols=1 if len(axes) == 1 else 3)
+    figure.legend([*handles[:shown], *bounds], [*called, *(more or {})], loc=where, ncols=1 if len(axes) == 1 else 3)

@@ -1,10 +1,14 @@
 """The worst, the median and the best test case of a run, with contours of prediction and truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
@@ -32,11 +36,14 @@ def draw(row: Row) -> Drawing:
     scores = scores_of_cases(run, row.main)
     ordered = sorted(scores, key=lambda name: scores[name])
     names = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
-    shown = predict(run, names)
     config = read_config(run.folder)
+    try:
+        shown = predict(run, config, names)
+    except KeyError as error:
+        raise UserError(f"{run.folder}: its config.yaml has no key {error}; another version has written it") from None
     classes, spared = config["dataset"]["classes"], row.main == "dice"
     with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.1), layout="constrained")
+        figure = Figure(figsize=(7.2, 3.2), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         for axes, which, name in zip(figure.subplots(1, 3), WHICH, names, strict=True):
             volume, prediction = shown[name]
             present = _picture(axes, volume, prediction, range(int(spared), len(classes)))
@@ -53,9 +60,8 @@ def draw(row: Row) -> Drawing:
     )
 
 
-def predict(run: Run, names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
+def predict(run: Run, config: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
     """Cases of the split that the run was tested on, by name, with the predictions of its best model."""
-    config = read_config(run.folder)
     dataset = dataset_of(config)
     cases = {case.name: case for case in dataset.cases(dataset.tested_on)}
     if lost := [name for name in names if name not in cases]:
@@ -88,7 +94,20 @@ def _picture(axes: Axes, volume: Volume, prediction: LabelArray, classes: Sequen
                 contour = axes.contour(mask, levels=[0.5], colors=[color], linewidths=width, linestyles=[style])
                 contour.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
                 seen.add(k)
+    _enlarge(axes, np.isin(volume.label[at], classes) | np.isin(prediction[at], classes))
     return seen
+
+
+def _enlarge(axes: Axes, shown: npt.NDArray[np.bool_]) -> None:
+    """The square that holds `shown` [H, W], and half as much again on each side."""
+    rows, columns = np.nonzero(shown)
+    if not len(rows):
+        return
+    y, x = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
+    half = max(np.ptp(rows), np.ptp(columns), 8)
+    height, width = shown.shape
+    axes.set_xlim(max(x - half, -0.5), min(x + half, width - 0.5))
+    axes.set_ylim(min(y + half, height - 0.5), max(y - half, -0.5))
 
 
 def _legend(figure: Figure, classes: Sequence[str], seen: Sequence[int]) -> None:
