@@ -55,14 +55,27 @@ def test_the_segmenters_terms(batch, num):
 @pytest.mark.parametrize("num", [1, 2])
 def test_the_discriminator_tells_truths_from_labelled_predictions_on_the_pixels_that_count(batch, num):
     method, batch = made(AdvSemiSeg), batch._replace(image=batch.image[-num:], label=batch.label[-num:])
+    with torch.no_grad():  # to tell truths from predictions, one way or the other
+        method.discriminator.decide.weight.mul_(1000)
     batch.label[-1, 2:4] = IGNORE
     label, p = batch.label.numpy(), predictions(method, batch.image)
     counted = label != IGNORE
     truth = np.where(counted[:, None], np.eye(K)[np.where(counted, label, 0)].transpose(0, 3, 1, 2), p)
-    expected = bce(decisions(method, truth), 1)[counted].mean() + bce(decisions(method, p), 0)[counted].mean()
+    d_y, d_p = decisions(method, truth)[counted], decisions(method, p)[counted]
+    expected = bce(d_y, 1).mean() + bce(d_p, 0).mean()
+    assert expected != pytest.approx(bce(d_y, 0).mean() + bce(d_p, 1).mean(), rel=0.01)
     found = method("discriminator", batch, HALFWAY)
     assert list(found) == ["discriminator"]
     assert found["discriminator"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_discriminator_sees_what_the_segmenter_makes_of_both_kinds_of_images_together():
+    method, batch = AdvSemiSeg(network=tiny_unet).train(), some_batch(side=32)
+    z_l = method.student(torch.cat([batch.image, batch.unlabeled]))[: len(batch.image)]  # by their common statistics
+    seen: list[Tensor] = []
+    method.discriminator.register_forward_pre_hook(lambda _, maps: seen.append(maps[0]))
+    method("discriminator", batch, HALFWAY)
+    torch.testing.assert_close(seen[0][len(batch.image) :], z_l.softmax(dim=1))
 
 
 def test_a_large_map_has_decisions_that_differ_from_place_to_place():
