@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -50,6 +51,8 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The resolved configuration as plain values; what can be checked without torch is."""
+    if "dataset" in config:
+        complete(config["dataset"])
     container: Any = OmegaConf.to_container(config, resolve=True)
     if (metrics := container.get("metrics")) and metrics["empty"] != metrics["empty"]:
         metrics["empty"] = "nan"  # the word, which YAML reads as a number
@@ -65,9 +68,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
     for key in ("run", "input", "output", "checkpoint"):
         if container.get(key) is not None:
             container[key] = str(container[key])  # a folder may be named by a number
-    if dataset := container.get("dataset"):
-        check_root(dataset)
     return dict(container)
+
+
+def complete(dataset: DictConfig) -> None:
+    """Set the keys that the dataset reads off its data (`Dataset.completed`)."""
+    keys: Any = OmegaConf.to_container(dataset, resolve=True)
+    check_root(keys)
+    try:
+        completed = getattr(get_class(str(keys.get("_target_"))), "completed", dict)
+    except Exception:  # whatever its module raises as it is imported: building it will say what is wrong
+        return
+    for key, value in completed(keys).items():
+        if value != keys.get(key):
+            dataset[key] = value
 
 
 _MISSING = object()
@@ -179,7 +193,9 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
             raise UserError(f"{override.input_line}: several values need -m (--multirun)")
         if override.key_or_group in groups and not override.is_delete():
             _check_choice(override, groups[override.key_or_group])
-            chosen.append(f"{override.key_or_group}={_values(override)[0]}")
+            first = _values(override)[0]
+            several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
+            chosen.append(f"{override.key_or_group}={several}")
         elif override.key_or_group == "hydra.searchpath":
             return  # configs from elsewhere: Hydra itself must judge
     searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
@@ -220,7 +236,8 @@ def _check_labels(parsed: Sequence[Override], composed: dict[str, Any]) -> None:
 
 
 def _check_choice(override: Override, known: Sequence[str]) -> None:
-    for value in _values(override):
+    values = [name for value in _values(override) for name in (value if isinstance(value, list) else [value])]
+    for value in values:
         if value is not None and str(value) not in known:
             near = _nearest(str(value), known)
             raise UserError(

@@ -50,7 +50,7 @@ MODULES = {
     "train": "ssl4seg.train",
     "eval": "ssl4seg.eval",
     "predict": "ssl4seg.predict",
-    "prepare": "ssl4seg.data.prepare",
+    "prepare": "ssl4seg.prepare",
     "report": "ssl4seg.report.command",
 }
 _server = multiprocessing.get_context("forkserver")

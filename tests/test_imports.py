@@ -24,18 +24,18 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "photometric",
     *DATA_SIDE,
     *METHOD_SIDE,
-    "metrics checkpoint device pictures runs native transfer",
+    "metrics checkpoint device pictures runs native transfer postprocess",
     "tables",
     "evaluate diagnose",
     "record",
     "engine",
     "assemble",
     "training inference",
-    "report cli",
-    "train eval predict",
+    "report cli check",
+    "train eval predict prepare",
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms.split()}
-ENTRIES = ("cli", "train", "eval", "predict")
+ENTRIES = ("cli", "train", "eval", "predict", "prepare")
 MODULES = {
     ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(ROOT.rglob("*.py"))

@@ -1,8 +1,8 @@
 """The dataset contract: which cases each split has, and how their pixels are read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import numpy as np
 
@@ -101,6 +101,14 @@ class Dataset(ABC):
         self.normalize = normalize
         self.ignore_index = ignore_index
 
+    @classmethod
+    def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """The dataset's part of a configuration, and in it what is left open there but can be read off the data.
+
+        It stands in config.yaml, so that a run can predict without its data.
+        """
+        return dict(keys)
+
     @abstractmethod
     def cases(self, split: Split) -> list[Case]:
         """The cases of a split in the dataset's published order."""
@@ -113,11 +121,12 @@ class Dataset(ABC):
             return Statistics(list(self.mean), list(self.std))
         count, first, second = 0, np.zeros(self.channels), np.zeros(self.channels)
         for case in self.cases("train"):
-            image = case.read().image
-            values = image.swapaxes(0, 1).reshape(self.channels, -1) / (255.0 if image.dtype == np.uint8 else 1.0)
+            image = case.volume(label=False).image
+            scale = 255.0 if image.dtype == np.uint8 else 1.0
+            values = image.swapaxes(0, 1).reshape(self.channels, -1)
             count += values.shape[1]
-            first += values.sum(axis=1, dtype=np.float64)
-            second += np.square(values, dtype=np.float64).sum(axis=1)
+            first += values.sum(axis=1, dtype=np.float64) / scale
+            second += np.square(values, dtype=np.float64).sum(axis=1) / scale**2
         mean = first / count
         std = np.sqrt(np.maximum(second / count - mean**2, 0))
         return Statistics(mean.tolist(), np.where(std > 0, std, 1).tolist())

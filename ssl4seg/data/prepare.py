@@ -5,10 +5,8 @@ whose h5 is whole and newer than its source is left alone. All faults are listed
 faulty volume.
 """
 
-import argparse
 import os
 import re
-import sys
 from pathlib import Path
 
 import h5py
@@ -101,26 +99,3 @@ def published(dest: Path) -> str:
         return text
     listed = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
     return f"{text}, {len(missing)} are missing ({listed}); complete SOURCE, or give dataset.patients when training"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="ssl4seg-prepare",
-        description="Convert a dataset to the layout that ssl4seg-train reads. It can be run again.",
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="acdc")
-    acdc = kinds.add_parser("acdc", help="the ACDC challenge's NIfTI folders to h5", description=prepare_acdc.__doc__)
-    acdc.add_argument("source", type=Path, metavar="SOURCE", help="folder with patientXXX/patientXXX_frameNN.nii.gz")
-    acdc.add_argument("dest", type=Path, metavar="DEST", help="folder to write; becomes dataset.root")
-    arguments = parser.parse_args()
-    try:
-        written, kept = prepare_acdc(arguments.source, arguments.dest)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
-    print(published(arguments.dest))
-    print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")
-
-
-if __name__ == "__main__":
-    main()

@@ -127,10 +127,12 @@ def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[st
 
 def known_name(word: str, known: Collection[str]) -> str | None:
     """The known name that a path ends in, but for endings that begin with _ or . (`a/NAME_slice_3.h5` -> `NAME`)."""
-    name = Path(word).name
-    while name not in known and (cut := max(name.rfind("_"), name.rfind("."))) > 0:
-        name = name[:cut]
-    return name if name in known else None
+    for name in (word, Path(word).name):
+        while name not in known and (cut := max(name.rfind("_"), name.rfind("."))) > name.rfind("/") + 1:
+            name = name[:cut]
+        if name in known:
+            return name
+    return None
 
 
 def check_disjoint(splits: Mapping[Split, Sequence[Case]]) -> None:

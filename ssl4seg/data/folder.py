@@ -1,0 +1,230 @@
+"""The user's own folder: images and masks of any kind, described by one small file, ROOT/dataset.yaml.
+
+    classes: [background, cell]   # all that a folder needs; `ssl4seg-prepare check ROOT --write` suggests it
+    colors: [0, 255]              # only if masks hold other numbers than 0..K-1, or colours
+    group: (patient\\d+)_          # only if several files are of one patient
+
+layout.py says how the files lie.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import yaml
+
+from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
+from ssl4seg.data.files import normalized
+from ssl4seg.data.images import Facts, convertible, facts, read_image
+from ssl4seg.data.layout import Item, find
+from ssl4seg.data.masks import Color, MaskReader
+from ssl4seg.errors import UserError
+
+DESCRIPTION = "dataset.yaml"
+DEFAULTS: dict[str, Any] = {
+    "classes": None,
+    "colors": None,
+    "ignore_index": None,
+    "ignore_color": None,
+    "channels": None,
+    "normalize": "auto",
+    "mean": "auto",
+    "std": "auto",
+    "scoring": None,
+    "group": None,
+    "val_ratio": 0.1,
+    "test_ratio": 0.2,
+    "seed": 0,
+}
+"""What may stand in dataset.yaml, and what holds where it does not; see conf/dataset/folder.yaml."""
+
+
+class Folder(Dataset):
+    """Images and masks of the user's own.
+
+    Args:
+        root: the folder.
+        colors: of each class in the masks; None: the masks hold 0..K-1.
+        ignore_color: colour in the masks that nothing counts.
+        group: regular expression whose first group, in an image's name, is its patient, who stays in one split.
+        val_ratio, test_ratio: shares of the groups with masks, where the split is drawn; with 0 there is no test.
+        seed: of the drawn split, and of the order in which training groups are labelled.
+    """
+
+    name = "folder"
+    words = ("cases", "images")
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        colors: Sequence[Color] | None = None,
+        ignore_color: Color | None = None,
+        group: str | None = None,
+        val_ratio: float = DEFAULTS["val_ratio"],
+        test_ratio: float = DEFAULTS["test_ratio"],
+        seed: int = DEFAULTS["seed"],
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        if root is None:
+            raise UserError("dataset.root is not set: give the folder of your images, dataset.root=DATA/MINE")
+        ignore = [value for value in (self.ignore_index, ignore_color) if value is not None]
+        self.masks = MaskReader(num_classes=self.num_classes, colors=colors, ignore=ignore)
+        items = found_items(Path(root).expanduser(), group)
+        self.facts = heads(items, self.channels)
+        bytes_only = all(fact.is_bytes for fact in self.facts.values())
+        self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
+        self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
+        self.tested_on = "test" if self.splits["test"] else "val"
+
+    def cases(self, split: Split) -> list[Case]:
+        return [self._case(item) for item in self.splits[split]]
+
+    def _case(self, item: Item) -> Case:
+        fact = self.facts[item]
+        return Case(
+            name=item.name,
+            group=item.group,
+            num_images=fact.num_images,
+            size=fact.size,
+            labeled=item.mask is not None,
+            read=partial(self._read, item, fact),
+        )
+
+    def _read(self, item: Item, fact: Facts) -> Volume:
+        image = normalized(read_image(item.image, self.channels), self.normalize)
+        if self.value_bytes > 1 and image.dtype == np.uint8:  # beside images of other kinds: all are float32
+            image = (image / np.float32(255)).astype(np.float32)
+        if item.mask is None:
+            return Volume(image, None, fact.spacing)
+        label = self.masks.read(item.mask)
+        check_shape(item, (len(image), *image.shape[2:]), label.shape)
+        return Volume(image, label, fact.spacing)
+
+    @classmethod
+    def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
+        """null is what ROOT/dataset.yaml says, else what the files say, else the default."""
+        root = Path(str(keys["root"])).expanduser()
+        told = read_description(root)
+        full = dict(keys) | {
+            key: told.get(key, default) if keys.get(key) is None else keys[key] for key, default in DEFAULTS.items()
+        }
+        if not full["classes"]:
+            raise UserError(
+                f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
+                f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
+            )
+        if isinstance(full["classes"], str) or not all(isinstance(name, str) for name in full["classes"]):
+            raise UserError(f"dataset.classes={full['classes']}: expected a list of names, background first")
+        full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
+        if full["channels"] is None or full["scoring"] is None:
+            facts_of = heads(found_items(root, full["group"]), full["channels"])
+            full["channels"] = full["channels"] or common_channels(facts_of)
+            volumes = any(fact.num_images > 1 for fact in facts_of.values())
+            full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
+        return full | {key: None for key in ("mean", "std") if full[key] == "none"}
+
+
+def read_description(root: Path) -> dict[str, Any]:
+    """ROOT/dataset.yaml, empty if it is not there."""
+    file = root / DESCRIPTION
+    if not file.exists():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no keys; expected for instance classes: [background, cell]")
+    if unknown := [str(key) for key in content if key not in DEFAULTS]:
+        raise UserError(f"{file}: unknown keys {', '.join(unknown)}; it may hold {', '.join(DEFAULTS)}")
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def found_items(root: Path, group: str | None) -> list[Item]:
+    """The items of a folder without a fault in its names."""
+    found = find(root, group)
+    _raise(found.faults)
+    return found.items
+
+
+def heads(items: Sequence[Item], channels: int | None) -> dict[Item, Facts]:
+    """What the heads of all image files say; a tenth of a millisecond each, but network file systems are slow."""
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(partial(_head, channels=channels), items))
+    _raise([fault for fault in found if isinstance(fault, str)])
+    return {item: fact for item, fact in zip(items, found, strict=True) if isinstance(fact, Facts)}
+
+
+def _head(item: Item, channels: int | None) -> Facts | str:
+    try:
+        fact = facts(item.image, channels)
+    except UserError as error:
+        return str(error)
+    if channels and not convertible(fact.channels, channels):
+        return f"{item.image}: has {fact.channels} channels, but {channels} are expected (dataset.channels)"
+    return fact
+
+
+def _raise(faults: Sequence[str]) -> None:
+    if faults:
+        more = [f"... and {len(faults) - 20} more; `ssl4seg-prepare check ROOT` lists all"] if len(faults) > 20 else []
+        raise UserError("\n".join([*faults[:20], *more]))
+
+
+def common_channels(facts_of: Mapping[Item, Facts]) -> int:
+    """The number of channels that all images have."""
+    numbers = Counter(fact.channels for fact in facts_of.values())
+    if len(numbers) == 1:
+        return next(iter(numbers))
+    first = {fact.channels: item.image for item, fact in reversed(list(facts_of.items()))}
+    told = "; ".join(f"{number} in {count} images ({first[number].name})" for number, count in sorted(numbers.items()))
+    raise UserError(
+        f"the images have different numbers of channels: {told}; make them alike, or (grey and RGB only) say in "
+        f"{DESCRIPTION} what all are to become: channels: 1 or channels: 3"
+    )
+
+
+def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
+    """Refuse a mask of another size. Both are slices, height and width."""
+    if image != label:
+        sizes = [" x ".join(map(str, shape if max(image[0], label[0]) > 1 else shape[1:])) for shape in (label, image)]
+        order = "slices x height x width" if max(image[0], label[0]) > 1 else "height x width"
+        raise UserError(f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}")
+
+
+def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, seed: int) -> dict[Split, list[Item]]:
+    """The items of each split, as their folders say or drawn group by group; those without a mask only train.
+
+    Groups come in the order of a hash of their names: as good as random, and a new one does not disturb the others.
+    """
+    for key, ratio in (("val_ratio", val_ratio), ("test_ratio", test_ratio)):
+        if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+            raise UserError(f"dataset.{key}={ratio}: expected a share in [0, 1)")
+
+    def place(item: Item) -> tuple[bytes, str]:
+        return hashlib.sha256(f"{seed} {item.group}".encode()).digest(), item.name
+
+    ordered = sorted(items, key=place)
+    if any(item.split for item in items):
+        parts = {split: [item for item in ordered if item.split == split] for split in SPLITS}
+    else:
+        groups = list(dict.fromkeys(item.group for item in ordered if item.mask))
+        num_val, num_test = (round(ratio * len(groups)) for ratio in (val_ratio, test_ratio))
+        num_val, num_test = max(1, num_val), max(int(test_ratio > 0), num_test)
+        if len(groups) <= num_val + num_test:
+            raise UserError(
+                f"dataset.root: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test and "
+                "one to train on; add masks, or set dataset.test_ratio=0 (the model is then tested on val)"
+            )
+        held: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
+        held |= dict.fromkeys(groups[num_val : num_val + num_test], "test")
+        parts = {split: [item for item in ordered if held.get(item.group, "train") == split] for split in SPLITS}
+    return {split: [item for item in part if item.mask or split == "train"] for split, part in parts.items()}

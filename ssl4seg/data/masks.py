@@ -1,0 +1,107 @@
+"""From what mask files hold to classes: class ids, grey values or colours.
+
+A code stands for a grey value or colour: v for the grey value v and for the colour [v, v, v], below -1 for any other.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl4seg.data.case import LabelArray
+from ssl4seg.data.files import ending
+from ssl4seg.data.images import read_values
+from ssl4seg.errors import UserError
+
+IGNORED = 255
+"""In a label, what nothing counts."""
+Color = int | str | Sequence[int]
+"""A grey value (any whole number), "#rrggbb", or [red, green, blue]."""
+Codes = npt.NDArray[Any]
+
+
+def code_of(color: Color, key: str) -> int:
+    """The code of a colour that stands in dataset.yaml."""
+    if isinstance(color, int):
+        return int(color)
+    try:
+        parts = list(bytes.fromhex(color.removeprefix("#"))) if isinstance(color, str) else list(color)
+        red, green, blue = (int(part) for part in parts if part in range(256))
+    except (TypeError, ValueError):
+        quotes = "; what begins with # needs quotes" if color is None else ""
+        raise UserError(f'dataset.{key}: {color!r} is no "#rrggbb", [red, green, blue] or grey value{quotes}') from None
+    return red if red == green == blue else -1 - (red << 16 | green << 8 | blue)
+
+
+def codes_of(values: npt.NDArray[Any]) -> Codes:
+    """[S, H, W] of numbers as they are, or of colours [S, H, W, 3]."""
+    if values.ndim == 3:
+        return values
+    red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
+    codes: Codes = np.where((red == green) & (green == blue), red, -1 - (red << 16 | green << 8 | blue))
+    return codes
+
+
+def name_of(code: float) -> str:
+    """As the user would write it."""
+    return f"#{-1 - int(code):06x}" if code < -1 else f"{code:g}"
+
+
+class MaskReader:
+    """Reads masks. Without colours their numbers are the classes; with colours each class has one.
+
+    Args:
+        num_classes: K.
+        colors: of each class.
+        ignore: numbers and colours that nothing counts.
+    """
+
+    def __init__(self, *, num_classes: int, colors: Sequence[Color] | None, ignore: Sequence[Color] = ()) -> None:
+        if colors is not None and (isinstance(colors, str) or len(colors) != num_classes):
+            raise UserError(f"dataset.colors={colors}: expected {num_classes} colours, one for each class")
+        codes = [code_of(color, "colors") for color in (range(num_classes) if colors is None else colors)]
+        table = {code: number for number, code in enumerate(codes)}
+        if len(table) < num_classes:
+            raise UserError(f"dataset.colors={colors}: two classes have the same colour")
+        for color in ignore:
+            table.setdefault(code_of(color, "ignore_color"), IGNORED)
+        self.num_classes, self.colored = num_classes, colors is not None
+        self.codes = np.array(sorted(table))
+        self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
+
+    def read(self, path: Path) -> LabelArray:
+        """[S, H, W] in 0..K-1 or IGNORED."""
+        return self.label(codes_of(read_values(path, colored=self.colored)), path)
+
+    def label(self, codes: Codes, path: Path) -> LabelArray:
+        """The same from codes [S, H, W] of the file."""
+        if codes.dtype == np.uint8:  # a table is an order of magnitude sooner
+            every, there = self._look_up(np.arange(256))
+            label, known = every[codes], there[codes]
+        else:
+            label, known = self._look_up(codes)
+        if not known.all():
+            raise UserError(f"{path}: {self._unknown(*np.unique(codes[~known], return_counts=True), ending(path))}")
+        return label
+
+    def _look_up(self, codes: Codes) -> tuple[LabelArray, npt.NDArray[np.bool_]]:
+        place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        return self.classes[place], self.codes[place] == codes
+
+    def _unknown(self, codes: Codes, counts: Codes, kind: str) -> str:
+        most = np.argsort(-counts, kind="stable")[:5]
+        told = ", ".join(f"{name_of(codes[i])} ({counts[i]} pixels)" for i in most)
+        told += ", ..." if len(codes) > 5 else ""
+        if kind in (".jpg", ".jpeg"):
+            return f"unknown colours {told}; JPEG blurs masks, keep them as PNG"
+        if self.colored:
+            return f"unknown colours {told}; add them to colors in dataset.yaml, or ignore_color, or mend the mask"
+        if (codes < -1).any():
+            return f"has colours {told}; say in dataset.yaml which colour is which class (colors)"
+        hint = "; if 255 is a class: colors: [0, 255], if nothing counts it: ignore_index: 255"
+        return (
+            f"label values {told} lie outside the {self.num_classes} classes 0..{self.num_classes - 1}; add them to "
+            f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [255] else ''}"
+        )

@@ -1,0 +1,53 @@
+"""`ssl4seg-prepare`: acdc converts the challenge's folders, check looks at a folder of the user's own."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ssl4seg.data.prepare import prepare_acdc, published
+from ssl4seg.errors import UserError
+
+
+def acdc(arguments: argparse.Namespace) -> None:
+    """Convert, and say what to do next."""
+    written, kept = prepare_acdc(arguments.source, arguments.dest)
+    print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
+    print(published(arguments.dest))
+    print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Report on the folder; raises where it has faults."""
+    from ssl4seg.check import check_folder  # imports torch
+
+    check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="ssl4seg-prepare", description="Make data ready for ssl4seg-train. It can be run again."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="acdc|check")
+    kind = kinds.add_parser("acdc", help="the ACDC challenge's NIfTI folders to h5", description=prepare_acdc.__doc__)
+    kind.add_argument("source", type=Path, metavar="SOURCE", help="folder with patientXXX/patientXXX_frameNN.nii.gz")
+    kind.add_argument("dest", type=Path, metavar="DEST", help="folder to write; becomes dataset.root")
+    kind.set_defaults(run=acdc)
+    kind = kinds.add_parser(
+        "check",
+        help="read a folder of your own (dataset=folder), and list every fault",
+        description="Read every file of a folder for dataset=folder, list all faults, print counts, sizes and classes, "
+        "and paint some images with their masks. The exit code is 1 where there are faults.",
+    )
+    kind.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and masks/, or train/, val/, test/")
+    kind.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet to write (<name of ROOT>_check.png)")
+    kind.add_argument("--write", action="store_true", help="write the suggested ROOT/dataset.yaml if there is none")
+    kind.set_defaults(run=check)
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
