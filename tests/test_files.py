@@ -13,7 +13,9 @@ from ssl4seg.data.files import (
     h5_facts,
     nifti_spacing,
     normalized,
+    picture_size,
     read_h5,
+    read_mask,
     read_nifti,
     read_picture,
     stem,
@@ -207,6 +209,55 @@ def test_transparency_and_palettes_are_resolved(tmp_path):
 def test_a_jpeg_is_read(tmp_path):
     Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "a.jpg")
     np.testing.assert_allclose(values(read_picture(tmp_path / "a.jpg", 1)), np.full((1, 8, 8), 200 / 255), atol=0.02)
+
+
+# -- masks as pictures ------------------------------------------------------------------------------------------------
+
+CLASSES = np.array([[0, 1, 20], [255, 3, 2]], np.uint8)
+
+
+def test_a_mask_is_the_indices_of_its_palette_not_their_colours(tmp_path):
+    mask = Image.fromarray(CLASSES)
+    mask.putpalette([(value * 31 + 7) % 256 for value in range(768)])
+    mask.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    assert np.array_equal(read_mask(tmp_path / "palette.png"), CLASSES)
+
+
+@pytest.mark.parametrize("values", [CLASSES, CLASSES.astype(np.uint16)], ids=["8 bit", "16 bit"])
+def test_a_grey_mask_is_read_as_values(tmp_path, values):
+    mask = read_mask(picture(tmp_path / "a.png", values))
+    assert np.array_equal(mask, CLASSES)
+    assert mask.dtype == np.uint8
+
+
+def test_a_mask_of_one_bit_has_the_classes_0_and_1(tmp_path):
+    Image.fromarray(CLASSES > 1).save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fault"),
+    [
+        (np.zeros((2, 2, 3), np.uint8), "one channel, this one is RGB"),
+        (np.full((2, 2), 256, np.uint16), "label values from 256 to 256; expected 0 to 255"),
+    ],
+)
+def test_what_holds_no_class_values_is_no_mask(tmp_path, pixels, fault):
+    with pytest.raises(UserError, match=rf"a\.png: .*{fault}"):
+        read_mask(picture(tmp_path / "a.png", pixels))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_the_size_is_in_the_head_of_the_file(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 45, 3), np.uint8)
+    file = picture(tmp_path / name, noise)
+    assert picture_size(file) == (30, 45)
+    file.write_bytes(file.read_bytes()[:700])  # the pixels are gone
+    assert picture_size(file) == (30, 45)
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file}: cannot be read"):
+        picture_size(file)
 
 
 # -- files that are not whole -----------------------------------------------------------------------------------------

@@ -48,9 +48,11 @@ class Cityscapes(Dataset):
                 f"dataset.label_ids={list(label_ids)}: expected {self.num_classes} different numbers of "
                 f"0 to {NUM_LABEL_IDS - 1}, one for each of dataset.classes"
             )
+        if self.ignore_index != 255:
+            raise UserError(f"dataset.ignore_index={self.ignore_index}: Cityscapes has 255")
         if root is None:
             raise UserError("dataset.root is not set: give the folder of Cityscapes, dataset.root=DATA/cityscapes")
-        self.value_bytes = 1 if self.normalize == "none" else 4
+        self.value_bytes = 4 if self.normalize == "minmax" else 1
         self.root, self.lists = Path(root).expanduser(), lists or {}
         if missing := [folder for folder in (IMAGES, MASKS) if not (self.root / folder).is_dir()]:
             raise UserError(

@@ -55,7 +55,7 @@ class VOC2012(Dataset):
             raise UserError(f"dataset.augmented={augmented}: expected auto, true or false")
         if root is None:
             raise UserError("dataset.root is not set: give the folder that holds VOC2012, dataset.root=DATA/VOCdevkit")
-        self.value_bytes = 1 if self.normalize == "none" else 4
+        self.value_bytes = 4 if self.normalize == "minmax" else 1
         self.lists = lists or {}
         self.root = _found(Path(root).expanduser(), download=download)
         there = (self.root / MORE_MASKS).is_dir()
