@@ -45,6 +45,11 @@ class Network(nn.Module, ABC):
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
     @property
+    def encoder_layers(self) -> list[nn.Module]:
+        """The encoder's layers that have weights, from input to output, by which a learning rate may decay."""
+        return weighted_layers(self.encoder)
+
+    @property
     @abstractmethod
     def feature_channels(self) -> tuple[int, ...]:
         """Channels of each feature map that `features` returns, finest first."""
@@ -76,6 +81,23 @@ class Network(nn.Module, ABC):
     def forward(self, image: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, K, H, W] float32 at the input's size."""
         return resized(self.decode(self.encode(image)), image)
+
+
+def weighted_layers(module: nn.Module) -> list[nn.Module]:
+    """The children that have weights; of an only child its own."""
+    layers = [child for child in module.children() if any(True for _ in child.parameters())]
+    return weighted_layers(layers[0]) or layers if len(layers) == 1 else layers
+
+
+def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:
+    """The image, bilinearly resized where a side is no multiple of `stride`: to the next, and to `least` of them.
+
+    One pixel too many counts as none: crops of 321, 513 and 801 pixels, which the literature takes, lose it.
+    """
+    size = [stride * max(least, -(-(side - 1) // stride)) for side in image.shape[-2:]]
+    if list(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
 def resized(logits: Tensor, image: Tensor) -> Tensor:

@@ -1,15 +1,14 @@
 """The generators of image-to-image GANs as segmentation networks: a strided encoder, a transposed decoder, no skips.
 
-An image whose sides are no multiples of 16, or below 32, goes through resized to the next size that is; the logits come
-back to the image's own.
+An image whose sides are no multiples of 16, or below 32, goes through resized (see `fitted`); the logits come back to
+the image's own.
 """
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl4seg.networks.base import Network
+from ssl4seg.networks.base import Network, fitted
 
 
 class Generator(Network):
@@ -20,10 +19,7 @@ class Generator(Network):
 
     def features(self, image: Tensor) -> list[Tensor]:
         # Two places at 1/16 give batch norm its statistics, even of one image.
-        size = [max(32, -(-side // 16) * 16) for side in image.shape[-2:]]
-        if list(image.shape[-2:]) != size:
-            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-        return _through(self.encoder, image)
+        return _through(self.encoder, fitted(image, 16, least=2))
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         return _through(self.decoder, features[-1])[::-1]
