@@ -1,0 +1,139 @@
+"""Encoders that start from weights: by the names of torchvision, segmentation-models-pytorch or timm, or from a file.
+
+The published weights are those of RGB images. An encoder of one channel takes the sum of their first layer over the
+three, so that it sees in a grey image what it would see in the same image as RGB; one of n channels takes in channel i
+the weights of channel i mod 3, times 3/n.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from ssl4seg import checkpoint
+from ssl4seg.errors import UserError
+
+State = Mapping[str, Tensor]
+Download = Callable[[str], State]
+"""From a name of weights to the state dict of an encoder with three channels; a UserError for a name unknown."""
+
+
+def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: Download) -> State:
+    """Put weights into an encoder, all of it, and return the whole state dict that they come from.
+
+    Args:
+        name: of the encoder, for messages.
+        weights: a name that `download` knows; or a file: the state dict of the encoder, of a classifier or a whole
+            network that has it, or a run's best.pt; None leaves the encoder as it is.
+    """
+    if weights is None:
+        return {}
+    state = _read(Path(weights)) if _is_file(weights) else _downloaded(weights, download)
+    own = encoder.state_dict()
+    found, faults = _matched(own, state)
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise UserError(
+            f"network.encoder_weights={weights}: is of another encoder than network.encoder={name}: "
+            f"{'; '.join(faults[:3])}{more}"
+        )
+    encoder.load_state_dict({**own, **found})
+    return state
+
+
+def _is_file(weights: str) -> bool:
+    return Path(weights).suffix in (".pth", ".pt", ".safetensors", ".ckpt") or len(Path(weights).parts) > 1
+
+
+def _read(file: Path) -> State:
+    if file.suffix != ".safetensors":
+        return checkpoint.network_state(file)
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise UserError(f"network.encoder_weights={file}: there is no such file") from None
+    except SafetensorError as error:
+        raise UserError(f"network.encoder_weights={file}: is no safetensors file, or is damaged ({error})") from None
+
+
+def _downloaded(weights: str, download: Download) -> State:
+    try:
+        with torch.random.fork_rng(devices=[]):  # what a library draws on the way must not change the decoder
+            return download(weights)
+    except UserError:
+        raise
+    except Exception as error:  # each library, and each one's HTTP client, has its own kinds
+        why = (str(error) or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"network.encoder_weights={weights}: could not be fetched ({why}); without a network connection give the "
+            "weights as a file, network.encoder_weights=FILE, or start anew with network.encoder_weights=null"
+        ) from None
+
+
+def _matched(own: State, state: State) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights of `state` under the encoder's keys, and how the two differ."""
+    for prefix in ("encoder.", "backbone."):  # of a whole network
+        if part := {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}:
+            state = part
+    theirs = {_canonical(key): key for key in state}
+    ours = {_canonical(key): key for key in own}
+    found, faults = {}, []
+    for name, key in ours.items():
+        value = state.get(theirs.get(name, ""))
+        if value is None:
+            if not key.endswith("num_batches_tracked"):  # which files of old versions lack
+                faults.append(f"it lacks {key}")
+            continue
+        found[key] = value = _for_channels(value, own[key].shape)
+        if value.shape != own[key].shape:
+            faults.append(f"{key} is {tuple(value.shape)}, expected {tuple(own[key].shape)}")
+    parts = {name.split(".")[0] for name in ours}  # others, like a classifier, are left out
+    faults += [f"it has {key} too" for name, key in theirs.items() if name not in ours and name.split(".")[0] in parts]
+    return found, faults
+
+
+def _canonical(key: str) -> str:
+    """A name that does not depend on who wrapped the encoder: timm's "stages_0" is "stages.0"."""
+    return re.sub(r"^(model\.|features\.)+", "", key).replace("_", ".")
+
+
+def _for_channels(weight: Tensor, shape: torch.Size) -> Tensor:
+    """A first layer [O, 3, ...] for the channels of `shape` [O, C, ...]; other weights as they are."""
+    channels = shape[1] if len(shape) == 4 else 3
+    if weight.ndim != 4 or weight.shape[1] != 3 or channels == 3:
+        return weight
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, [i % 3 for i in range(channels)]] * (3 / channels)
+
+
+def from_torchvision(encoder: str) -> Download:
+    """Weights of a classifier of torchvision: imagenet, which is IMAGENET1K_V1, or the name in its enumeration."""
+    known = get_model_weights(encoder).__members__
+
+    def download(weights: str) -> State:
+        name = "IMAGENET1K_V1" if weights == "imagenet" else weights
+        if name not in known:
+            raise UserError(
+                f"network.encoder_weights={weights}: expected imagenet, {', '.join(known)}, a file (.pth, .pt, "
+                ".safetensors) or null"
+            )
+        state: State = known[name].get_state_dict(check_hash=True)
+        return state
+
+    return download
+
+
+def take_channels(encoder: nn.Module, channels: int) -> None:
+    """Replace the first convolution of an encoder for RGB by a new one for so many channels."""
+    if channels == 3:
+        return
+    name, old = next((name, part) for name, part in encoder.named_modules() if isinstance(part, nn.Conv2d))
+    bias = old.bias is not None
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=bias)  # type: ignore[arg-type]
+    encoder.set_submodule(name, new)

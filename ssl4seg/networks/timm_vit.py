@@ -1,0 +1,37 @@
+"""timm's plain vision transformers as encoders for images of any size."""
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ssl4seg.errors import UserError
+from ssl4seg.networks.pretrained import Download, State
+
+
+def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = False) -> VisionTransformer:
+    """Without its classifier; the embedding of positions is interpolated for the image's size at each pass."""
+    if not timm.is_model(name):
+        raise UserError(f"network.encoder={name}: timm has no such model")
+    vit = timm.create_model(
+        name, pretrained=pretrained, in_chans=in_channels, num_classes=0, global_pool="", dynamic_img_size=True
+    )
+    if not isinstance(vit, VisionTransformer):
+        raise UserError(f"network.encoder={name}: is a {type(vit).__name__}; expected a plain vision transformer")
+    return vit
+
+
+def from_timm(name: str) -> Download:
+    """Weights of one of these: the name of timm's tag, or imagenet for the one that timm itself prefers."""
+
+    def download(weights: str) -> State:
+        tagged = name if weights == "imagenet" else f"{name.split('.')[0]}.{weights}"
+        state: dict[str, Tensor] = vision_transformer(tagged, pretrained=True).state_dict()
+        return state
+
+    return download
+
+
+def layers_of(vit: nn.Module) -> list[nn.Module]:
+    """Patch embedding, blocks, last norm."""
+    layers = [vit.patch_embed, *vit.blocks, vit.norm]  # type: ignore[misc]
+    return [layer for layer in layers if any(True for _ in layer.parameters())]
