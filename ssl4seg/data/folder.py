@@ -18,7 +18,7 @@ from typing import Any, Unpack
 import numpy as np
 import yaml
 
-from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.files import normalized
 from ssl4seg.data.images import Facts, convertible, facts, read_image
@@ -96,12 +96,17 @@ class Folder(Dataset):
             size=fact.size,
             labeled=item.mask is not None,
             read=partial(self._read, item, fact),
+            read_image=partial(self._image, item),
         )
 
-    def _read(self, item: Item, fact: Facts) -> Volume:
+    def _image(self, item: Item) -> ImageArray:
         image = normalized(read_image(item.image, self.channels), self.normalize)
         if self.value_bytes > 1 and image.dtype == np.uint8:  # beside images of other kinds: all are float32
             image = (image / np.float32(255)).astype(np.float32)
+        return image
+
+    def _read(self, item: Item, fact: Facts) -> Volume:
+        image = self._image(item)
         if item.mask is None:
             return Volume(image, None, fact.spacing)
         label = self.masks.read(item.mask)

@@ -1,0 +1,286 @@
+"""dataset=folder: what lies in a folder, what dataset.yaml says of it, and how it trains and predicts."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from folders import CLASSES, describe, drawn, folder, save, write_pairs, write_root
+from helpers import MACHINE, SHORT, SMALL, results, succeed, table
+from PIL import Image
+
+from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.layout import find
+from ssl4seg.data.masks import MaskReader
+from ssl4seg.data.split import check_disjoint, split_labeled
+from ssl4seg.errors import UserError
+from ssl4seg.types import IGNORE
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_root(tmp_path / "mine")
+
+
+def names(dataset, split) -> list[str]:
+    return [case.name for case in dataset.cases(split)]
+
+
+# -- which files ------------------------------------------------------------------------------------------------------
+
+
+def test_images_are_matched_with_masks_by_name_with_or_without_a_suffix(tmp_path):
+    write_pairs(tmp_path, {"deep/a": True, "b": False, "c": False, "c_gt": True, "d": False})
+    label = drawn(0)[1]
+    save(tmp_path / "masks/b_mask.png", label)
+    tifffile.imwrite(tmp_path / "masks/d_seg.tif", label)
+    found = find(tmp_path)
+    masks = {item.name: item.mask and item.mask.relative_to(tmp_path / "masks").as_posix() for item in found.items}
+    assert masks == {"deep/a": "deep/a.png", "b": "b_mask.png", "c": None, "c_gt": "c_gt.png", "d": "d_seg.tif"}
+    assert not found.faults
+
+
+def test_hidden_files_are_nothing_and_other_kinds_are_told(tmp_path):
+    write_pairs(tmp_path, ["a"])
+    for name in ("images/.a.png", "images/notes.txt", "masks/a.json"):
+        (tmp_path / name).write_text("")
+    found = find(tmp_path)
+    assert ([item.name for item in found.items], found.faults) == (["a"], [])
+    assert [file.name for file in found.others] == ["notes.txt", "a.json"]
+
+
+def test_h5_files_hold_their_masks(tmp_path):
+    image, label = drawn(0)
+    (tmp_path / "images").mkdir()
+    for name, arrays in {"a": {"image": image, "label": label}, "b": {"image": image}}.items():
+        with h5py.File(tmp_path / f"images/{name}.h5", "w") as file:
+            for key, array in arrays.items():
+                file[key] = array
+    assert [bool(item.mask) for item in find(tmp_path).items] == [True, False]
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drawn_split_takes_whole_patients_and_only_masks_into_val_and_test(root):
+    dataset = folder(root, val_ratio=0.2, test_ratio=0.3)
+    cases = {split: dataset.cases(split) for split in SPLITS}
+    check_disjoint(cases)
+    groups = {split: {case.group for case in part} for split, part in cases.items()}
+    assert [len(groups[split] - {"p9"}) for split in SPLITS] == [3, 1, 2]  # of six, 0.2 and 0.3 of them
+    assert "p9" in groups["train"]
+    assert all(case.labeled for split in SPLITS[1:] for case in cases[split])
+    there = Counter(name for split in SPLITS for name in names(dataset, split))
+    assert set(there.values()) == {1}
+    lost = {item.name for item in find(root, r"(p\d)_").items} - {*there}
+    assert lost <= {"p5_b"}  # without a mask; of no use if its patient is in val or test
+    assert ("p5" in groups["train"]) == (not lost)
+
+
+def test_the_seed_alone_decides_and_a_new_patient_moves_few(root):
+    def parts(seed=0):
+        dataset = folder(root, seed=seed)
+        return {case.group: split for split in SPLITS for case in dataset.cases(split)}
+
+    before = parts()
+    assert parts() == before
+    assert len({tuple(sorted(parts(seed).items())) for seed in range(5)}) > 1
+    write_pairs(root, ["p7_a"])
+    after = parts()
+    assert sum(after[group] != split for group, split in before.items()) <= 2
+
+
+def test_given_splits_are_taken_and_the_same_name_in_two_is_not_the_same_case(tmp_path):
+    for split, count in (("train", 3), ("val", 1), ("test", 2)):
+        write_pairs(tmp_path / split, {f"{i}": i < 2 for i in range(count)})
+    save(tmp_path / "unlabeled/0.png", drawn(9)[0])
+    dataset = folder(describe(tmp_path))
+    assert [sorted(names(dataset, split)) for split in SPLITS] == [["0", "1", "2", "unlabeled/0"], ["0"], ["0", "1"]]
+    check_disjoint({split: dataset.cases(split) for split in SPLITS})
+    assert dataset.tested_on == "test"
+    split = split_labeled(dataset.cases("train"), ratio=1)
+    assert sorted(case.name for case in split.labeled) == ["0", "1"]
+
+
+def test_without_masks_in_test_the_model_is_tested_on_val(tmp_path):
+    for split, masked in (("train", True), ("val", True), ("test", False)):
+        write_pairs(tmp_path / split, {"a": masked})
+    assert folder(describe(tmp_path)).tested_on == "val"
+    write_pairs(tmp_path / "other", ["a", "b"])
+    dataset = folder(describe(tmp_path / "other"), test_ratio=0)
+    assert (dataset.tested_on, len(dataset.cases("train")), len(dataset.cases("val"))) == ("val", 1, 1)
+
+
+def test_a_patient_in_two_given_splits_is_refused(tmp_path):
+    for split, name in (("train", "p1_a"), ("val", "p1_b")):
+        write_pairs(tmp_path / split, [name])
+    dataset = folder(describe(tmp_path, group=r"(p\d)_"))
+    with pytest.raises(UserError, match="p1 is in both train and val"):
+        check_disjoint({split: dataset.cases(split) for split in SPLITS})
+
+
+def test_labelled_lists_may_name_files_in_subfolders(tmp_path):
+    write_pairs(tmp_path / "train", ["x/a", "y/a", "z"])
+    write_pairs(tmp_path / "val", ["v"])
+    (tmp_path / "list.txt").write_text("y/a.png\nz\n")
+    split = split_labeled(folder(describe(tmp_path)).cases("train"), list_file=tmp_path / "list.txt")
+    assert split.labeled_groups == ("y/a", "z")
+
+
+# -- dataset.yaml and the command line --------------------------------------------------------------------------------
+
+
+def test_the_command_line_wins_over_dataset_yaml_which_wins_over_the_files(root):
+    assert (folder(root).num_classes, folder(root).channels, folder(root).scoring) == (2, 1, "pixels")
+    described = folder(describe(root, channels=3, scoring="cases", ignore_index=9))
+    assert (described.channels, described.scoring, described.ignore_index) == (3, "cases", 9)
+    given = folder(root, channels=1, classes=["a", "b", "c"], mean="none", std="none")
+    assert (given.channels, given.classes, given.ignore_index) == (1, ("a", "b", "c"), 9)
+    assert given.statistics() is None
+
+
+def test_statistics_are_those_of_the_training_images(root):
+    dataset = folder(root)
+    values = np.concatenate([case.read().image.ravel() for case in dataset.cases("train")]) / 255
+    mean, std = dataset.statistics()
+    assert (mean, std) == ([pytest.approx(values.mean())], [pytest.approx(values.std())])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "dataset.classes is not set.*ssl4seg-prepare check .* --write"),
+        ("classes: ground", "dataset.classes=ground: expected a list"),
+        ("classes: [ground]", "num_classes=1: expected 2 to 255"),
+        ("clases: [a, b]", "dataset.yaml: unknown keys clases"),
+        ("- a", "dataset.yaml: holds no keys"),
+        ("classes: [a", "dataset.yaml: cannot be read"),
+        ("{classes: [a, b], colors: [0, 1, 2]}", "dataset.colors=.*expected 2 colours"),
+        ("{classes: [a, b], colors: [0, red]}", "dataset.colors: 'red' is no"),
+        ("{classes: [a, b], colors: [0, [0, 0]]}", r"dataset.colors: \[0, 0\] is no"),
+        ("classes: [a, b]\ncolors:\n- 0\n- #ff0000", "what begins with # needs quotes"),
+        ("{classes: [a, b], colors: ['#000000', 0]}", "two classes have the same colour"),
+        ("{classes: [a, b], group: '(p'}", "dataset.group=.*is no regular expression"),
+        ("{classes: [a, b], group: p1}", r"dataset.group=p1: has no \(...\)"),
+        ("{classes: [a, b], val_ratio: 2}", "dataset.val_ratio=2"),
+        ("{classes: [a, b], val_ratio: 0.6, test_ratio: 0.5}", "too few for"),
+    ],
+)
+def test_what_is_wrong_in_dataset_yaml_is_told(root, content, message):
+    (root / "dataset.yaml").write_text(content)
+    with pytest.raises(UserError, match=message):
+        folder(root)
+
+
+# -- images and masks -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("colors", "ignore", "mask", "expected"),
+    [
+        (None, [], np.array([[0, 1, 2]], np.uint8), [0, 1, 2]),
+        (None, [7], np.array([[0, 7, 2]], np.uint16), [0, IGNORE, 2]),
+        ([0, 128, 255], [], np.array([[255, 0, 128]], np.uint8), [2, 0, 1]),
+        (["#000000", "#ff0000", [0, 0, 255]], ["#ffffff"], "rgb", [1, 2, 0, IGNORE]),
+        ([0, 1, 2], [255], np.array([[[2, 2, 2], [255, 255, 255]]], np.uint8), [2, IGNORE]),
+    ],
+)
+def test_masks_hold_numbers_greys_or_colours(tmp_path, colors, ignore, mask, expected):
+    if isinstance(mask, str):
+        mask = np.array([[[255, 0, 0], [0, 0, 255], [0, 0, 0], [255, 255, 255]]], np.uint8)
+    reader = MaskReader(num_classes=3, colors=colors, ignore=ignore)
+    assert reader.read(save(tmp_path / "a.png", mask)).tolist() == [[expected]]
+
+
+def test_greys_of_volumes_may_be_any_numbers(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.array([[[0, 420, 205]]], np.float32), np.eye(4)), tmp_path / "a.nii")
+    reader = MaskReader(num_classes=3, colors=[0, 205, 420])
+    assert reader.read(tmp_path / "a.nii").ravel().tolist() == [0, 2, 1]
+
+
+def test_a_palette_is_read_by_its_indices_or_by_its_colours(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    picture.putpalette([0, 0, 0, 0, 0, 255, 255, 0, 0])
+    picture.save(tmp_path / "a.png")
+    assert MaskReader(num_classes=3, colors=None).read(tmp_path / "a.png").tolist() == [[[0, 1, 2]]]
+    colors = ["#000000", "#ff0000", "#0000ff"]
+    assert MaskReader(num_classes=3, colors=colors).read(tmp_path / "a.png").tolist() == [[[0, 2, 1]]]
+
+
+def test_pictures_of_8_bit_stay_bytes_and_beside_16_bit_all_are_float(root):
+    assert {case.read().image.dtype for case in folder(root).cases("train")} == {np.dtype(np.uint8)}
+    deep = (drawn(30)[0].astype(np.uint16)) * 257
+    save(root / "images/p8_a.png", deep)
+    save(root / "images/p8_b.png", drawn(30)[0])
+    dataset = folder(root)
+    assert dataset.value_bytes == 4
+    images = {case.name: case.read().image for case in dataset.cases("train")}
+    assert {image.dtype for image in images.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(images["p8_a"], images["p8_b"], atol=1e-6)
+
+
+def test_volumes_have_slices_spacing_and_their_own_scale(tmp_path):
+    for name in "abc":
+        image, label = (np.stack([part, part]) for part in drawn(1))
+        for place, voxels in (("images", image.astype(np.int16) * 10 - 500), ("masks", label)):
+            (tmp_path / place).mkdir(exist_ok=True)
+            nibabel.save(
+                nibabel.Nifti1Image(voxels.transpose(), np.diag([1.5, 2, 8, 1])), tmp_path / place / f"{name}.nii.gz"
+            )
+    dataset = folder(describe(tmp_path), test_ratio=0)
+    case = dataset.cases("val")[0]
+    volume = case.read()
+    assert (case.num_images, case.size, dataset.scoring) == (2, (40, 48), "cases")
+    assert (volume.image.shape, volume.spacing) == ((2, 1, 40, 48), (8.0, 2.0, 1.5))
+    assert (volume.image.min(), volume.image.max()) == (0, 1)
+    assert np.array_equal(volume.label[1], drawn(1)[1])
+
+
+# -- from end to end --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_trains_evaluates_and_predicts_without_its_folder(tmp_path):
+    root = write_root(tmp_path / "mine", colors=[0, 255], channels=3)
+    for mask in (root / "masks").iterdir():
+        save(mask, np.asarray(Image.open(mask)) * 255)
+    keys = (
+        *MACHINE,
+        *SMALL,
+        *SHORT,
+        "dataset=folder",
+        f"dataset.root={root}",
+        "labeled_ratio=1",
+        "network.dropout=[0,0]",
+    )
+    out = succeed(
+        "train", *keys, "method=mean_teacher", "iterations=40", "eval_every=20", "optimizer.lr=0.05", cwd=tmp_path
+    )
+    assert "labelled: " in out
+    run = tmp_path / "outputs/folder/mean_teacher/unet-1-s0"
+    config = yaml.safe_load((run / "config.yaml").read_text())["dataset"]
+    assert (config["classes"], config["num_classes"], config["channels"]) == (CLASSES, 2, 3)
+    assert (config["scoring"], config["colors"], config["normalize"]) == ("pixels", [0, 255], "auto")
+    figures = results(run)["test"]
+    assert figures["iou"]["disc"] > 0.5
+    succeed("eval", f"run={run}", *MACHINE, cwd=tmp_path)
+    assert results(run, "results_test.json")["test"] == figures
+    tested = [row["case"] for row in table(run / "cases_test.csv")]
+
+    inputs = tmp_path / "in"
+    shutil.copytree(root / "images", inputs)
+    grey = drawn(0)[0]
+    tifffile.imwrite(inputs / "stack.tif", np.stack([grey, grey]))
+    root.rename(tmp_path / "gone")
+    succeed("predict", f"run={run}", f"input={inputs}", "output=out", *MACHINE, cwd=tmp_path)
+    for name in {*tested}:
+        truth = np.asarray(Image.open(tmp_path / f"gone/masks/{name}.png")) // 255
+        found = np.asarray(Image.open(tmp_path / f"out/{name}.png"))
+        assert found.shape == truth.shape
+        assert (found & truth).sum() / (found | truth).sum() > 0.5
+    stack = tifffile.imread(tmp_path / "out/stack.tif")
+    assert np.array_equal(stack[1], np.asarray(Image.open(tmp_path / "out/p0_a.png")))
