@@ -23,6 +23,7 @@ from ssl4seg.device import resolve_device, resolve_precision
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
+from ssl4seg.postprocess.base import Step
 from ssl4seg.transfer import Transfer
 
 log = logging.getLogger("ssl4seg")
@@ -62,9 +63,12 @@ def network_maker(
 
     Args:
         statistics: by which its input is standardised.
+        load: whether it starts from the weights that the configuration names; not where those of a run follow.
     """
     keys = _without(config["network"], "weights")
     weights = config["network"].get("weights") if load else None
+    if "encoder_weights" in keys and (weights or not load):
+        keys["encoder_weights"] = None  # others are to replace them
 
     def make(**more: object) -> Network:
         network: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
@@ -95,6 +99,11 @@ def method_of(config: Config, make: MakeNetwork) -> Method:
     # A partial of the network maker would be instantiated by Hydra; a plain function passes.
     method: Method = build(_without(config["method"], "optimizers"), "method", network=make)
     return method
+
+
+def postprocess_of(config: Config) -> list[Step]:
+    """The steps of post-processing, in the order of `postprocess=[...]`."""
+    return [build(keys, f"postprocess.{name}") for name, keys in config["postprocess"].items()]
 
 
 def optimizers_of(config: Config, method: Method, transfer: Transfer) -> dict[str, torch.optim.Optimizer]:

@@ -10,15 +10,17 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import zoom
 
-from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
+from ssl4seg.data.case import Case, FloatArray, ImageArray, LabelArray, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
 from ssl4seg.metrics import check_empty
 from ssl4seg.native import Inference, Predict
+from ssl4seg.postprocess.base import Given, Step, check_order
 from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.views import as_float
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
+Spacing = tuple[float, float, float] | None
 NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
 
 
@@ -32,6 +34,7 @@ class Predictor:
         batch_size: slices in one forward pass.
         protocol: "default": as `inference` says, then argmax; "ssl4mis": slices to the square and label maps back by
             order-0 zoom, as the literature evaluates.
+        steps: of post-processing, in their order; label maps of either protocol go through them at native size.
     """
 
     predict: Predict
@@ -39,25 +42,44 @@ class Predictor:
     device: torch.device
     batch_size: int = 32
     protocol: str = "default"
+    steps: Sequence[Step] = ()
 
     def __post_init__(self) -> None:
         if self.protocol not in ("default", "ssl4mis"):
             raise UserError(f"protocol={self.protocol}: expected default or ssl4mis")
+        check_order(self.steps, probabilities=self.protocol == "default")
+
+    def __call__(self, image: ImageArray, spacing: Spacing = None) -> LabelArray:
+        """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
+        label, probability = self.bare(image)
+        return self.processed(label, Given(image, probability, spacing))
 
     @torch.inference_mode()
-    def __call__(self, image: ImageArray) -> LabelArray:
-        """[S, C, H, W] normalised -> [S, H, W] uint8."""
+    def bare(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
+        """The label map before post-processing, and the probabilities [S, K, H, W] where a step reads them."""
         step = self._zoomed if self.protocol == "ssl4mis" else self._native
-        return np.concatenate([step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)])
+        parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
+        labels, probabilities = zip(*parts, strict=True)
+        kept = [p for p in probabilities if p is not None]
+        return np.concatenate(labels), np.concatenate(kept) if kept else None
 
-    def _native(self, image: ImageArray) -> LabelArray:
-        slices = as_float(torch.from_numpy(image).to(self.device))
-        return self.inference(self.predict, slices).argmax(dim=1).to(torch.uint8).cpu().numpy()
+    def processed(self, label: LabelArray, given: Given) -> LabelArray:
+        """The label map after all steps."""
+        for step in self.steps:
+            label = step(label, given)
+        return label
 
-    def _zoomed(self, image: ImageArray) -> LabelArray:
+    def _native(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
+        scores = self.inference(self.predict, as_float(torch.from_numpy(image).to(self.device)))
+        label = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        if not any(step.reads_probabilities for step in self.steps):
+            return label, None
+        return label, (scores if self.inference.averages else scores.softmax(dim=1)).float().cpu().numpy()
+
+    def _zoomed(self, image: ImageArray) -> tuple[LabelArray, None]:
         square = as_float(torch.from_numpy(zoomed(image, (self.inference.side,) * 2)).to(self.device))
         label = self.predict(square).argmax(dim=1).to(torch.uint8).cpu().numpy()
-        return zoomed(label, image.shape[-2:])
+        return zoomed(label, image.shape[-2:]), None
 
 
 def zoomed(pixels: npt.NDArray[Pixel], size: tuple[int, ...]) -> npt.NDArray[Pixel]:
@@ -111,20 +133,27 @@ def evaluate(
     *,
     part: slice = slice(None),
     keep: Callable[[Case, Volume, LabelArray], None] | None = None,
+    bare: Table | None = None,
 ) -> None:
     """Predict every case and score it into the table; with `part`, only this process's.
 
     Args:
         keep: called with each case and its prediction.
+        bare: also gets the scores before post-processing.
     """
     start = time.perf_counter()
     for case, volume in cases[part]:
         before = time.perf_counter()
-        prediction = predictor(volume.image)
+        label, probability = predictor.bare(volume.image)
         table.forward_seconds += time.perf_counter() - before
+        before = time.perf_counter()
+        prediction = predictor.processed(label, Given(volume.image, probability, volume.spacing))
+        table.postprocess_seconds += time.perf_counter() - before
         if volume.label is None:
             raise UserError(f"{case.name}: has no mask; the cases of val and test need one")
         table.add(case.name, prediction, volume.label, volume.spacing)
+        if bare:
+            bare.add(case.name, label, volume.label, volume.spacing)
         if keep:
             keep(case, volume, prediction)
     table.seconds = time.perf_counter() - start

@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-import numpy.typing as npt
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
@@ -24,24 +21,14 @@ from ssl4seg.assemble import (
     fits,
     method_of,
     network_maker,
+    postprocess_of,
     predictor_of,
     read_all,
 )
-from ssl4seg.data.case import FloatArray, ImageArray, LabelArray, Volume, checked
+from ssl4seg.data.case import Volume, checked
 from ssl4seg.data.dataset import SPLITS, Statistics
-from ssl4seg.data.files import (
-    ENDINGS,
-    H5,
-    NIFTI,
-    PICTURE,
-    ending,
-    normalized,
-    read_h5,
-    read_nifti,
-    read_picture,
-    stem,
-    write_nifti,
-)
+from ssl4seg.data.files import ENDINGS, PICTURE, ending, normalized, stem
+from ssl4seg.data.images import facts, read_image, write_label
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
@@ -94,6 +81,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     if split not in SPLITS[1:]:
         raise UserError(f"split={split}: expected val or test")
     start_log(None)
+    steps = postprocess_of(config)
     if config["run"] is not None:
         config = _as_the_run(config, read_config(Path(config["run"])), given)
     fabric, metrics = _fabric(config), config["metrics"]
@@ -133,10 +121,12 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
+        steps=steps,
     )
     table = table_of(dataset, cases, metrics, config["protocol"])
+    bare = table_of(dataset, cases, metrics, config["protocol"]) if steps else None
     with out_of_memory_explained():
-        evaluate(predictor, cases, table)
+        evaluate(predictor, cases, table, bare=bare)
     summary = table.summary()
     table.write_csv(output / f"cases_{ending}.csv")
     results = {
@@ -150,10 +140,20 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     }
     if split == "test":
         results["tested_on"] = scored
+    if bare:
+        results |= {"postprocess": config["postprocess"], f"{split}_without_postprocess": bare.summary()}
+        results["speed"]["postprocess_seconds"] = table.postprocess_seconds
     write_json(output / f"results_{ending}.json", results)
     where = split if scored == split else f"{split} on {scored}"
-    show(f"{where}, {len(cases)} cases, protocol {config['protocol']}", summary)
-    log.info(f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting)")
+    title = f"{where}, {len(cases)} cases, protocol {config['protocol']}"
+    if bare:
+        show(f"{title}, without post-processing", bare.summary())
+        title += f", postprocess {', '.join(step.name for step in steps)}"
+    show(title, summary)
+    log.info(
+        f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting"
+        f"{f', {table.postprocess_seconds:.1f} s post-processing' if steps else ''})"
+    )
     log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
 
 
@@ -178,15 +178,15 @@ def circumstances(config: Config, usual: Config, given: Sequence[str], dataset: 
         given: the keys on the command line.
         dataset: the choice of the dataset.
     """
-    usual = {"checkpoint": "best", "protocol": "default", **usual}
+    usual = {"checkpoint": "best", "protocol": "default", "postprocess": {}, **usual}
     words = []
     for key in sorted(given):
         value = _at(config, key)
-        if not re.match(r"(checkpoint|protocol|precision|dataset|inference|metrics|network)\b", key) or value == _at(
-            usual, key
-        ):
+        if not re.match(
+            r"(checkpoint|protocol|precision|dataset|inference|metrics|network|postprocess)\b", key
+        ) or value == _at(usual, key):
             continue
-        value = dataset if key == "dataset" else value
+        value = {"dataset": dataset, "postprocess": "+".join(config["postprocess"])}.get(key, value)
         words.append(str(value) if key in ("checkpoint", "protocol") else f"{key}={value}")
     ending = "".join("-" + re.sub(r"[^\w.=+-]+", "_", word).strip("_") for word in words)
     if len(ending) > 200:
@@ -244,7 +244,7 @@ def _writable(folder: Path) -> None:
 def predict_files(config: dict[str, Any]) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG)."""
     start_log(None)
-    source, output = Path(config["input"]), Path(config["output"])
+    source, output, steps = Path(config["input"]), Path(config["output"]), postprocess_of(config)
     targets = _targets(source, output)
     fabric = _fabric(config)
     run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
@@ -255,20 +255,23 @@ def predict_files(config: dict[str, Any]) -> None:
         inference=build(run["inference"], "inference", side=data["image_size"]),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
+        steps=steps,
     )
     faults = []
     for file, target in targets.items():
         try:
-            image, like = _read(file, data["channels"])
-            scaled = normalized(image, data["normalize"])
+            scaled = normalized(read_image(file, data["channels"]), data["normalize"])
             checked(Volume(scaled, None, None), str(file), data["num_classes"])
             with out_of_memory_explained():
-                label = predictor(scaled)
+                label = predictor(scaled, facts(file, data["channels"]).spacing if steps else None)
         except UserError as error:
             faults.append(str(error))
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write(target, label, like)
+        if ending(target) in PICTURE:
+            save_labels(label[0], target)
+        else:
+            write_label(target, label, file)
         if config["overlay"]:
             at = fullest(label)
             picture = panel(scaled[at], [label[at]])
@@ -307,34 +310,3 @@ def _inputs(source: Path, output: Path) -> list[Path]:
     if not files:
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
     return files
-
-
-def _read(file: Path, channels: int) -> tuple[ImageArray, Any]:
-    """[S, C, H, W], and what `_write` needs to write the same kind of file."""
-    kind = ending(file)
-    if kind in NIFTI:
-        voxels, like = read_nifti(file)
-        return _volume(voxels, channels, file), like
-    if kind in H5:
-        pixels = read_h5(file, "image")
-        return _volume(pixels if pixels.ndim == 3 else pixels[None], channels, file), pixels.ndim
-    return read_picture(file, channels)[None], None
-
-
-def _volume(voxels: npt.NDArray[Any], channels: int, file: Path) -> FloatArray:
-    if voxels.ndim != 3:
-        raise UserError(f"{file}: the image has shape {voxels.shape}; expected slices x height x width")
-    if channels != 1:
-        raise UserError(f"{file}: has 1 channel, but the run was trained on {channels}")
-    return voxels[:, None].astype(np.float32)
-
-
-def _write(target: Path, label: LabelArray, like: Any) -> None:
-    kind = ending(target)
-    if kind in NIFTI:
-        write_nifti(target, label, like)
-    elif kind in H5:
-        with h5py.File(target, "w") as written:
-            written.create_dataset("label", data=label if like == 3 else label[0], compression="gzip")
-    else:
-        save_labels(label[0], target)

@@ -30,10 +30,15 @@ class Inference(ABC):
             raise UserError(f"inference.scales={list(scales)}: expected one or more factors above 0")
         self.side, self.scales, self.flip = side, tuple(scales), flip
 
+    @property
+    def averages(self) -> bool:
+        """Whether the scores are probabilities; otherwise they are logits."""
+        return self.flip or self.scales != (1.0,)
+
     @torch.inference_mode()
     def __call__(self, predict: Predict, image: Tensor) -> Tensor:
         """[N, C, H, W] -> scores [N, K, H, W] at native size: logits, or averaged probabilities of several passes."""
-        if self.scales == (1.0,) and not self.flip:
+        if not self.averages:
             return self.logits(predict, image, 1.0)
         total = torch.zeros(())
         for scale, flipped in product(self.scales, (False, True) if self.flip else (False,)):

@@ -31,7 +31,7 @@ class Table(ABC):
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
         self.rows: dict[str, Any] = {}
-        self.forward_seconds = self.seconds = 0.0
+        self.forward_seconds = self.postprocess_seconds = self.seconds = 0.0
 
     @abstractmethod
     def add(

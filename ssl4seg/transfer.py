@@ -98,7 +98,7 @@ class Transfer:
 
     def _scales(self, network: Network) -> dict[Parameter, float]:
         """Of an encoder's parameters; one in none of its layers (an embedding of positions) counts to the first."""
-        layers = list(getattr(network, "encoder_layers", network.encoder.children()))
+        layers = network.encoder_layers
         above = {p: len(layers) - 1 - i for i, layer in enumerate(layers) for p in layer.parameters()}
         first = max(len(layers) - 1, 0)
         return {

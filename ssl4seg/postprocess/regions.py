@@ -1,0 +1,186 @@
+"""Post-processing of connected regions: the largest one of each class, and small ones removed or merged."""
+
+import heapq
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from skimage import measure
+
+from ssl4seg.data.case import LabelArray
+from ssl4seg.errors import UserError
+from ssl4seg.postprocess.base import Given, Step
+
+Regions = npt.NDArray[np.int64]
+
+
+class RegionStep(Step):
+    """Works on the connected regions of one class each, in the volume or slice by slice.
+
+    Args:
+        three_d: regions extend over slices; false looks at each slice for itself.
+        corners: pixels that touch at a corner (or an edge, in a volume) only are connected.
+    """
+
+    def __init__(self, *, three_d: bool = True, corners: bool = True) -> None:
+        for key, value in (("three_d", three_d), ("corners", corners)):
+            if not isinstance(value, bool):
+                raise self.wrong(key, value, "true or false")
+        self.three_d, self.corners = three_d, corners
+
+    def __call__(self, label: LabelArray, given: Given) -> LabelArray:
+        parts = [label] if self.three_d else list(label[:, None])
+        return np.concatenate([self.processed(part, given) for part in parts])
+
+    @abstractmethod
+    def processed(self, label: LabelArray, given: Given) -> LabelArray:
+        """A volume, or a slice [1, H, W]."""
+
+    def regions(self, label: LabelArray) -> tuple[Regions, Regions, list[int]]:
+        """The number of each pixel's region, 0..R-1; the sizes of regions; the classes of regions."""
+        connectivity = label.ndim if self.corners else 1
+        numbers = measure.label(label.astype(np.int16), background=-1, connectivity=connectivity).astype(np.int64) - 1
+        sizes = np.bincount(numbers.ravel())
+        classes = np.zeros(len(sizes), np.int64)
+        classes[numbers.ravel()] = label.ravel()
+        return numbers, sizes, classes.tolist()
+
+
+class LargestComponent(RegionStep):
+    """Of each class the largest region stays, its other pixels become class 0: for organs, of which there is one.
+
+    Args:
+        classes: numbers of those that have one region only; None is every class but 0.
+    """
+
+    name = "largest_component"
+
+    def __init__(self, *, three_d: bool = True, corners: bool = True, classes: Sequence[int] | None = None) -> None:
+        super().__init__(three_d=three_d, corners=corners)
+        if classes is not None and not (isinstance(classes, Sequence) and all(_is_class(k) for k in classes)):
+            raise self.wrong("classes", classes, "a list of classes from 1 to 254, or null")
+        self.classes = None if classes is None else set(classes)
+
+    def processed(self, label: LabelArray, given: Given) -> LabelArray:
+        numbers, sizes, classes = self.regions(label)
+        largest: dict[int, int] = {}
+        for number, (size, k) in enumerate(zip(sizes.tolist(), classes, strict=True)):
+            if k not in largest or size > sizes[largest[k]]:
+                largest[k] = number
+        searched = self.classes or set(largest)
+        stays = [k == 0 or k not in searched or largest[k] == number for number, k in enumerate(classes)]
+        return np.where(np.array(stays)[numbers], label, 0).astype(np.uint8)
+
+
+class SmallRegions(RegionStep):
+    """Regions smaller than `min_size` become part of what surrounds them, or class 0.
+
+    Smallest first, and each takes the class that it shares most faces with (of equals the one with the lower number),
+    so that it grows a region beside it, which may then be large enough to stay. Holes, small regions of class 0, are
+    filled likewise.
+
+    Args:
+        min_size: of a region that stays.
+        unit: of min_size: "pixel" (in a volume voxels) or "mm", square millimetres (in a volume cubic ones).
+        into: "surrounding", or "background": class 0, holes stay.
+    """
+
+    name = "small_regions"
+
+    def __init__(
+        self,
+        *,
+        min_size: float = 50,
+        unit: str = "pixel",
+        into: str = "surrounding",
+        three_d: bool = True,
+        corners: bool = True,
+    ) -> None:
+        super().__init__(three_d=three_d, corners=corners)
+        if isinstance(min_size, bool) or not isinstance(min_size, int | float) or not min_size > 0:
+            raise self.wrong("min_size", min_size, "a number above 0")
+        if unit not in ("pixel", "mm"):
+            raise self.wrong("unit", unit, "pixel or mm")
+        if into not in ("surrounding", "background"):
+            raise self.wrong("into", into, "surrounding or background")
+        self.min_size, self.unit, self.into = min_size, unit, into
+
+    def processed(self, label: LabelArray, given: Given) -> LabelArray:
+        numbers, sizes, classes = self.regions(label)
+        least = self.min_size / self.pixel(given.spacing)
+        if self.into == "background":
+            classes = [0 if size < least else k for size, k in zip(sizes, classes, strict=True)]
+        else:
+            classes = merged(sizes.tolist(), classes, contacts(numbers), least)
+        return np.array(classes, np.uint8)[numbers]
+
+    def pixel(self, spacing: tuple[float, float, float] | None) -> float:
+        """Its size in the unit."""
+        if self.unit == "pixel":
+            return 1.0
+        if spacing is None:
+            raise UserError(f"postprocess.{self.name}.unit=mm: a case has no voxel spacing; use unit=pixel")
+        return float(np.prod(spacing if self.three_d else spacing[1:]))
+
+
+def contacts(numbers: Regions) -> list[Counter[int]]:
+    """Of each region the regions beside it, and how many faces they share."""
+    count = int(numbers.max()) + 1
+    beside: list[Counter[int]] = [Counter() for _ in range(count)]
+    for axis in range(numbers.ndim):
+        along = np.moveaxis(numbers, axis, 0)
+        a, b = along[:-1].ravel(), along[1:].ravel()
+        pairs, faces = np.unique((a * count + b)[a != b], return_counts=True)
+        for pair, shared in zip(pairs.tolist(), faces.tolist(), strict=True):
+            one, other = divmod(pair, count)
+            beside[one][other] += shared
+            beside[other][one] += shared
+    return beside
+
+
+def merged(sizes: list[int], classes: list[int], beside: list[Counter[int]], least: float) -> list[int]:
+    """The class of every region once those below `least` pixels are merged, smallest first.
+
+    Args:
+        sizes, classes, beside: of the regions; all are used up.
+    """
+    part_of = list(range(len(sizes)))
+    small = [(size, region) for region, size in enumerate(sizes) if size < least]
+    heapq.heapify(small)
+    while small:
+        size, region = heapq.heappop(small)
+        if part_of[region] != region or sizes[region] != size or not beside[region]:
+            continue  # it has been merged, or has grown since, or fills the image
+        faces: Counter[int] = Counter()
+        for other, shared in beside[region].items():
+            faces[classes[other]] += shared
+        chosen = min(faces, key=lambda k: (-faces[k], k))
+        first, *more = (other for other in beside[region] if classes[other] == chosen)
+        for other in (region, *more):  # the region joins those of this class that it lies between
+            _join(other, first, sizes, beside)
+            part_of[other] = first
+        if sizes[first] < least:
+            heapq.heappush(small, (sizes[first], first))
+    return [classes[_root(region, part_of)] for region in range(len(sizes))]
+
+
+def _join(region: int, other: int, sizes: list[int], beside: list[Counter[int]]) -> None:
+    sizes[other] += sizes[region]
+    for third, shared in beside[region].items():
+        del beside[third][region]
+        if third != other:
+            beside[third][other] += shared
+            beside[other][third] += shared
+
+
+def _root(region: int, part_of: list[int]) -> int:
+    while part_of[region] != region:
+        region = part_of[region]
+    return region
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 254
