@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,18 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl4seg.errors import UserError
+from ssl4seg.sweeps import Sweep, check_plugin, search_defaults
 
-Task = Callable[[DictConfig], None]
-
-failures: list[str] = []
-"""Messages of the runs of this process that failed; a sweep goes on with the others."""
+Task = Callable[[DictConfig], Any]
+"""Gives what a sweeper may optimise, if anything."""
 
 
 def conf_dir() -> Path:
@@ -122,7 +121,9 @@ def command(name: str, task: Task) -> None:
             print(help_text(name, arguments.overrides, [*extra, conf_dir()]))
             return
         check(name, arguments.overrides, extra, sweep=arguments.multirun)
-        hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(_guarded(task))()
+        hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+        if Sweep.error:
+            raise Sweep.error
     except UserError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
@@ -132,10 +133,29 @@ def command(name: str, task: Task) -> None:
         sys.exit(f"error: {where}")
     except KeyboardInterrupt:
         sys.exit(130)
-    if failures:
-        if len(failures) > 1 or arguments.multirun:
-            print(f"\n{len(failures)} run(s) failed:\n" + "\n".join(failures), file=sys.stderr)
+    except Exception as error:
+        if not (told := _explained(error)):
+            raise
+        sys.exit(f"error: {told}")
+    finally:
+        failed = Sweep.current.failures() if Sweep.current else []
+        if failed:
+            listed = (f"{one['overrides']}\n  {one['error'].splitlines()[0]}" for one in failed)
+            print(f"\n{len(failed)} run(s) failed:\n" + "\n".join(listed), file=sys.stderr)
+    if failed:
         sys.exit(1)
+
+
+def _explained(error: Exception) -> str:
+    """What a launcher or sweeper means, whose package need not be installed; nothing for a fault of our own."""
+    if type(error).__name__ == "TerminatedWorkerError":
+        return (
+            "a process of the sweep was killed, perhaps for want of memory: compute fewer runs at once "
+            "(hydra.launcher.n_jobs); the same command goes on, and finished runs are not computed again"
+        )
+    frames = list(traceback.walk_tb(error.__traceback__))
+    package = str(frames[-1][0].f_globals.get("__name__")).split(".")[0]
+    return f"{package}: {error}" if package in ("joblib", "submitit", "optuna", "hydra_plugins") else ""
 
 
 def _as_meant(name: str, words: Sequence[str]) -> list[str]:
@@ -143,29 +163,14 @@ def _as_meant(name: str, words: Sequence[str]) -> list[str]:
 
     -m may stand anywhere. ~ is the home folder, which no shell expands within KEY=~/DATA. The dataset's keys of an
     evaluation are those of the run, which the composed dataset need not have (++ adds them; `inference` checks them).
+    A search maximises.
     """
     flags = [word for word in words if word in ("-m", "--multirun")]
     home = str(Path.home())
     meant = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
     if name == "eval" and any(word.startswith("run=") for word in words):
         meant = [f"++{word}" if word.startswith("dataset.") else word for word in meant]
-    return flags + meant
-
-
-def _guarded(task: Task) -> Task:
-    """The task, its UserErrors printed and counted instead of ending a sweep."""
-
-    def guarded(config: DictConfig) -> None:
-        try:
-            task(config)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
-            words = " ".join(HydraConfig.get().overrides.task)
-            failures.append(f"{words}\n  {str(error).splitlines()[0]}")
-
-    return guarded
+    return flags + meant + search_defaults(meant)
 
 
 # -- typing errors ----------------------------------------------------------------------------------------------------
@@ -191,6 +196,10 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     for override in parsed:
         if override.is_sweep_override() and not sweep:
             raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+        if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):
+            raise UserError(f"{override.input_line}: only a sweeper that searches takes it: hydra/sweeper=optuna")
+        if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
+            check_plugin(f"{override.key_or_group}={override.value()}")
         if override.key_or_group in groups and not override.is_delete():
             _check_choice(override, groups[override.key_or_group])
             first = _values(override)[0]
@@ -270,6 +279,8 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _values(override: Override) -> list[Any]:
+    if isinstance(interval := override.value(), IntervalSweep):
+        return [interval.start, interval.end]
     if override.is_sweep_override():
         return list(override.sweep_string_iterator()) or [None]
     return [override.value()]

@@ -10,8 +10,8 @@ from ssl4seg.errors import UserError
 from ssl4seg.runs import remove_empty
 
 
-def run(config: DictConfig) -> None:
-    """One run in its folder."""
+def run(config: DictConfig) -> float | None:
+    """One run in its folder; the val score that a sweeper may maximise."""
     hydra = HydraConfig.get()
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
     folder = Path(hydra.runtime.output_dir)
@@ -22,7 +22,7 @@ def run(config: DictConfig) -> None:
         raise
     from ssl4seg.training import train  # imports torch, after the command line is known to be right
 
-    train(container, names, folder)
+    return train(container, names, folder)
 
 
 def main() -> None:

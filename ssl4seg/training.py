@@ -41,7 +41,7 @@ from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
-from ssl4seg.runs import RunFolder, finished, write_json
+from ssl4seg.runs import RunFolder, finished, read_json, write_json
 from ssl4seg.seeding import seed_of
 from ssl4seg.tables import Table
 from ssl4seg.transfer import Transfer
@@ -53,12 +53,15 @@ Cases = Sequence[tuple[Case, Volume]]
 Item = TypeVar("Item")
 
 
-def train(config: Config, names: Mapping[str, str], path: Path) -> None:
+def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
     """Train, validate and test in the folder `path`, going on where an earlier run of the same configuration stopped.
 
     Args:
         config: resolved, as it will stand in config.yaml.
         names: the choices of dataset, method and network.
+
+    Returns:
+        The best model's score on val, by which it was chosen, in [0, 1]; None in all processes but the first.
 
     Raises:
         UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
@@ -72,10 +75,11 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
         log.info(f"{path} is finished; its results:")
         if first:
             show(f"{path}: test", done["test"])
-        return
+        return val_score(done)
     try:
         with out_of_memory_explained():
             Training(config, names, folder).run()
+        return val_score(read_json(folder.results_file)) if folder else None
     except (Interrupted, KeyboardInterrupt):
         log.info(f"stopped; what was saved is in {path}, and the same command goes on from there:")
         log.info(f"  {shlex.join(sys.argv)}")
@@ -86,8 +90,24 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> None:
             folder.remove()
         elif folder:
             log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
-            write_json(folder.results_file, {**names, "seed": config["seed"], "status": "failed", "error": str(error)})
+            _write_failure(folder, names, config["seed"], str(error))
         raise
+    except Exception as error:
+        if folder:
+            log.exception("a fault of the program, or of a method from elsewhere:", extra=FILE_ONLY)
+            _write_failure(folder, names, config["seed"], f"{type(error).__name__}: {error}")
+        raise
+
+
+def _write_failure(folder: RunFolder, names: Mapping[str, str], seed: int, error: str) -> None:
+    write_json(folder.results_file, {**names, "seed": seed, "status": "failed", "error": error})
+
+
+def val_score(results: Mapping[str, Any]) -> float | None:
+    """By which the model was chosen ("val dice mean")."""
+    split, metric, name = results["selected_by"].split()
+    score: float | None = results[split][metric][name]
+    return score
 
 
 class Training:
@@ -368,7 +388,8 @@ def _hparams(config: Config) -> dict[str, Any]:
 
 
 def _versions(fabric: Fabric) -> dict[str, str]:
-    packages = ("ssl4seg", "torch", "torchvision", "lightning-fabric", "hydra-core", "numpy", "medpy")
+    packages = ("ssl4seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning-fabric")
+    packages += ("hydra-core", "numpy", "medpy")
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor() or "cpu"
     return {
         "python": platform.python_version(),

@@ -20,22 +20,23 @@ DATA_SIDE = ["data", "views", "batches"]
 METHOD_SIDE = ["losses ramps networks mixing", "methods"]
 ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
     "errors",
-    "types seeding",
+    "types seeding checkpoint",
     "photometric",
     *DATA_SIDE,
     *METHOD_SIDE,
-    "metrics checkpoint device pictures runs native transfer postprocess",
+    "metrics device pictures runs native transfer postprocess",
     "tables",
     "evaluate diagnose",
     "record",
     "engine",
     "assemble",
     "training inference",
-    "report cli check",
+    "report sweeps check",
+    "cli",
     "train eval predict prepare",
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms.split()}
-ENTRIES = ("cli", "train", "eval", "predict", "prepare")
+ENTRIES = ("sweeps", "cli", "train", "eval", "predict", "prepare")
 MODULES = {
     ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,121 @@
+"""Sweeps: a run that fails does not end the others, wherever they are computed, and is told in the end.
+
+A launcher (joblib, Slurm) computes runs in other processes, on other machines. What they have in common is the folder
+of the sweep: a failing run writes a line there, and the process that sweeps reads them.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from ssl4seg.errors import UserError
+from ssl4seg.runs import FAILURES
+
+PLUGINS = {
+    "hydra/launcher=joblib": "hydra_joblib_launcher",
+    "hydra/launcher=slurm": "hydra_submitit_launcher",
+    "hydra/launcher=submitit_local": "hydra_submitit_launcher",
+    "hydra/launcher=submitit_slurm": "hydra_submitit_launcher",
+    "hydra/sweeper=optuna": "hydra_optuna_sweeper",
+}
+"""What the choices of Hydra's own groups need."""
+
+
+SEARCH = {
+    "direction": "maximize",
+    "n_jobs": "1",  # chosen at a time
+    "max_failure_rate": "1",  # never ends for failures
+    "sampler.seed": "0",  # the same command chooses the same runs, and so goes on where it stopped
+}
+"""Keys of hydra/sweeper=optuna that have other defaults here: the objective is the val score."""
+
+
+def search_defaults(overrides: Sequence[str]) -> list[str]:
+    """Overrides for those of these keys that a search does not give itself."""
+    if "hydra/sweeper=optuna" not in overrides:
+        return []
+    given = {word.split("=", 1)[0] for word in overrides}
+    sampler = "hydra/sweeper/sampler" in given  # which need not have a seed
+    keys = [key for key in SEARCH if f"hydra.sweeper.{key}" not in given and not (sampler and "sampler." in key)]
+    return [f"hydra.sweeper.{key}={SEARCH[key]}" for key in keys]
+
+
+def check_plugin(choice: str) -> None:
+    """Refuse a choice whose plugin is not installed."""
+    if (plugin := PLUGINS.get(choice)) and not (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{plugin}")):
+        raise UserError(f"{choice} needs packages that are not installed: pip install 'ssl4seg[sweeps]'")
+
+
+class Sweep(Callback):
+    """What Hydra calls around a sweep, in the process that sweeps, and around each run, where that is computed.
+
+    The object is sent along with the runs of a sweep.
+    """
+
+    current: ClassVar["Sweep | None"] = None
+    """The sweep of this process."""
+    error: ClassVar[Exception | None] = None
+    """Of a run that is not part of a sweep, for the command to raise; Hydra would print its own words before."""
+
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+        self.file: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.file = Path(config.hydra.sweep.dir).resolve() / FAILURES
+        Sweep.current = self
+        if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other runs
+            os.environ["TERM"] = "dumb"  # no progress bars, which would write over one another
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell what a search has found."""
+        if not config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+            return
+        file = Path(config.hydra.sweep.dir) / "optimization_results.yaml"
+        found = yaml.safe_load(file.read_text())
+        if "best_params" in found:
+            words = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
+            print(f"best of the search, with {found['best_value']:.4f} on val: {words} ({file})")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Tell a run's failure and write it down; then, for the sweeper, it is a run without a score."""
+        if job_return.status is not JobStatus.FAILED:
+            return
+        error: Exception = job_return._return_value  # the property prints
+        job_return.return_value, job_return.status = None, JobStatus.COMPLETED
+        if self.file is None:
+            Sweep.error = error
+            return
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
+        line = {
+            "sweep": self.name,
+            "overrides": " ".join(config.hydra.overrides.task),
+            "folder": os.path.relpath(config.hydra.runtime.output_dir, self.file.parent),
+            "error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}",
+        }
+        with self.file.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+
+    def failures(self) -> list[dict[str, str]]:
+        """Of this sweep's runs, in the order in which they failed."""
+        if self.file is None or not self.file.exists():
+            return []
+        lines = [json.loads(line) for line in self.file.read_text().splitlines()]
+        return [line for line in lines if line["sweep"] == self.name]
