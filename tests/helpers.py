@@ -1,5 +1,7 @@
 """What the integration tests share: real processes, tiny datasets, and readers of what a run leaves behind."""
 
+import copy
+import atexit
 import csv
 import importlib
 import json
@@ -10,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -74,8 +77,9 @@ class Command:
     @classmethod
     def start(cls, name: str, *arguments: object, cwd: Path) -> Self:
         log = cwd / f".{name}-{time.monotonic_ns()}.log"
-        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, log), daemon=True)
-        process.start()
+        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, log))
+        process.start()  # not as a daemon, which may have no processes of its own
+        atexit.register(process.kill)
         return cls(process, log)
 
     def wait(self, timeout: float = 120) -> Finished:
@@ -265,6 +269,11 @@ def _same(a: Any, b: Any) -> bool:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The resolved configuration of a run, as `ssl4seg-train` hands it to `training.train`."""
+    return copy.deepcopy(_composed(overrides))
+
+
+@cache  # most of the tests' time otherwise
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
     return config

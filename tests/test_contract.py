@@ -26,6 +26,24 @@ from ssl4seg.transfer import Transfer
 from ssl4seg.types import IGNORE, Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
+SMALL = {  # keys that make a network small enough to meet every method
+    "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
+    "gan_generator_deconv": "width=8",
+    "gan_generator_strided": "width=4",
+    "resnet50_decoder": "encoder=resnet18",
+    "vocsegnet": "encoder=vgg11 hidden=16",
+    "fcn": "encoder=vgg11 hidden=16",
+    "deeplabv3": "encoder=mobilenet_v3_large",
+    "smp_unet": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
+    "unetplusplus": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
+    "deeplabv3plus": "encoder=tu-test_resnet decoder_channels=16",
+    "fpn": "encoder=tu-test_resnet decoder_pyramid_channels=16 decoder_segmentation_channels=32",
+    "pspnet": "encoder=tu-test_resnet psp_out_channels=16",
+    "segformer": "encoder=tu-test_resnet decoder_segmentation_channels=16",
+    "upernet": "encoder=tu-test_resnet decoder_channels=16",
+    "dpt": "encoder=tu-test_vit decoder_intermediate_channels=[8,8,8,8] decoder_fusion_channels=8",
+    "dinov2_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
+}
 HALFWAY = Progress(5, 10)
 
 
@@ -44,13 +62,13 @@ def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Me
     return method_of(config, network_maker(config, channels, classes)).train()
 
 
-def batch_for(method: Method, channels: int = 1, classes: int = 4) -> Batch:
+def batch_for(method: Method, channels: int = 1, classes: int = 4, side: int = SIDE) -> Batch:
     """Random images; a fifth of the labels is ignored."""
-    label = torch.randint(classes, (NUM_LABELED, SIDE, SIDE))
+    label = torch.randint(classes, (NUM_LABELED, side, side))
     label[torch.rand(label.shape) < 0.2] = IGNORE
-    unlabeled = torch.rand(NUM_UNLABELED if method.needs_unlabeled else 0, channels, SIDE, SIDE)
+    unlabeled = torch.rand(NUM_UNLABELED if method.needs_unlabeled else 0, channels, side, side)
     strong = tuple(torch.rand_like(unlabeled) for _ in range(method.strong_views))
-    return Batch(torch.rand(NUM_LABELED, channels, SIDE, SIDE), label, unlabeled, strong)
+    return Batch(torch.rand(NUM_LABELED, channels, side, side), label, unlabeled, strong)
 
 
 def steps(method: Method, batch: Batch) -> Iterator[tuple[str, Losses]]:
@@ -96,15 +114,16 @@ def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, c
 
 @pytest.mark.parametrize(("name", "network"), [pair for pair in pairs([conf_dir()]) if pair[1] != "unet"])
 def test_a_method_steps_and_predicts_with_every_network_or_says_what_it_lacks(name, network):
-    config = composed(f"method={name}", f"network={network}")
+    small = [f"network.{key}" for key in SMALL.get(network, "").split()]
+    config = composed(f"method={name}") | {"network": composed(f"network={network}", *small)["network"]}
     try:
         method = assembled(config)
     except UserError as error:
         refusal = str(error)
     else:
-        batch = batch_for(method)
+        batch = batch_for(method, side=SIDE // 2)
         check_step(method, batch)
-        assert predicted(method, batch.image).shape == (NUM_LABELED, 4, SIDE, SIDE)
+        assert predicted(method, batch.image).shape == (NUM_LABELED, 4, SIDE // 2, SIDE // 2)
         return
     assert refusal.startswith("network=")
 

@@ -68,7 +68,8 @@ class DINOv2DPT(Network):
         features = self.encoder.forward_intermediates(
             fitted(image, self.patch), indices=self.blocks, norm=True, intermediates_only=True
         )
-        return list(features)
+        assert isinstance(features, list)  # one of the forms that timm can give
+        return features
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:

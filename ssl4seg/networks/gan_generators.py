@@ -4,18 +4,40 @@ An image whose sides are no multiples of 16, or below 32, goes through resized (
 the image's own.
 """
 
+import itertools
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ssl4seg.errors import UserError
 from ssl4seg.networks.base import Network, fitted
 
 
 class Generator(Network):
-    """Each block of `encoder` gives a feature map, each block of `decoder` a map of the pyramid."""
+    """Each block of `encoder` gives a feature map, each block of `decoder` a map of the pyramid.
+
+    Args:
+        width: channels of the first block, w; each next one has twice as many.
+    """
 
     encoder: nn.ModuleList
     decoder: nn.ModuleList
+    num_scales: ClassVar[int]
+
+    def __init__(self, *, in_channels: int, num_classes: int, width: int) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes)
+        if width < 1:
+            raise UserError(f"network.width={width}: expected at least 1")
+        self.width = width
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        return tuple(self.width * 2**i for i in range(self.num_scales))
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        return self.feature_channels[:-1]
 
     def features(self, image: Tensor) -> list[Tensor]:
         # Two places at 1/16 give batch norm its statistics, even of one image.
@@ -46,49 +68,39 @@ def _relu() -> nn.Module:
 
 
 class GANGeneratorDeconv(Generator):
-    """conv 4x4 stride 2 pad 1 to 64, 128, 256, 512 channels, LeakyReLU 0.2, batch norm but after the first; transposed
-    conv 4x4 stride 2 pad 1 to 256, 128, 64 channels, batch norm, ReLU; one more to K logits at full resolution."""
+    """conv 4x4 stride 2 pad 1 to w = 64, 128, 256, 512 channels, LeakyReLU 0.2, batch norm but after the first;
+    transposed conv 4x4 stride 2 pad 1 to 256, 128, 64 channels, batch norm, ReLU; one more to K logits at full
+    resolution."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        super().__init__(in_channels=in_channels, num_classes=num_classes)
-        first = nn.Sequential(nn.Conv2d(in_channels, 64, 4, stride=2, padding=1), _leaky())
-        down = [(64, 128), (128, 256), (256, 512)]
-        up = [(512, 256), (256, 128), (128, 64)]
+    num_scales = 4
+
+    def __init__(self, *, in_channels: int, num_classes: int, width: int = 64) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes, width=width)
+        first = nn.Sequential(nn.Conv2d(in_channels, width, 4, stride=2, padding=1), _leaky())
+        down = list(itertools.pairwise(self.feature_channels))
+        up = [(b, a) for a, b in reversed(down)]
         self.encoder = nn.ModuleList(
             [first, *(_block(nn.Conv2d(a, b, 4, stride=2, padding=1), b, _leaky) for a, b in down)]
         )
         self.decoder = nn.ModuleList(_block(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), b, _relu) for a, b in up)
-        self.head = nn.ConvTranspose2d(64, num_classes, 4, stride=2, padding=1)
-
-    @property
-    def feature_channels(self) -> tuple[int, ...]:
-        return (64, 128, 256, 512)
-
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        return (64, 128, 256)
+        self.head = nn.ConvTranspose2d(width, num_classes, 4, stride=2, padding=1)
 
 
 class GANGeneratorStrided(Generator):
-    """conv 3x3 pad 1 to 64 channels, then with stride 2 to 128, 256, 512, 1024, each batch norm, ReLU; transposed conv
-    3x3 stride 2 pad 1 output padding 1 to 512, 256, 128, 64, each batch norm, ReLU; conv 1x1 to K logits."""
+    """conv 3x3 pad 1 to w = 64 channels, then with stride 2 to 128, 256, 512, 1024, each batch norm, ReLU; transposed
+    conv 3x3 stride 2 pad 1 output padding 1 to 512, 256, 128, 64, each batch norm, ReLU; conv 1x1 to K logits."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
-        super().__init__(in_channels=in_channels, num_classes=num_classes)
-        down = [(in_channels, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2), (512, 1024, 2)]
-        up = [(1024, 512), (512, 256), (256, 128), (128, 64)]
+    num_scales = 5
+
+    def __init__(self, *, in_channels: int, num_classes: int, width: int = 64) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes, width=width)
+        steps = list(itertools.pairwise(self.feature_channels))
+        down = [(in_channels, width, 1), *((a, b, 2) for a, b in steps)]
+        up = [(b, a) for a, b in reversed(steps)]
         self.encoder = nn.ModuleList(
             _block(nn.Conv2d(a, b, 3, stride=stride, padding=1), b, _relu) for a, b, stride in down
         )
         self.decoder = nn.ModuleList(
             _block(nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=1), b, _relu) for a, b in up
         )
-        self.head = nn.Conv2d(64, num_classes, 1)
-
-    @property
-    def feature_channels(self) -> tuple[int, ...]:
-        return (64, 128, 256, 512, 1024)
-
-    @property
-    def pyramid_channels(self) -> tuple[int, ...]:
-        return (64, 128, 256, 512)
+        self.head = nn.Conv2d(width, num_classes, 1)
