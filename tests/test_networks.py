@@ -1,11 +1,13 @@
 """The U-Net against an independent re-statement of the public one, the network contract, and dropout."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl4seg.assemble import load_network
 from ssl4seg.errors import UserError
 from ssl4seg.networks.dropout import Dropout
 from ssl4seg.networks.unet import UNet
@@ -208,3 +210,59 @@ def test_dropout_is_seeded():
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+# -- standardised input -----------------------------------------------------------------------------------------------
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.5]
+
+
+def standardized(**changes: object) -> UNet:
+    network = unet(in_channels=3, **changes)
+    network.standardize(MEAN, STD)
+    return network.eval()
+
+
+def test_a_standardised_network_sees_the_image_less_its_mean_over_its_deviation():
+    network, image = standardized(), torch.rand(2, 3, 16, 16)
+    expected = (image.double() - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    seen = []
+    network.features = lambda x: seen.append(x) or UNet.features(network, x)
+    network(image)
+    torch.testing.assert_close(seen[0].double(), expected)
+
+
+def test_the_state_holds_the_numbers_and_the_optimiser_does_not():
+    network = standardized()
+    state = network.state_dict()
+    assert [state[key].flatten().tolist() for key in ("mean", "std")] == [pytest.approx(MEAN), pytest.approx(STD)]
+    assert {name for name, _ in network.named_parameters()} == unet(in_channels=3).state_dict().keys() - {
+        name for name in state if "running" in name or "num_batches" in name
+    }
+    assert not {"mean", "std"} & unet().state_dict().keys()
+
+
+def saved(network: UNet, path: Path) -> Path:
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_weights_bring_their_own_numbers(tmp_path):
+    trained = standardized()
+    for network in (unet(in_channels=3), standardized()):
+        if network.mean is not None:
+            network.standardize([0.0] * 3, [1.0] * 3)
+        load_network(network, saved(trained, tmp_path / "weights.pt"))
+        image = torch.rand(1, 3, 16, 16)
+        assert torch.equal(network.eval()(image), trained(image))
+
+
+def test_weights_without_numbers_leave_the_networks_own(tmp_path):
+    bare = unet(in_channels=3).eval()
+    plain, own = unet(in_channels=3).eval(), standardized()
+    for network in (plain, own):
+        load_network(network, saved(bare, tmp_path / "weights.pt"))
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(plain(image), bare(image))
+    expected = bare((image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
+    torch.testing.assert_close(own(image), expected)

@@ -41,6 +41,12 @@ class Case:
     """Whether a mask exists."""
     read: Callable[[], Volume]
     """Pure; a `partial` of a function or method, not a closure: some systems hand it to worker processes by pickle."""
+    read_image: Callable[[], ImageArray] | None = None
+    """Only the image, where that saves reading the mask."""
+
+    def volume(self, *, label: bool) -> Volume:
+        """The pixels, those of the mask only where they are wanted (or cannot be left out)."""
+        return self.read() if label or self.read_image is None else Volume(self.read_image(), None, None)
 
 
 def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) -> Volume:
@@ -58,11 +64,10 @@ def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) ->
     expected = (image.shape[0], *image.shape[2:])
     if label.shape != expected:
         raise UserError(f"{source}: image and label differ in shape: image {expected}, label {label.shape}")
-    held = np.flatnonzero(np.bincount(label.ravel(), minlength=256))  # an order of magnitude sooner than np.unique
-    wrong = [int(v) for v in held if v >= num_classes and v != ignore]
-    if wrong:
-        raise UserError(
-            f"{source}: label values {wrong} lie outside the {num_classes} classes 0..{num_classes - 1}; "
-            "set dataset.num_classes (and dataset.classes) or dataset.ignore_index, or mend the mask"
-        )
-    return volume
+    if not ((label >= num_classes) & (label != ignore)).any():
+        return volume
+    wrong = [int(v) for v in np.unique(label) if v >= num_classes and v != ignore]
+    raise UserError(
+        f"{source}: label values {wrong} lie outside the {num_classes} classes 0..{num_classes - 1}; "
+        "set dataset.num_classes (and dataset.classes) or dataset.ignore_index, or mend the mask"
+    )

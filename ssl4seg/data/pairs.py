@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.files import normalized, picture_size, read_mask, read_picture
 from ssl4seg.data.split import known_name
 from ssl4seg.errors import UserError
@@ -67,8 +67,15 @@ def _case(pair: Pair, *, normalize: str) -> Case:
             f"{pair.mask}: has {other[0]} x {other[1]} pixels (height x width), "
             f"but its image {pair.image.name} has {size[0]} x {size[1]}"
         )
-    read = partial(read_pair, pair, normalize)
-    return Case(name=pair.name, group=pair.name, num_images=1, size=size, labeled=True, read=read)
+    return Case(
+        name=pair.name,
+        group=pair.name,
+        num_images=1,
+        size=size,
+        labeled=True,
+        read=partial(read_pair, pair, normalize),
+        read_image=partial(read_image, pair, normalize),
+    )
 
 
 def read_pair(pair: Pair, normalize: str) -> Volume:
@@ -80,5 +87,9 @@ def read_pair(pair: Pair, normalize: str) -> Volume:
         raise UserError(f"{pair.mask}: holds the label values {wrong}; expected {allowed}")
     table = np.zeros(256, np.uint8)
     table[list(pair.values)] = list(pair.values.values())
-    image = normalized(read_picture(pair.image, 3), normalize)
-    return Volume(image[None], table[found][None], None)
+    return Volume(read_image(pair, normalize), table[found][None], None)
+
+
+def read_image(pair: Pair, normalize: str) -> ImageArray:
+    """[1, 3, H, W]"""
+    return normalized(read_picture(pair.image, 3), normalize)[None]

@@ -66,7 +66,7 @@ class Store:
         self.images: list[Tensor] = []
         self.labels: list[Tensor | None] = []
         for case in cases:
-            volume = checked(case.read(), case.name, num_classes)
+            volume = checked(case.volume(label=labels), case.name, num_classes)
             self.images += torch.from_numpy(volume.image).to(device).unbind()
             if labels and volume.label is not None:
                 self.labels += torch.from_numpy(volume.label).to(device).unbind()

@@ -2,7 +2,9 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -44,7 +46,7 @@ class Stream:
         if self.last is None or self.last[0] != number:
             self.last = None  # not two at a time
             case = self.cases[number]
-            self.last = number, checked(case.read(), case.name, self.num_classes)
+            self.last = number, checked(case.volume(label=self.labels), case.name, self.num_classes)
         return self.last[1]
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
@@ -85,18 +87,24 @@ class Ahead(Generic[Item]):
             return self.last[1]
         if not self.last or step != self.last[0] + 1:
             self.items = self._items(step)
-        try:
-            item = next(self.items)
-        except (RuntimeError, EOFError, OSError) as error:
-            self.close()
-            if self.num_workers and not str(error).startswith("Caught "):  # nothing that `read` raised in a worker
-                raise UserError(KILLED) from None
-            raise
+        item = self._next()
         if isinstance(item, _Refusal):
             self.close()
             raise UserError(item.message)
         self.last = step, item
         return item
+
+    def _next(self) -> Item | _Refusal:
+        try:
+            return next(self.items)
+        except (RuntimeError, EOFError, OSError) as error:
+            if not self.num_workers or str(error).startswith("Caught "):  # what `read` itself raised
+                raise
+        # Out of the block, whose traceback holds on to the processes that are to end.
+        with suppress(RuntimeError):  # of the signal that a worker has died, if it comes only now
+            time.sleep(0.1)
+        self.close()
+        raise UserError(KILLED)
 
     def close(self) -> None:
         """End the worker processes and forget what was read ahead: it is not needed, or `read` gives something else."""
