@@ -1,7 +1,7 @@
 """What the integration tests share: real processes, tiny datasets, and readers of what a run leaves behind."""
 
-import copy
 import atexit
+import copy
 import csv
 import importlib
 import json
