@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl4seg.errors import UserError
-from ssl4seg.sweeps import Sweep, check_plugin, search_defaults
+from ssl4seg.sweeps import SEARCHER, Sweep, check_plugin, search_defaults
 
 Task = Callable[[DictConfig], Any]
 """Gives what a sweeper may optimise, if anything."""
@@ -170,7 +170,10 @@ def _as_meant(name: str, words: Sequence[str]) -> list[str]:
     meant = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
     if name == "eval" and any(word.startswith("run=") for word in words):
         meant = [f"++{word}" if word.startswith("dataset.") else word for word in meant]
-    return flags + meant + search_defaults(meant)
+    if SEARCHER in meant:
+        at = meant.index(SEARCHER)
+        meant[at:at] = search_defaults(meant)
+    return flags + meant
 
 
 # -- typing errors ----------------------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         if override.is_sweep_override() and not sweep:
             raise UserError(f"{override.input_line}: several values need -m (--multirun)")
         if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):
-            raise UserError(f"{override.input_line}: only a sweeper that searches takes it: hydra/sweeper=optuna")
+            raise UserError(f"{override.input_line}: only a sweeper that searches takes it: {SEARCHER}")
         if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
             check_plugin(f"{override.key_or_group}={override.value()}")
         if override.key_or_group in groups and not override.is_delete():

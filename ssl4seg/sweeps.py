@@ -22,12 +22,13 @@ from omegaconf import DictConfig
 from ssl4seg.errors import UserError
 from ssl4seg.runs import FAILURES
 
+SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
     "hydra/launcher=joblib": "hydra_joblib_launcher",
     "hydra/launcher=slurm": "hydra_submitit_launcher",
     "hydra/launcher=submitit_local": "hydra_submitit_launcher",
     "hydra/launcher=submitit_slurm": "hydra_submitit_launcher",
-    "hydra/sweeper=optuna": "hydra_optuna_sweeper",
+    SEARCHER: "hydra_optuna_sweeper",
 }
 """What the choices of Hydra's own groups need."""
 
@@ -43,8 +44,6 @@ SEARCH = {
 
 def search_defaults(overrides: Sequence[str]) -> list[str]:
     """Overrides for those of these keys that a search does not give itself."""
-    if "hydra/sweeper=optuna" not in overrides:
-        return []
     given = {word.split("=", 1)[0] for word in overrides}
     sampler = "hydra/sweeper/sampler" in given  # which need not have a seed
     keys = [key for key in SEARCH if f"hydra.sweeper.{key}" not in given and not (sampler and "sampler." in key)]

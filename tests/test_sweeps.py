@@ -1,0 +1,182 @@
+"""Sweeps by launchers and sweepers of other packages, with runs that fail."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
+
+from ssl4seg import sweeps
+from ssl4seg.errors import UserError
+
+FAULTY = '''
+from ssl4seg.methods.supervised import Supervised
+
+
+class Faulty(Supervised):
+    """Breaks at the third step."""
+
+    def forward(self, phase, batch, progress):
+        if progress.step == 2:
+            raise ZeroDivisionError("on purpose")
+        return super().forward(phase, batch, progress)
+'''
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A method with a fault, from outside of the package."""
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "faulty.py").write_text(FAULTY)
+    (mine / "method").mkdir()
+    (mine / "method/faulty.yaml").write_text("_target_: faulty.Faulty\n")
+    return mine
+
+
+def sweep(mine: Path, home: Path, *arguments: str) -> Finished:
+    """Four runs, of which one comes to its end; another breaks, and two are refused."""
+    common = ("--config-dir", mine, "-m", *PHANTOM, "method=faulty,supervised", "labeled_cases=99,1")
+    return shell(script("train"), *common, *arguments, cwd=home, env={"PYTHONPATH": str(mine)})
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
+    mine: Path, tmp_path: Path, launcher: str
+) -> None:
+    more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_threads=null") if launcher == "joblib" else ()
+    code, output = sweep(mine, tmp_path, *more)
+    assert code == 1
+    told = output.partition("3 run(s) failed:\n")[2]
+    assert told.count("\n  labeled_cases=99: expected 1 to 4") == 2
+    assert told.count("\n  ZeroDivisionError: on purpose") == 1
+    assert "Error executing job" not in output
+
+    runs = tmp_path / "outputs/phantom"
+    done = results(runs / "supervised/unet-1cases-s0")
+    assert done["status"] == "finished"
+    broken = runs / "faulty/unet-1cases-s0"
+    assert (results(broken)["status"], results(broken)["error"]) == ("failed", "ZeroDivisionError: on purpose")
+    assert 'raise ZeroDivisionError("on purpose")' in (broken / "train.log").read_text()
+    assert not list(runs.rglob("*99cases*"))
+    if launcher == "joblib":
+        assert int(done["versions"]["num_threads"]) == max(1, len(os.sched_getaffinity(0)) // 2)
+
+    report = succeed("report", "outputs", "--no-figures", cwd=tmp_path)
+    assert f"{broken.relative_to(tmp_path)}: failed\n    ZeroDivisionError: on purpose\n" in report
+    for method in ("faulty", "supervised"):
+        assert f"method={method} labeled_cases=99: refused\n    labeled_cases=99: expected 1 to 4" in report.replace(
+            "labeled_cases=99 method=" + method, f"method={method} labeled_cases=99"
+        )
+
+
+def test_a_fault_outside_of_a_sweep_has_its_traceback(mine: Path, tmp_path: Path) -> None:
+    command = (script("train"), "--config-dir", mine, *PHANTOM, "method=faulty")
+    code, output = shell(*command, cwd=tmp_path, env={"PYTHONPATH": str(mine)})
+    assert code == 1
+    assert output.rstrip().endswith("ZeroDivisionError: on purpose")
+
+
+# -- Slurm ------------------------------------------------------------------------------------------------------------
+
+CLUSTER = {  # what submitit asks of a cluster, for an array of two jobs that run here at once
+    "sbatch": """
+        cp "$1" sbatch.sh
+        export SLURM_ARRAY_JOB_ID=12 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0
+        for task in 0 1; do
+          export SLURM_JOB_ID=$((12 + task)) SLURM_ARRAY_TASK_ID=$task
+          (setsid sh "$1"; touch ended-$task) > /dev/null 2>&1 &
+        done
+        echo "Submitted batch job 12"
+        """,
+    "srun": """
+        while :; do case "$1" in --unbuffered) shift;; --*) shift 2;; *) break;; esac; done
+        exec "$@" > srun-$SLURM_ARRAY_TASK_ID.log 2>&1
+        """,
+    "sacct": """
+        echo "JobID|State|NodeList"
+        for task in 0 1; do
+          if [ -e ended-$task ]; then echo "12_$task|COMPLETED|here"; else echo "12_$task|RUNNING|here"; fi
+        done
+        """,
+}
+
+
+def test_slurm_is_handed_a_job_for_each_run(tmp_path: Path) -> None:
+    for name, text in CLUSTER.items():
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("#!/bin/sh\n" + text)
+        file.chmod(0o755)
+    keys = ("hydra/launcher=slurm", "hydra.launcher.partition=gpus", "hydra.launcher.setup=[module load cuda]")
+    path = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    code, output = shell(script("train"), "-m", *PHANTOM, *keys, "labeled_cases=1,99", cwd=tmp_path, env=path)
+    told = output + "".join(file.read_text() for file in tmp_path.glob("srun*.log"))
+    assert code == 1, told
+    assert "\n1 run(s) failed:\n" in output, told
+    assert results(tmp_path / "outputs/phantom/supervised/unet-1cases-s0")["status"] == "finished"
+    lines = (tmp_path / "sbatch.sh").read_text().splitlines()
+    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert asked >= {"job-name=ssl4seg", "partition=gpus", "array=0-1%2", "time=1440", "gpus-per-node=1", "nodes=1"}
+    assert asked >= {"cpus-per-task=8", "mem=32GB", "ntasks-per-node=1"}
+    assert "module load cuda" in lines
+    assert any(line.startswith("srun ") and "submitit.core._submit" in line for line in lines)
+
+
+# -- search -----------------------------------------------------------------------------------------------------------
+
+SEARCH = ("-m", *PHANTOM, "hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(0.01, 0.1))")
+
+
+def test_a_search_over_two_parameters_finds_the_best_val_score_and_goes_on(tmp_path: Path) -> None:
+    searched = (
+        *(*SEARCH, "method=mean_teacher", "method.consistency_weight=interval(0.1, 1)"),
+        "tag=lr${optimizer.lr}-w${method.consistency_weight}",
+    )
+    output = succeed("train", *searched, "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    output = succeed("train", *searched, "hydra.sweeper.n_trials=3", cwd=tmp_path)
+    assert output.count("is finished; its results") == 2
+    runs = [file.parent for file in tmp_path.glob("outputs/phantom/mean_teacher/*/results.json")]
+    assert len(runs) == 3
+    scores = {results(folder)["val"]["dice"]["mean"]: folder for folder in runs}
+    found = yaml.safe_load((tmp_path / "outputs/optimization_results.yaml").read_text())
+    assert found["best_value"] == max(scores)
+    config = yaml.safe_load((scores[max(scores)] / "config.yaml").read_text())
+    assert found["best_params"] == {
+        "optimizer.lr": config["optimizer"]["lr"],
+        "method.consistency_weight": config["method"]["consistency_weight"],
+    }
+    assert f"best of the search, with {max(scores):.4f} on val: optimizer.lr={config['optimizer']['lr']} " in output
+
+
+def test_a_search_goes_on_after_failures_and_says_if_nothing_was_found(tmp_path: Path) -> None:
+    output = refused("train", *SEARCH, "labeled_cases=99", "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    assert "error: optuna: No trials are completed yet." in output
+    assert "\n2 run(s) failed:\n" in output
+    lines = (tmp_path / "outputs/failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"][:16] for line in lines] == ["labeled_cases=99"] * 2
+
+
+def test_what_a_search_is_told_beside_the_command_line() -> None:
+    defaults = sweeps.search_defaults(["hydra/sweeper=optuna"])
+    assert "hydra.sweeper.direction=maximize" in defaults
+    given = ["hydra/sweeper=optuna", "hydra.sweeper.direction=minimize", "hydra/sweeper/sampler=grid"]
+    assert sweeps.search_defaults(given) == ["hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1"]
+
+
+def test_an_interval_without_a_search_and_a_value_out_of_range_are_refused(tmp_path: Path) -> None:
+    output = refused("train", "-m", "optimizer.lr=interval(0.01,0.1)", cwd=tmp_path)
+    assert "hydra/sweeper=optuna" in output
+    keys = ("-m", "hydra/sweeper=optuna", "labeled_ratio=interval(0.5,1.5)")
+    assert "labeled_ratio=1.5: expected a number in (0, 1]" in refused("train", *keys, cwd=tmp_path)
+    assert "direction: maximize" in succeed("train", keys[1], "--cfg", "hydra", cwd=tmp_path)
+
+
+def test_a_plugin_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for choice in sweeps.PLUGINS:
+        sweeps.check_plugin(choice)
+    sweeps.check_plugin("hydra/launcher=basic")
+    monkeypatch.setitem(sweeps.PLUGINS, "hydra/launcher=moon", "hydra_moon_launcher")
+    with pytest.raises(UserError, match=r"hydra/launcher=moon needs .* pip install 'ssl4seg\[sweeps\]'"):
+        sweeps.check_plugin("hydra/launcher=moon")
