@@ -36,7 +36,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "train eval predict prepare",
 ]
 RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms.split()}
-ENTRIES = ("sweeps", "cli", "train", "eval", "predict", "prepare")
+ENTRIES = ("sweeps", "cli", "train", "eval", "predict")
 MODULES = {
     ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(ROOT.rglob("*.py"))
