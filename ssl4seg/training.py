@@ -388,8 +388,7 @@ def _hparams(config: Config) -> dict[str, Any]:
 
 
 def _versions(fabric: Fabric) -> dict[str, str]:
-    packages = ("ssl4seg", "torch", "torchvision", "segmentation-models-pytorch", "timm", "lightning-fabric")
-    packages += ("hydra-core", "numpy", "medpy")
+    packages = "ssl4seg torch torchvision segmentation-models-pytorch timm lightning-fabric hydra-core numpy medpy".split()
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor() or "cpu"
     return {
         "python": platform.python_version(),

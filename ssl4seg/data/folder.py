@@ -226,8 +226,8 @@ def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, s
         num_val, num_test = max(1, num_val), max(int(test_ratio > 0), num_test)
         if len(groups) <= num_val + num_test:
             raise UserError(
-                f"dataset.root: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test and "
-                "one to train on; add masks, or set dataset.test_ratio=0 (the model is then tested on val)"
+                f"dataset.root: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test "
+                "and one to train on; add masks, or set dataset.test_ratio=0 (the model is then tested on val)"
             )
         held: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
         held |= dict.fromkeys(groups[num_val : num_val + num_test], "test")
