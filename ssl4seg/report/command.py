@@ -122,3 +122,7 @@ def figures(
         drawing.save(folder)
         images.append(Image(file=folder / f"{drawing.name}.png", caption=drawing.caption))
     return images
+
+
+if __name__ == "__main__":
+    main()
