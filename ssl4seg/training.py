@@ -388,7 +388,17 @@ def _hparams(config: Config) -> dict[str, Any]:
 
 
 def _versions(fabric: Fabric) -> dict[str, str]:
-    packages = "ssl4seg torch torchvision segmentation-models-pytorch timm lightning-fabric hydra-core numpy medpy".split()
+    packages = [
+        "ssl4seg",
+        "torch",
+        "torchvision",
+        "segmentation-models-pytorch",
+        "timm",
+        "lightning-fabric",
+        "hydra-core",
+        "numpy",
+        "medpy",
+    ]
     name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor() or "cpu"
     return {
         "python": platform.python_version(),
