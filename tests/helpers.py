@@ -277,3 +277,30 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
     return config
+
+
+SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
+    "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
+    "gan_generator_deconv": "width=8",
+    "gan_generator_strided": "width=4",
+    "resnet50_decoder": "encoder=resnet18",
+    "vocsegnet": "encoder=vgg11 hidden=16",
+    "fcn": "encoder=vgg11 hidden=16",
+    "deeplabv3": "encoder=mobilenet_v3_large",
+    "smp_unet": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
+    "unetplusplus": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
+    "deeplabv3plus": "encoder=tu-test_resnet decoder_channels=16",
+    "fpn": "encoder=tu-test_resnet decoder_pyramid_channels=16 decoder_segmentation_channels=32",
+    "pspnet": "encoder=tu-test_resnet psp_out_channels=16",
+    "segformer": "encoder=tu-test_resnet decoder_segmentation_channels=16",
+    "upernet": "encoder=tu-test_resnet decoder_channels=16",
+    "dpt": "encoder=tu-test_vit decoder_intermediate_channels=[8,8,8,8] decoder_fusion_channels=8",
+    "dinov2_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
+}
+
+
+def small_network(name: str) -> dict[str, Any]:
+    """The configuration of a network of conf/network, as small as it can be."""
+    keys = (f"network.{key}" for key in SMALL_NETWORKS.get(name, "").split())
+    network: dict[str, Any] = composed(f"network={name}", *keys)["network"]
+    return network

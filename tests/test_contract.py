@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import composed
+from helpers import composed, small_network
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -26,24 +26,7 @@ from ssl4seg.transfer import Transfer
 from ssl4seg.types import IGNORE, Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
-SMALL = {  # keys that make a network small enough to meet every method
-    "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
-    "gan_generator_deconv": "width=8",
-    "gan_generator_strided": "width=4",
-    "resnet50_decoder": "encoder=resnet18",
-    "vocsegnet": "encoder=vgg11 hidden=16",
-    "fcn": "encoder=vgg11 hidden=16",
-    "deeplabv3": "encoder=mobilenet_v3_large",
-    "smp_unet": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
-    "unetplusplus": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
-    "deeplabv3plus": "encoder=tu-test_resnet decoder_channels=16",
-    "fpn": "encoder=tu-test_resnet decoder_pyramid_channels=16 decoder_segmentation_channels=32",
-    "pspnet": "encoder=tu-test_resnet psp_out_channels=16",
-    "segformer": "encoder=tu-test_resnet decoder_segmentation_channels=16",
-    "upernet": "encoder=tu-test_resnet decoder_channels=16",
-    "dpt": "encoder=tu-test_vit decoder_intermediate_channels=[8,8,8,8] decoder_fusion_channels=8",
-    "dinov2_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
-}
+SMALL_METHODS = {"ctct": "transformer.embed_dim=12 transformer.depths=[1,1,1] transformer.heads=[1,2,2]"}
 HALFWAY = Progress(5, 10)
 
 
@@ -114,8 +97,8 @@ def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, c
 
 @pytest.mark.parametrize(("name", "network"), [pair for pair in pairs([conf_dir()]) if pair[1] != "unet"])
 def test_a_method_steps_and_predicts_with_every_network_or_says_what_it_lacks(name, network):
-    small = [f"network.{key}" for key in SMALL.get(network, "").split()]
-    config = composed(f"method={name}") | {"network": composed(f"network={network}", *small)["network"]}
+    config = composed(f"method={name}", *(f"method.{key}" for key in SMALL_METHODS.get(name, "").split()))
+    config |= {"network": small_network(network)}
     try:
         method = assembled(config)
     except UserError as error:

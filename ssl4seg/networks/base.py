@@ -84,9 +84,14 @@ class Network(nn.Module, ABC):
 
 
 def weighted_layers(module: nn.Module) -> list[nn.Module]:
-    """The children that have weights; of an only child its own."""
-    layers = [child for child in module.children() if any(True for _ in child.parameters())]
-    return weighted_layers(layers[0]) or layers if len(layers) == 1 else layers
+    """The children that have weights; instead of an only child, a list, or a sequence of sequences its children."""
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    layers: list[nn.Module] = []
+    for child in children:
+        stages = isinstance(child, nn.Sequential) and all(isinstance(stage, nn.Sequential) for stage in child)
+        inner = weighted_layers(child) if len(children) == 1 or stages or isinstance(child, nn.ModuleList) else []
+        layers += inner or [child]
+    return layers
 
 
 def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:

@@ -51,12 +51,12 @@ def _is_file(weights: str) -> bool:
 
 
 def _read(file: Path) -> State:
+    if not file.is_file():
+        raise UserError(f"network.encoder_weights={file}: there is no such file")
     if file.suffix != ".safetensors":
         return checkpoint.network_state(file)
     try:
         return load_file(file)
-    except FileNotFoundError:
-        raise UserError(f"network.encoder_weights={file}: there is no such file") from None
     except SafetensorError as error:
         raise UserError(f"network.encoder_weights={file}: is no safetensors file, or is damaged ({error})") from None
 
@@ -68,7 +68,10 @@ def _downloaded(weights: str, download: Download) -> State:
     except UserError:
         raise
     except Exception as error:  # each library, and each one's HTTP client, has its own kinds
-        why = (str(error) or type(error).__name__).splitlines()[0][:160]
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        why = (str(cause) or type(cause).__name__).splitlines()[0][:160]
         raise UserError(
             f"network.encoder_weights={weights}: could not be fetched ({why}); without a network connection give the "
             "weights as a file, network.encoder_weights=FILE, or start anew with network.encoder_weights=null"

@@ -56,7 +56,7 @@ class SMP(Network):
         self.layout = layout(type(self), encoder, json.dumps(keys, default=list))
         model = self.built(encoder, keys, in_channels, num_classes)
         for name in self.layout.unused:
-            model.set_submodule(name, nn.Identity())
+            model.set_submodule(name, Unused())
         accept_single_values(model)
         self.encoder, self.decoder, self.head = model.encoder, model.decoder, model.segmentation_head
         self.by_kind = encoder.startswith("mit_")
@@ -150,6 +150,13 @@ class SMP(Network):
         return {re.sub(r"^segmentation_head\.", "head.", key): value for key, value in state.items()}
 
 
+class Unused(nn.Module):
+    """In the place of a part whose output nobody reads."""
+
+    def forward(self, x: Tensor, *others: object) -> Tensor:
+        return x
+
+
 @contextmanager
 def outputs(module: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
     """What parts of a module return while it is at work."""
@@ -197,7 +204,7 @@ def layout(kind: type[SMP], encoder: str, keys: str) -> Layout:
     try:
         with torch.random.fork_rng(devices=[]):
             model = kind.built(encoder, given, 3, 2).eval()
-        stride = kind.stride_of(model)
+        stride = max(kind.stride_of(model), 32 if encoder.startswith("mit_") else 0)  # for its attention's pooling
         image = torch.zeros(1, 3, 2 * stride, 2 * stride)
         scales = kind.scales(model.encoder, image)
         names = [name for name, _ in model.decoder.named_modules() if kind.levels and re.fullmatch(kind.levels, name)]
