@@ -27,6 +27,10 @@ class GAN(Method):
     patches, the 1/2 of L_D and a = 0.01, DCGAN Adam 2e-4 with betas (0.5, 0.999) for both networks, as in our YAML.
     With a = 1 the adversarial term outweighs L_sup tenfold: D soon tells one-hot truths from soft predictions.
 
+    Labelled and unlabelled images pass the generator one after the other: in one pass, its batch norm's statistics are
+    those of both, and with Adam it learns to know the few labelled ones by how they stand out (phantom, 2 labelled
+    patients, 125 steps, one seed: val Dice 22 against 45).
+
     Where the truth is ignored, D sees the prediction in its place. D judges truths and predictions in two passes, so
     that its batch norm sees predictions by themselves in both phases. In each phase the other network's parameters get
     no gradient and its batch norm's running statistics stay.
@@ -68,19 +72,19 @@ class GAN(Method):
 
     def generate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
-        z = self.student(x)
-        fake = unmoved(self.discriminator, x, z.softmax(dim=1))
+        z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
+        fake = unmoved(self.discriminator, x, torch.cat([z_l, z_u]).softmax(dim=1))
         return {
-            "supervised": self.supervise(z[: len(batch.image)], batch.label),
+            "supervised": self.supervise(z_l, batch.label),
             "adversarial": self.a * batch_mean(self.loss(fake, 1)),
         }
 
     def discriminate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
         with torch.no_grad():
-            p = unmoved(self.student, x).softmax(dim=1)
-        real = self.discriminator(batch.image, one_hot_truth(batch.label, p[: len(batch.image)]))
-        fake = self.discriminator(x, p)
+            p_l, p_u = (unmoved(self.student, image).softmax(dim=1) for image in (batch.image, batch.unlabeled))
+        real = self.discriminator(batch.image, one_hot_truth(batch.label, p_l))
+        fake = self.discriminator(x, torch.cat([p_l, p_u]))
         return {"discriminator": (batch_mean(self.loss(real, 1)) + batch_mean(self.loss(fake, 0))) / 2}
 
     def parameters_of(self, phase: str) -> Iterable[Parameter]:

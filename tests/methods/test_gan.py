@@ -95,6 +95,26 @@ def test_supervision_is_of_the_labelled_images_and_the_adversarial_term_of_all()
     assert reaches(method("segmenter", nothing, HALFWAY)["adversarial"], method.student)
 
 
+def test_supervision_does_not_depend_on_the_unlabelled_images_in_the_batch():
+    method, batch = GAN(network=tiny_unet).train(), some_batch()
+    values = [
+        method("segmenter", batch._replace(unlabeled=unlabeled), HALFWAY)["supervised"].item()
+        for unlabeled in (batch.unlabeled, batch.unlabeled[:1], 9 * batch.unlabeled)
+    ]
+    assert values[0] == values[1] == values[2]
+
+
+def test_both_phases_judge_the_same_predictions():
+    method, batch = GAN(network=tiny_unet).train(), some_batch()
+    seen: list[Tensor] = []
+    method.discriminator.register_forward_pre_hook(lambda _, maps: seen.append(maps[1].detach()))
+    for phase in method.phases:
+        method(phase, batch, HALFWAY)
+    predictions, truths, predictions_again = seen
+    assert truths.shape[0] == 2
+    assert torch.equal(predictions, predictions_again)
+
+
 def test_the_segmenter_predicts_and_there_are_no_pseudo_labels(batch):
     method = made(GAN)
     assert method.predictor is method.student
