@@ -102,7 +102,7 @@ class Given:
     def maps(self) -> tuple[Tensor, ...]:
         return self.r, self.r_t, self.p_t, self.y_l, self.y_m
 
-    def expected(self, method: U2PL) -> tuple[float, list[int]]:
+    def expected(self, method: U2PL, low: int = 3, high: int = 20) -> tuple[float, list[int]]:
         """L_c with the draws of seed 1 and an empty bank before, and the number of negatives of each class."""
         torch.manual_seed(1)
         u_key, u_anchor, u_bank = (
@@ -116,12 +116,12 @@ class Given:
         p = self.p_t.numpy().transpose(0, 2, 3, 1).reshape(-1, self.num_classes)
         y = np.concatenate([self.y_l.numpy().ravel(), self.y_m.numpy().ravel()])
         labelled = np.arange(len(y)) < self.y_l.numel()
-        low = min(3, self.num_classes - 1)
+        low = min(low, self.num_classes - 1)
         values, counts = [], []
         for c in range(self.num_classes):
             rank = (p > p[:, c : c + 1]).sum(axis=1)
             hard = labelled & (y != c) & (y != IGNORE) & (rank < low)
-            unsure = ~labelled & (y == IGNORE) & (rank >= low) & (rank < 20)
+            unsure = ~labelled & (y == IGNORE) & (rank >= low) & (rank < high)
             anchors, negatives = np.flatnonzero((y == c) & (p[:, c] > 0.3)), np.flatnonzero(hard | unsure)
             counts.append(len(negatives))
             if not len(anchors) or not len(negatives):
@@ -135,12 +135,14 @@ class Given:
         return float(np.mean(values)) if values else 0.0, counts
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 4, 6])
-def test_anchors_are_pulled_to_their_class_and_pushed_from_its_bank(num_classes):
-    method = U2PL(network=lambda: unet(num_classes), **{**SMALL, "num_keys": 200, "bank_size": 200})
-    method.bank = type(method.bank)([200] * num_classes, 4)
+@pytest.mark.parametrize(
+    ("num_classes", "ranks"), [(2, {}), (3, {}), (4, {}), (6, {}), (6, {"low_rank": 1, "high_rank": 3})]
+)
+def test_anchors_are_pulled_to_their_class_and_pushed_from_its_bank(num_classes, ranks):
+    sizes = {"num_keys": 200, "bank_size": 200, "background_bank_size": 200}
+    method = U2PL(network=lambda: unet(num_classes), **{**SMALL, **sizes, **ranks})
     given = Given(num_classes)
-    expected, counts = given.expected(method)
+    expected, counts = given.expected(method, *ranks.values())
     torch.manual_seed(1)
     value = method.contrast(*given.maps(), queue=True)
     assert value.item() == pytest.approx(expected, rel=1e-4)
