@@ -6,6 +6,7 @@ of the sweep: a failing run writes a line there, and the process that sweeps rea
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ class Sweep(Callback):
         if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other runs
             os.environ["TERM"] = "dumb"  # no progress bars, which would write over one another
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that no process is left behind
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Tell what a search has found."""

@@ -196,7 +196,7 @@ def labels(group: Group, rows: Sequence[Row]) -> Drawing:
 def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
     """A line a method, the best on top; small dots are seeds."""
     ordered = sorted(rows, key=lambda row: percent(row.values("test", row.main))[0])
-    figure = Figure(figsize=(6.4, 1.0 + 0.22 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for y, row in enumerate(ordered):
         mean, deviation = percent(row.values("test", row.main))
@@ -214,7 +214,7 @@ def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
     axes.set_xlabel(f"test {group.score} (%)")
     axes.set_title(f"{group.words}: {rows[0].key[3]} labelled")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside lower right", ncols=2)
     return figure
 
 

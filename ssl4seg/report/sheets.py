@@ -88,8 +88,8 @@ def _conventions(rows: Sequence[Row]) -> str:
     told.append(f"The model is the one that is best on val by {' or '.join(MAIN[m] for m in _mains(rows))}.")
     if any(row.first.get("tested_on") == "val" for row in rows):
         told.append("Test is val: the dataset's test split has no masks.")
-    if "hd95" in rows[0].first["test"]:
-        policies = sorted({EMPTY[row.first["empty"]] for row in rows})
+    policies = sorted({EMPTY[row.first["empty"]] for row in rows if row.first.get("empty") in EMPTY})
+    if policies and any("hd95" in row.first["test"] for row in rows):
         told.append(f"A class that is there and not found: {' or '.join(policies)}.")
     return " ".join(told)
 
