@@ -290,7 +290,7 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
     "smp_unet": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
     "unetplusplus": "encoder=tu-test_resnet decoder_channels=[16,16,16,16,16]",
     "deeplabv3plus": "encoder=tu-test_resnet decoder_channels=16",
-    "fpn": "encoder=tu-test_resnet decoder_pyramid_channels=16 decoder_segmentation_channels=32",
+    "fpn": "encoder=tu-test_resnet decoder_pyramid_channels=16 decoder_segmentation_channels=64",
     "pspnet": "encoder=tu-test_resnet psp_out_channels=16",
     "segformer": "encoder=tu-test_resnet decoder_segmentation_channels=16",
     "upernet": "encoder=tu-test_resnet decoder_channels=16",

@@ -17,6 +17,7 @@ from torchvision.models import get_model_weights
 
 from ssl4seg import checkpoint
 from ssl4seg.errors import UserError
+from ssl4seg.networks.base import weighted_layers
 
 State = Mapping[str, Tensor]
 Download = Callable[[str], State]
@@ -34,15 +35,14 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: D
     if weights is None:
         return {}
     state = _read(Path(weights)) if _is_file(weights) else _downloaded(weights, download)
-    own = encoder.state_dict()
-    found, faults = _matched(own, state)
+    found, faults = _matched(encoder, state)
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise UserError(
             f"network.encoder_weights={weights}: is of another encoder than network.encoder={name}: "
             f"{'; '.join(faults[:3])}{more}"
         )
-    encoder.load_state_dict({**own, **found})
+    encoder.load_state_dict({**encoder.state_dict(), **found})
     return state
 
 
@@ -78,11 +78,12 @@ def _downloaded(weights: str, download: Download) -> State:
         ) from None
 
 
-def _matched(own: State, state: State) -> tuple[dict[str, Tensor], list[str]]:
+def _matched(encoder: nn.Module, state: State) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of `state` under the encoder's keys, and how the two differ."""
     for prefix in ("encoder.", "backbone."):  # of a whole network
         if part := {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}:
             state = part
+    own = encoder.state_dict()
     theirs = {_canonical(key): key for key in state}
     ours = {_canonical(key): key for key in own}
     found, faults = {}, []
@@ -95,8 +96,10 @@ def _matched(own: State, state: State) -> tuple[dict[str, Tensor], list[str]]:
         found[key] = value = _for_channels(value, own[key].shape)
         if value.shape != own[key].shape:
             faults.append(f"{key} is {tuple(value.shape)}, expected {tuple(own[key].shape)}")
-    parts = {name.split(".")[0] for name in ours}  # others, like a classifier, are left out
-    faults += [f"it has {key} too" for name, key in theirs.items() if name not in ours and name.split(".")[0] in parts]
+    layers = weighted_layers(encoder)
+    parts = tuple(_canonical(f"{name}.") for name, part in encoder.named_modules() if part in layers)
+    # What belongs to other parts is a classifier's, or of scales that are not used.
+    faults += [f"it has {key} too" for name, key in theirs.items() if name not in ours and name.startswith(parts)]
     return found, faults
 
 

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import get_model, list_models
 from torchvision.models.resnet import ResNet
 
@@ -32,7 +33,7 @@ class ResNet50Decoder(Network):
         self, *, in_channels: int, num_classes: int, encoder: str = "resnet50", encoder_weights: str | None = None
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        known = [name for name in list_models() if "resne" in name and "quantized" not in name and "_" not in name[:7]]
+        known = list_models(models, include=["resnet*", "resnext*", "wide_resnet*"])
         if encoder not in known:
             raise UserError(f"network.encoder={encoder}: expected one of {', '.join(known)}")
         resnet: ResNet = get_model(encoder)

@@ -192,6 +192,7 @@ class Layout(NamedTuple):
 
 
 @cache  # a method builds several networks of one kind
+@torch.enable_grad()
 def layout(kind: type[SMP], encoder: str, keys: str) -> Layout:
     """Found by a trial pass; its model is dropped.
 

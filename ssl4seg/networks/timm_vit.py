@@ -12,11 +12,14 @@ def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = Fa
     """Without its classifier; the embedding of positions is interpolated for the image's size at each pass."""
     if not timm.is_model(name):
         raise UserError(f"network.encoder={name}: timm has no such model")
-    vit = timm.create_model(
-        name, pretrained=pretrained, in_chans=in_channels, num_classes=0, global_pool="", dynamic_img_size=True
-    )
+    try:
+        vit = timm.create_model(
+            name, pretrained=pretrained, in_chans=in_channels, num_classes=0, global_pool="", dynamic_img_size=True
+        )
+    except TypeError:  # of a keyword that others do not take
+        vit = None
     if not isinstance(vit, VisionTransformer):
-        raise UserError(f"network.encoder={name}: is a {type(vit).__name__}; expected a plain vision transformer")
+        raise UserError(f"network.encoder={name}: is no plain vision transformer")
     return vit
 
 

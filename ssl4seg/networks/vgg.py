@@ -57,7 +57,7 @@ class OnVGG(Network):
             nn.Conv2d(hidden, hidden, 1),
         )
         if (self.kernel, hidden) == (7, 4096):
-            _transplant(state, *convolutions)
+            transplant(state, *convolutions)
         parts = [part for layer in convolutions for part in (layer, nn.ReLU(inplace=True), Dropout(dropout))]
         self.decoder, self.hidden = nn.Sequential(*parts), hidden
 
@@ -72,7 +72,7 @@ class OnVGG(Network):
 
 
 @torch.no_grad()
-def _transplant(state: State, first: nn.Conv2d, second: nn.Conv2d) -> None:
+def transplant(state: State, first: nn.Conv2d, second: nn.Conv2d) -> None:
     """The hidden layers of VGG's classifier as convolutions, if `state` has them (some published ones are all NaN)."""
     for key, layer in (("classifier.0", first), ("classifier.3", second)):
         weight = state.get(f"{key}.weight")
