@@ -21,13 +21,14 @@ def example() -> tuple[dict[str, str], str]:
     return files, command[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/methods.md"])
-def test_the_pages_name_every_method_and_no_other(page: str) -> None:
-    text = (Path(__file__).parents[1] / page).read_text()
-    section = text.partition("\n## Methods\n")[2].partition("\n## ")[0] or text.partition("\n## ")[0]
-    rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+@pytest.mark.parametrize("group", ["method", "network"])
+@pytest.mark.parametrize("page", ["README.md", "docs/{}s.md"])
+def test_the_pages_name_every_method_and_network_and_no_other(page: str, group: str) -> None:
+    text = (Path(__file__).parents[1] / page.format(group)).read_text()
+    section = text.partition(f"\n## {group.title()}s\n")[2].partition("\n## ")[0] or text.partition("\n## ")[0]
+    rows = "\n".join(line for line in section.splitlines() if line.startswith("|") and f"`{group}=`" not in line)
     named = re.findall(r"`(\w+)`", rows) if page == "README.md" else re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)
-    assert sorted(named) == choices("method", [conf_dir()])
+    assert sorted(named) == choices(group, [conf_dir()])
 
 
 def test_the_method_of_the_readme_is_about_twenty_lines_of_python_and_one_yaml() -> None:

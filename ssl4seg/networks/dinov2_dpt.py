@@ -19,8 +19,8 @@ class DINOv2DPT(Network):
 
     Of each token only the patches' go to the decoder, no batch norm anywhere, sizes as in UniMatch V2's code: ViT-S
     with 64 and [48, 96, 192, 384] channels (ViT-B: 128 and [96, 192, 384, 768]; ViT-L: 256 and [256, 512, 1024, 1024];
-    there ViT-L gives its blocks 5, 12, 18 and 24, here 6, 12, 18 and 24). 24,786,965 parameters for 3 -> 21 with ViT-S,
-    of which 22,056,576 are the encoder's. A file of DINOv2's authors loads as encoder_weights.
+    there ViT-L gives its blocks 5, 12, 18 and 24, here 6, 12, 18 and 24). 24,721,397 parameters for 3 -> 21 with ViT-S,
+    of which 22,056,192 are the encoder's. A file of DINOv2's authors loads as encoder_weights.
 
     Args:
         encoder: timm's name of a plain vision transformer; its patches may have another size than 14.
