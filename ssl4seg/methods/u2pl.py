@@ -35,6 +35,10 @@ class U2PL(Method):
     (H > gamma) where c ranks in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a
     gradient. A class without anchors or negatives is left out of the mean.
 
+    The authors' encoder is pretrained. A network that starts from scratch calls everything background after so few
+    steps on labels alone, and a rank of entropies calls that reliable: raise `labels_only` (phantom, 2 labelled
+    patients, 200 steps, one seed: val Dice at the end 4 with 0.0125, 45 with 0.5).
+
     M, N, D, the banks' sizes and the start on labels alone are the authors' code's, and the teacher is tested as there.
     r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
     negatives. Differs from the code: there anchors of unlabelled images are the surest alpha(t) of the pixels alone, z+
