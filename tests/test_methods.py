@@ -1,6 +1,7 @@
 """Methods against their papers' formulas in NumPy, on pixel-wise networks whose outputs can be written down."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -156,6 +157,16 @@ def test_noise_reaches_the_teacher_but_not_the_student(batch):
     assert torch.equal(seen["student"], torch.cat([batch.image, batch.unlabeled]))
     distance = (seen["teacher"] - batch.unlabeled).abs()
     assert 0 < distance.min() < distance.max() <= 0.2 + 1e-6
+
+
+def test_each_of_uamts_teacher_passes_has_a_noise_of_its_own(batch):
+    method, seen = made(UAMT, noise=0.1, num_passes=2, passes_per_call=2), []
+    method.teacher.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    losses(method, batch)
+    noise = torch.stack(torch.cat(seen).split(3)) - batch.unlabeled
+    assert len(noise) == 3
+    assert 0 < noise.abs().min() < noise.abs().max() <= 0.2 + 1e-6
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(noise, 2))
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
