@@ -140,6 +140,7 @@ class Training:
                 config, self.dataset.channels, self.dataset.num_classes, statistics=self.dataset.statistics()
             ),
         )
+        self.method.supervised = build(config["supervised_loss"], "supervised_loss")
         if self.method.needs_unlabeled and not self.split.unlabeled:
             raise UserError(
                 f"method={names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases are "

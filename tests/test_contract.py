@@ -159,6 +159,15 @@ def test_the_same_seed_gives_the_same_losses(config):
     assert drawn() == drawn()
 
 
+def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
+    method = assembled(config)
+    method.supervised = lambda logits, label: 0 * logits.sum()
+    found = {name: value.item() for _, losses in steps(method, batch_for(method)) for name, value in losses.items()}
+    chosen = {name: value for name, value in found.items() if name.endswith("supervised")}
+    assert chosen
+    assert set(chosen.values()) == {0}
+
+
 def test_after_step_moves_nothing_that_an_optimiser_moves(config):
     method = assembled(config)
     list(steps(method, batch_for(method)))
@@ -236,7 +245,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 # -- a file that one would add ----------------------------------------------------------------------------------------
 
 MINE = """
-from ssl4seg.losses import entropy, supervised
+from ssl4seg.losses import entropy
 from ssl4seg.methods.base import Method
 
 
@@ -246,8 +255,9 @@ class Mine(Method):
         self.student, self.weight = network(), weight
 
     def forward(self, phase, batch, progress):
-        confusion = entropy(self.student(batch.unlabeled).softmax(dim=1)).mean()
-        return {"supervised": supervised(self.student(batch.image), batch.label), "entropy": self.weight * confusion}
+        z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
+        confusion = entropy(z_u.softmax(dim=1)).mean()
+        return {"supervised": self.supervised(z_l, batch.label), "entropy": self.weight * confusion}
 """
 
 

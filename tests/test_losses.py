@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl4seg.losses import (
+    CrossEntropyDice,
+    HardPixels,
     all_sum,
     batch_mean,
     confident_label,
@@ -20,11 +22,11 @@ from ssl4seg.losses import (
     log_entropy,
     ratio,
     softmax_mse,
-    supervised,
 )
 from ssl4seg.types import IGNORE
 
-LOSSES = [cross_entropy, dice, supervised]
+supervised = CrossEntropyDice()
+LOSSES = [cross_entropy, dice, supervised, HardPixels()]
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -102,6 +104,26 @@ def test_everything_ignored_is_zero_with_zero_gradient(loss):
     value.backward()
     assert value.item() == 0
     assert z.grad.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_share"), [(0.7, 0.1), (0.2, 0.3), (1, 0), (0.01, 0), (0.01, 0.9), (0.01, 1)]
+)
+def test_hard_pixels_equal_numpy(threshold, min_share):
+    z, y = 2 * torch.randn(2, 3, 5, 6), torch.randint(3, (2, 5, 6))
+    y[torch.rand(y.shape) < 0.3] = IGNORE
+    own = softmax(z.double().numpy()).transpose(0, 2, 3, 1)[y != IGNORE]
+    own = np.sort(own[np.arange(len(own)), y[y != IGNORE].numpy()])  # the hardest first
+    num = max((own <= threshold).sum(), 1, round(min_share * y.numel()))
+    expected = -np.log(own[:num]).mean()
+    assert HardPixels(threshold=threshold, min_share=min_share)(z, y).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_weights_of_cross_entropy_and_dice():
+    z, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    torch.testing.assert_close(CrossEntropyDice(cross_entropy=1, dice=0)(z, y), cross_entropy(z, y))
+    expected = 0.25 * cross_entropy(z, y) + 2 * dice(z, y)
+    torch.testing.assert_close(CrossEntropyDice(cross_entropy=0.25, dice=2)(z, y), expected)
 
 
 def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels():

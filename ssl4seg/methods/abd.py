@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, dice, supervised
+from ssl4seg.losses import confidence, dice
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.mixing import cut_patches, paste_patch
@@ -86,12 +86,12 @@ class ABD(TwoNetworks):
         z_2l, z_2u = together(self.peer, x_2l, batch.strong[0])
         x_r = self.reliable(batch.unlabeled, batch.strong[0], z_1u.detach(), z_2u.detach())
         losses = {
-            "supervised": supervised(z_1l, y) + supervised(z_2l, y),
+            "supervised": self.supervised(z_1l, y) + self.supervised(z_2l, y),
             "cross": self.w(progress) * (cross(z_1u, z_2u) + cross(self.student(x_r), self.peer(x_r))),
         }
         if progress.fraction < self.displaced_until:
             x_i, y_i = self.inverse(x_1l, x_2l, y, z_1l.detach(), z_2l.detach())
-            displaced = supervised(self.student(x_i), y_i) + supervised(self.peer(x_i), y_i)
+            displaced = self.supervised(self.student(x_i), y_i) + self.supervised(self.peer(x_i), y_i)
             losses["displaced"] = self.displaced_weight * displaced
         return losses
 

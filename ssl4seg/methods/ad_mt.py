@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, dice, entropy, supervised
+from ssl4seg.losses import confident_label, dice, entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import beta_boxes, mix, mix_labels
@@ -86,7 +86,7 @@ class ADMT(Method):
         q = self.targets(x_u, z_w.detach().softmax(dim=1))
         y = confident_label(q.log(), self.threshold)
         loss = dice(z_s, mix_labels(y, y.roll(1, 0), box))
-        return {"supervised": supervised(z_l, batch.label), "consistency": self.w(progress) * loss}
+        return {"supervised": self.supervised(z_l, batch.label), "consistency": self.w(progress) * loss}
 
     def targets(self, x_u: Tensor, p: Tensor) -> Tensor:
         """q [U, K, H, W], in the end, p being the student's softmax output of x_u."""

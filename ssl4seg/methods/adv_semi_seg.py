@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, cross_entropy, ratio, supervised
+from ssl4seg.losses import batch_mean, cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.discriminator import Discriminator, bce, one_hot_truth, unmoved
 from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
@@ -81,7 +81,7 @@ class AdvSemiSeg(Method):
         weights = self.weights(progress)
         believed = z_u.argmax(dim=1).masked_fill(~self.trusted(d_u), IGNORE)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "adversarial": self.a_l * mean_over(batch.label != IGNORE, bce(d_l, 1)),
             "unlabeled_adversarial": weights["unlabeled_adversarial_weight"] * batch_mean(bce(d_u, 1)),
             "self_taught": weights["self_taught_weight"] * cross_entropy(z_u, believed),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl4seg import photometric as ph
 from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, masked_cross_entropy, supervised
+from ssl4seg.losses import entropy, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.teacher import EMATeacher
@@ -85,7 +85,7 @@ class AugSeg(FixMatch):
         x, y, c = self.mixed(self.intensities(batch.unlabeled), p_t, batch)
         z_l, z_s = together(self.student, batch.image, x)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w * masked_cross_entropy(z_s, y, (c >= self.threshold).float()),
         }
 

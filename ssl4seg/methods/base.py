@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ssl4seg.losses import CrossEntropyDice, SupervisedLoss
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -43,6 +44,9 @@ class Method(nn.Module, ABC):
     """One optimiser each, in the order of a step; adversarial methods add "discriminator"."""
     stages: tuple[float, ...] = ()
     """Shares of the run, rising in (0, 1), at which another stage starts; see `begin_stage`."""
+
+    supervised: SupervisedLoss = CrossEntropyDice()
+    """L_sup, the loss of labelled pixels, which the run chooses: (logits [N, K, H, W], label [N, H, W]) -> scalar."""
 
     student: Network
 

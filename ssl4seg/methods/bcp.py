@@ -9,7 +9,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import supervised
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import copy_paste_mask, mix
@@ -68,14 +67,18 @@ class BCP(Method):
         if self.stage(progress)[0] == 0:
             a, b = _halves(x_l, len(x_l))
             z = self.student(mix(x_l[a], x_l[b], box))
-            return {"supervised": _over(box, z, y_l[b]) + _over(1 - box, z, y_l[a])}
+            return {"supervised": self.over(box, z, y_l[b]) + self.over(1 - box, z, y_l[a])}
         (l1, l2), (u1, u2) = (_halves(x, max(len(x_l), len(x_u))) for x in (x_l, x_u))
         y_u = self.labels(x_u)
         z1, z2 = together(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
         return {
-            "supervised": _over(box, z1, y_l[l1]) + _over(1 - box, z2, y_l[l2]),
-            "pseudo_label": self.pseudo_weight * (_over(1 - box, z1, y_u[u1]) + _over(box, z2, y_u[u2])),
+            "supervised": self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
+            "pseudo_label": self.pseudo_weight * (self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2])),
         }
+
+    def over(self, region: Tensor, logits: Tensor, label: Tensor) -> Tensor:
+        """L_sup over the pixels of `region` [1, 1, H, W]."""
+        return self.supervised(logits, torch.where(region[:, 0] > 0.5, label, IGNORE))
 
     def labels(self, image: Tensor) -> Tensor:
         """y_u [U, H, W]."""
@@ -101,11 +104,6 @@ def _halves(x: Tensor, num: int) -> tuple[Tensor, Tensor]:
     half = (num + 1) // 2
     order = torch.arange(2 * half, device=x.device) % len(x)
     return order[:half], order[half:]
-
-
-def _over(region: Tensor, logits: Tensor, label: Tensor) -> Tensor:
-    """L_sup over the pixels of `region` [1, 1, H, W]."""
-    return supervised(logits, torch.where(region[:, 0] > 0.5, label, IGNORE))
 
 
 def largest_components(label: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, softmax_mse, supervised
+from ssl4seg.losses import batch_mean, softmax_mse
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
 from ssl4seg.methods.perturbation import feature_drop, feature_noise
 from ssl4seg.networks.base import Network, resized
@@ -77,7 +77,7 @@ class CCT(Method):
         z_l, z_u = z[:num_labeled], z[num_labeled:].detach()
         each = [batch_mean(softmax_mse(z_a, z_u)) for z_a in self.views([f[num_labeled:] for f in features], z_u)]
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * torch.stack(each).mean(),
         }
 

@@ -3,7 +3,7 @@
 from typing import ClassVar, Unpack
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, confidence, cross_entropy, supervised
+from ssl4seg.losses import batch_mean, confidence, cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.mixing import classmix_mask, mix, mix_labels
@@ -43,6 +43,6 @@ class ClassMix(MeanTeacher):
         y_m, value_m = (mix_labels(of.roll(-1, 0), of, mask) for of in (y_a, value))
         c = batch_mean((value_m >= self.threshold).float())
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * c * cross_entropy(z_m, y_m),
         }

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import cross_entropy, supervised
+from ssl4seg.losses import cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.two_networks import TwoNetworks, TwoNetworksKeys
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -42,7 +42,7 @@ class CPS(TwoNetworks):
         if self.on_labeled:
             l_cps = l_cps + cross(z_1l, z_2l)
         return {
-            "supervised": supervised(z_1l, batch.label) + supervised(z_2l, batch.label),
+            "supervised": self.supervised(z_1l, batch.label) + self.supervised(z_2l, batch.label),
             "cps": self.w(progress) * l_cps,
         }
 

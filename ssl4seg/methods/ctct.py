@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import dice, supervised
+from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.discriminator import unmoved
 from ssl4seg.networks.base import Network
@@ -64,7 +64,7 @@ class CTCT(Method):
             label = unmoved(teacher, batch.unlabeled).argmax(dim=1)
         z_l, z_u = together(pupil, batch.image, batch.unlabeled)
         return {
-            f"{prefix}supervised": supervised(z_l, batch.label),
+            f"{prefix}supervised": self.supervised(z_l, batch.label),
             f"{prefix}cross_teaching": self.w(progress) * dice(z_u, label),
         }
 

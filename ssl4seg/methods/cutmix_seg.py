@@ -3,7 +3,7 @@
 from typing import Unpack
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.mixing import cutmix_mask, mix
@@ -46,6 +46,6 @@ class CutMixSeg(MeanTeacher):
         square = (z_m.softmax(dim=1) - p_t).square().sum(dim=1)
         c = batch_mean((p_t.amax(dim=1) > self.threshold).float())
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * c * batch_mean(square),
         }

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.discriminator import Discriminator, bce, unmoved
 from ssl4seg.ramps import Rampup
@@ -48,7 +48,7 @@ class DAN(Method):
         z_l, z_u = together(self.student, batch.image, batch.unlabeled)
         d_u = unmoved(self.discriminator, z_u.softmax(dim=1), batch.unlabeled)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "adversarial": self.w(progress) * batch_mean(bce(d_u, 1)),
         }
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, log_entropy, supervised
+from ssl4seg.losses import batch_mean, log_entropy
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.two_networks import TwoNetworks, log_mean
 from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
@@ -65,7 +65,7 @@ class DeepCoTraining(TwoNetworks):
         l_1, l_2 = z_1.log_softmax(dim=1), z_2.log_softmax(dim=1)
         l_div = kl(l_1, self.peer(g_1).log_softmax(dim=1)) + kl(l_2, self.student(g_2).log_softmax(dim=1))
         return {
-            "supervised": supervised(z_1[:num], batch.label) + supervised(z_2[:num], batch.label),
+            "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "agreement": w * batch_mean(jensen_shannon(l_1[num:], l_2[num:])),
             "diversity": w * self.diversity_weight * batch_mean(l_div / 2),
         }

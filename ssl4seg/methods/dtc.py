@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
 from ssl4seg.ramps import Rampup
@@ -60,7 +60,7 @@ class DTC(Method):
         distance = ratio((counted * (z[:num_labeled] - truth).square()).sum(), counted.sum())
         consistency = batch_mean((self.mask(z) - logits.softmax(dim=1)[:, 1:]).square())
         return {
-            "supervised": supervised(logits[:num_labeled], batch.label),
+            "supervised": self.supervised(logits[:num_labeled], batch.label),
             "distance": self.distance_weight * distance,
             "consistency": self.w(progress) * consistency,
         }

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from ssl4seg.losses import batch_mean, log_entropy, supervised
+from ssl4seg.losses import batch_mean, log_entropy
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
@@ -34,7 +34,7 @@ class EntropyMinimization(Method):
         z = self.student(torch.cat([batch.image, batch.unlabeled]))
         e = log_entropy(z.log_softmax(dim=1)) / math.log(self.student.num_classes)
         return {
-            "supervised": supervised(z[: len(batch.image)], batch.label),
+            "supervised": self.supervised(z[: len(batch.image)], batch.label),
             "entropy": self.w(progress) * batch_mean(e),
         }
 

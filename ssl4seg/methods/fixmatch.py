@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, masked_cross_entropy, supervised
+from ssl4seg.losses import confident_label, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
 
@@ -40,7 +40,7 @@ class FixMatch(Method):
         z_l, z_w, z_s = together(self.student, batch.image, batch.unlabeled, batch.strong[0])
         target = confident_label(z_w, self.threshold)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w * masked_cross_entropy(z_s, target, (target != IGNORE).float()),
         }
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, cross_entropy, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
 from ssl4seg.types import Batch, Losses, Progress
@@ -20,7 +20,8 @@ class GAN(Method):
     the labelled images; D(x, m) [N, 1, h, w]: a map of patch decisions (logits) on an image and a mask stacked on the
     channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or
     least squares, (d - t)^2. Labelled images supervise and play; of the unlabelled ones, which have no y, only
-    predictions do. L_sup is (cross-entropy + Dice) / 2, or the cross-entropy.
+    predictions do. The articles have
+    `supervised_loss=cross_entropy`.
 
     There is no one paper. The original GAN has the cross-entropy (their eq. 1, with the generator's loss that does not
     saturate), LSGAN least squares (their eq. 9; the 1/2 of its generator is a matter of a), pix2pix the condition, the
@@ -38,7 +39,6 @@ class GAN(Method):
     Args:
         adversarial: the loss, bce or least_squares.
         adversarial_weight: a.
-        dice: whether L_sup has Dice.
         batch_norm: whether D has batch norm.
     """
 
@@ -50,7 +50,6 @@ class GAN(Method):
         network: MakeNetwork,
         adversarial: str = "bce",
         adversarial_weight: float = 0.01,
-        dice: bool = True,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
@@ -58,14 +57,12 @@ class GAN(Method):
             raise UserError(f"method.adversarial={adversarial}: expected {' or '.join(ADVERSARIAL)}")
         if not adversarial_weight >= 0:
             raise UserError(f"method.adversarial_weight={adversarial_weight}: expected a number of at least 0")
-        for key, value in (("dice", dice), ("batch_norm", batch_norm)):
-            if not isinstance(value, bool):
-                raise UserError(f"method.{key}={value}: expected true or false")
+        if not isinstance(batch_norm, bool):
+            raise UserError(f"method.batch_norm={batch_norm}: expected true or false")
         self.student = network()
         in_channels = self.student.in_channels + self.student.num_classes
         self.discriminator = Discriminator(in_channels=in_channels, decision="patches", batch_norm=batch_norm)
         self.loss, self.a = ADVERSARIAL[adversarial], adversarial_weight
-        self.supervise = supervised if dice else cross_entropy
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         return self.discriminate(batch) if phase == "discriminator" else self.generate(batch)
@@ -75,7 +72,7 @@ class GAN(Method):
         z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
         fake = unmoved(self.discriminator, x, torch.cat([z_l, z_u]).softmax(dim=1))
         return {
-            "supervised": self.supervise(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "adversarial": self.a * batch_mean(self.loss(fake, 1)),
         }
 

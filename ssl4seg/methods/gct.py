@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.discriminator import unmoved
 from ssl4seg.methods.flaw_detector import FlawDetector, comparable, flaw_target
@@ -81,7 +81,7 @@ class GCT(Method):
         both = ((f_1 == 1) & (f_2 == 1)).float()
         consistency = taught(f_1 > f_2, p_1, p_2) + taught(f_2 > f_1, p_2, p_1)
         return {
-            "supervised": supervised(z_1[:num], batch.label) + supervised(z_2[:num], batch.label),
+            "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "consistency": self.w(progress) * consistency,
             "correction": self.c * batch_mean(both * (flaws_1.square() + flaws_2.square())),
         }

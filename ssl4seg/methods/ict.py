@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.mixing import mix
@@ -43,7 +43,7 @@ class ICT(MeanTeacher):
         p_t = self.teacher(u_1).softmax(dim=1)
         square = (z_m.softmax(dim=1) - mix(p_t, p_t.roll(1, 0), share)).square()
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * batch_mean(square),
         }
 

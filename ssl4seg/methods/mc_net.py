@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.ramps import Rampup
@@ -69,8 +69,9 @@ class MCNet(Method):
         p = [z_i.softmax(dim=1) for z_i in z]
         s = [self.sharpened(p_i).sigmoid() for p_i in p]
         pairs = [(p_j - s_i).square() for i, s_i in enumerate(s) for j, p_j in enumerate(p) if i != j]
+        supervised = torch.stack([self.supervised(z_i[:num], batch.label) for z_i in z]).sum()
         return {
-            "supervised": self.supervised_weight * torch.stack([supervised(z_i[:num], batch.label) for z_i in z]).sum(),
+            "supervised": self.supervised_weight * supervised,
             "consistency": self.w(progress) * torch.stack([batch_mean(pair) for pair in pairs]).sum(),
         }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, softmax_mse, supervised
+from ssl4seg.losses import batch_mean, softmax_mse
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.ramps import Rampup
@@ -67,7 +67,7 @@ class MeanTeacher(Method):
         z = self.student(torch.cat([batch.image, batch.unlabeled]))
         z_l, z_u = z.split([len(batch.image), len(batch.unlabeled)])
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),
         }
 

@@ -5,7 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, confident_label, supervised
+from ssl4seg.losses import confidence, confident_label
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
 from ssl4seg.types import Progress, PseudoLabels
@@ -32,7 +32,7 @@ class PseudoLabel(SelfTraining):
         self.threshold = threshold
 
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:
-        return supervised(z_u, confident_label(z_f, self.threshold))
+        return self.supervised(z_u, confident_label(z_f, self.threshold))
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
@@ -59,7 +59,7 @@ class RDrop(Method):
         z_1, z_2 = resized(self.student.decode(features), x).chunk(2)
         num = len(batch.image)
         return {
-            "supervised": supervised(z_1[:num], batch.label) + supervised(z_2[:num], batch.label),
+            "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "consistency": self.w(progress) * batch_mean(symmetric_kl(z_1, z_2)),
         }
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, supervised
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress
@@ -65,8 +65,8 @@ class S4L(Method):
         z = resized(self.student.decode(labeled), x)
         rotation = F.cross_entropy(self.rotation(features), r.flatten().to(x.device), reduction="none")
         return {
-            "supervised": supervised(z[:num_labeled], y),
-            "turned": self.turned_weight * supervised(z[num_labeled:], y_r[num_labeled:]),
+            "supervised": self.supervised(z[:num_labeled], y),
+            "turned": self.turned_weight * self.supervised(z[num_labeled:], y_r[num_labeled:]),
             "rotation": self.rotation_weight * batch_mean(rotation),
         }
 

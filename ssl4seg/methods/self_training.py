@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import supervised
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress
@@ -89,10 +88,10 @@ class SelfTraining(Method):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         stage, _ = self.stage(progress)
         if stage == 0:
-            return {"supervised": supervised(self.student(batch.image), batch.label)}
+            return {"supervised": self.supervised(self.student(batch.image), batch.label)}
         z_l, z_u = together(self.student, batch.image, batch.unlabeled)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "pseudo_label": self.pseudo_weight * self.pseudo_loss(z_u, self.labeller(batch.unlabeled)),
         }
 

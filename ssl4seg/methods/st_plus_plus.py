@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import all_sum, supervised
+from ssl4seg.losses import all_sum
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.self_training import Frozen
 from ssl4seg.mixing import cutmix_boxes, mix
@@ -74,11 +74,14 @@ class STPlusPlus(Method):
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         if self.stage(progress)[0] == 0:
-            return {"supervised": supervised(self.student(batch.image), batch.label)}
+            return {"supervised": self.supervised(self.student(batch.image), batch.label)}
         strong, erased = self.cut_out(batch.strong[0])
         label = self.labeller(batch.unlabeled).argmax(dim=1).masked_fill(erased, IGNORE)
         z_l, z_u = together(self.student, batch.image, strong)
-        return {"supervised": 0.5 * supervised(z_l, batch.label), "pseudo_label": 0.5 * supervised(z_u, label)}
+        return {
+            "supervised": 0.5 * self.supervised(z_l, batch.label),
+            "pseudo_label": 0.5 * self.supervised(z_u, label),
+        }
 
     def cut_out(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Images with a box of noise in their own range, and where it lies [U, H, W] bool."""

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from ssl4seg.losses import supervised
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -17,4 +16,4 @@ class Supervised(Method):
         self.student = network()
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        return {"supervised": supervised(self.student(batch.image), batch.label)}
+        return {"supervised": self.supervised(self.student(batch.image), batch.label)}

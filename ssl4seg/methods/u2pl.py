@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import all_sum, cross_entropy, entropy, ratio, supervised
+from ssl4seg.losses import all_sum, cross_entropy, entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
 from ssl4seg.methods.projection import Projection, level_at
@@ -139,7 +139,7 @@ class U2PL(Method):
         z_l, z_m = z.split(num)
         contrast = self.contrast(r, r_t, p_t, batch.label, y_m, queue=started)
         return {
-            "supervised": supervised(z_l, batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "pseudo_label": started * self.pseudo_weight * _over_reliable(z_m, y_m),
             "contrastive": started * self.contrastive_weight * contrast,
         }

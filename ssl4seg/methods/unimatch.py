@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, dice, masked_cross_entropy, supervised
+from ssl4seg.losses import confident_label, dice, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
 from ssl4seg.networks.base import resized
@@ -70,7 +70,7 @@ class UniMatch(Method):
         x_s, y_s = self.cutmixed(batch.strong, y)
         l_1, l_2 = map(self.unlabeled_loss, together(self.student, *x_s), y_s)
         return {
-            "supervised": supervised(z_l, batch.label) / 2,
+            "supervised": self.supervised(z_l, batch.label) / 2,
             "feature_dropout": self.unlabeled_loss(z_f, y) / 4,
             "strong": (l_1 + l_2) / 8,
         }

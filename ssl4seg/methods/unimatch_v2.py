@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, supervised
+from ssl4seg.losses import confident_label
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
@@ -58,7 +58,7 @@ class UniMatchV2(UniMatch):
         (x_1, x_2), (y_1, y_2) = self.cutmixed(batch.strong, y)
         z_1, z_2 = self.complementary(x_1, x_2)
         return {
-            "supervised": supervised(self.student(batch.image), batch.label) / 2,
+            "supervised": self.supervised(self.student(batch.image), batch.label) / 2,
             "strong": (self.unlabeled_loss(z_1, y_1) + self.unlabeled_loss(z_2, y_2)) / 4,
         }
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, ratio, supervised
+from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.perturbation import feature_noise
 from ssl4seg.networks.base import resized
@@ -73,7 +73,7 @@ class URPC(Method):
         num_labeled = len(batch.image)
         z = self.scales(torch.cat([batch.image, batch.unlabeled]))  # [S, L + U, K, H, W]
         return {
-            "supervised": torch.stack([supervised(z_i[:num_labeled], batch.label) for z_i in z]).mean(),
+            "supervised": torch.stack([self.supervised(z_i[:num_labeled], batch.label) for z_i in z]).mean(),
             "consistency": self.w(progress) * self.consistency(z[:, num_labeled:]),
         }
 

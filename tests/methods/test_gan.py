@@ -7,7 +7,6 @@ import pytest
 import torch
 from adversaries import bce, check_phases_keep_apart, judged, reaches, some_batch, tiny_unet
 from pixelwise import HALFWAY, K, losses, made, numpy_supervised, softmax
-from test_losses import numpy_cross_entropy
 from torch import Tensor
 
 from ssl4seg.errors import UserError
@@ -51,12 +50,6 @@ def test_both_phases(batch, adversarial, loss, batch_norm, labeled, unlabeled):
     assert list(found) == ["discriminator"]
     expected = (loss(real, 1).mean() + loss(fake, 0).mean()) / 2
     assert found["discriminator"].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_dice_can_be_left_out(batch):
-    method = made(GAN, dice=False)
-    expected = numpy_cross_entropy(method.student.numpy(batch.image), batch.label.numpy())
-    assert losses(method, batch)["supervised"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +114,7 @@ def test_the_segmenter_predicts_and_there_are_no_pseudo_labels(batch):
     assert method.pseudo_labels(batch.unlabeled, HALFWAY) is None
 
 
-@pytest.mark.parametrize(
-    "keys", [{"adversarial": "hinge"}, {"adversarial_weight": -1}, {"dice": "yes"}, {"batch_norm": 1}]
-)
+@pytest.mark.parametrize("keys", [{"adversarial": "hinge"}, {"adversarial_weight": -1}, {"batch_norm": 1}])
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
         made(GAN, **keys)
