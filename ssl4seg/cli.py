@@ -394,13 +394,14 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
     groups = group_names(name)
     if groups:
         lines += ["", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
+        width = max(len(choice) for group in groups for choice in choices(group, folders))
     for group in groups:
         lines.append(f"  {group}")
         for choice in choices(group, folders):
             file = next(
                 folder / group / f"{choice}.yaml" for folder in folders if (folder / group / f"{choice}.yaml").exists()
             )
-            lines.append(f"    {choice:<16} {_title_and_keys(file)[0]}")
+            lines.append(f"    {choice:<{width}}  {_title_and_keys(file)[0]}")
     lines += ["", "Keys:", *body]
     if name == "train":
         lines += ["", "-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
