@@ -260,27 +260,37 @@ def predict_files(config: dict[str, Any]) -> None:
     faults = []
     for file, target in targets.items():
         try:
-            scaled = normalized(read_image(file, data["channels"]), data["normalize"])
-            checked(Volume(scaled, None, None), str(file), data["num_classes"])
             with out_of_memory_explained():
-                label = predictor(scaled, facts(file, data["channels"]).spacing if steps else None)
-        except UserError as error:
-            faults.append(str(error))
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if ending(target) in PICTURE:
-            save_labels(label[0], target)
-        else:
-            write_label(target, label, file)
-        if config["overlay"]:
-            at = fullest(label)
-            picture = panel(scaled[at], [label[at]])
-            if len(label) > 1:
-                picture = captioned(picture, f"slice {at + 1} of {len(label)}")
-            Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
+                _predict(file, target, predictor, data, overlay=config["overlay"])
+        except Exception as error:  # whatever it is, the other files get their masks
+            if not isinstance(error, UserError | OSError):
+                log.exception(f"{file}: a fault of the program:")
+            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
     log.info(f"{len(targets) - len(faults)} masks written to {output}")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))
+
+
+def _predict(file: Path, target: Path, predictor: Predictor, data: Config, *, overlay: bool) -> None:
+    """Write the mask of a file, and beside it the overlay.
+
+    Args:
+        data: the run's configuration of its dataset.
+    """
+    scaled = normalized(read_image(file, data["channels"]), data["normalize"])
+    checked(Volume(scaled, None, None), str(file), data["num_classes"])
+    label = predictor(scaled, facts(file, data["channels"]).spacing if predictor.steps else None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if ending(target) in PICTURE:
+        save_labels(label[0], target)
+    else:
+        write_label(target, label, file)
+    if overlay:
+        at = fullest(label)
+        picture = panel(scaled[at], [label[at]])
+        if len(label) > 1:
+            picture = captioned(picture, f"slice {at + 1} of {len(label)}")
+        Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
 
 
 def _targets(source: Path, output: Path) -> dict[Path, Path]:

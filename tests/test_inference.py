@@ -211,14 +211,22 @@ def test_overlay_writes_a_picture_of_image_and_mask_beside_each(acdc_run: Path, 
     assert (painted == (labels(out / "slice.png") > 0)).mean() > 0.99
 
 
-def test_predicting_goes_on_after_a_damaged_input_and_names_it(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:
+def test_predicting_goes_on_after_inputs_that_fail_and_names_them(
+    acdc_run: Path, inputs: Path, tmp_path: Path
+) -> None:
     (inputs / "a.nii.gz").write_bytes((inputs / "deep/volume.nii.gz").read_bytes()[:500])
+    (inputs / "b.png").write_bytes(b"")
+    (tmp_path / "out/volume.h5").mkdir(parents=True)  # where the mask of volume.h5 should go
+    Image.fromarray(np.full((3, 1), 9, np.uint8)).save(inputs / "tiny.png")
     output = refused(
         "predict", f"run={acdc_run}", f"input={inputs}", f"output={tmp_path / 'out'}", *MACHINE, cwd=tmp_path
     )
+    assert "3 of 8 inputs could not be predicted" in output
     assert f"{inputs / 'a.nii.gz'}: cannot be read as NIfTI" in output
-    assert "1 of 6" in output
-    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 5
+    assert f"{inputs / 'b.png'}: cannot be read as a picture" in output
+    assert f"{inputs / 'volume.h5'}: " in output
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {"deep/volume.nii.gz", "deep/slice.h5", "slice.png", "deep/photo.png", "tiny.png"}
 
 
 @pytest.mark.parametrize(

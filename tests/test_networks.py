@@ -108,12 +108,21 @@ def test_the_recipes_unet_has_1813764_parameters():
     assert sum(p.numel() for p in UNet(in_channels=1, num_classes=4).parameters()) == 1_813_764
 
 
-@pytest.mark.parametrize("size", [(64, 64), (37, 50), (17, 31), (16, 100)])
+@pytest.mark.parametrize("size", [(64, 64), (37, 50), (17, 31), (16, 100), (12, 40), (5, 5), (1, 33)])
 @pytest.mark.parametrize(("channels", "classes"), [(1, 4), (3, 21)])
 def test_logits_have_the_size_of_the_image_whatever_it_is(size, channels, classes):
     logits = UNet(in_channels=channels, num_classes=classes)(torch.rand(2, channels, *size))
     assert logits.shape == (2, classes, *size)
     assert logits.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_an_image_that_is_too_small_for_the_coarsest_scale_is_seen_enlarged():
+    network, image = unet().eval(), torch.rand(2, 1, 3, 10)  # three scales: a side needs 4 pixels
+    large = nn.functional.interpolate(image, size=(4, 12), mode="bilinear", align_corners=False)
+    back = nn.functional.interpolate(network(large), size=(3, 10), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(network(image), back)
+    assert network(torch.rand(1, 1, 1, 1)).shape == (1, 4, 1, 1)
 
 
 def test_decode_of_encode_is_forward_and_features_have_their_channels():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.networks.base import Network
+from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.dropout import Dropout
 
 
@@ -63,6 +63,9 @@ class UpBlock(nn.Module):
 class UNet(Network):
     """Five scales, each half the size of the one before.
 
+    Images of any size; one with a side below 16 pixels, of which nothing would be left at the coarsest scale, goes
+    through resized (see `fitted`).
+
     Args:
         channels: channels of each scale; the recipe has 16, 32, 64, 128, 256: 1,813,764 parameters for 1 -> 4.
         dropout: dropout probability of each scale of the encoder.
@@ -105,7 +108,8 @@ class UNet(Network):
 
     def features(self, image: Tensor) -> list[Tensor]:
         features: list[Tensor] = []
-        x = image
+        least = 2 ** (len(self.encoder) - 1)
+        x = fitted(image, least) if min(image.shape[-2:]) < least else image
         for block in self.encoder:
             x = block(F.max_pool2d(x, 2) if features else x)
             features.append(x)
