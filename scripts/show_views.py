@@ -26,7 +26,7 @@ from ssl4seg.data.store import Store
 from ssl4seg.pictures import palette
 from ssl4seg.seeding import generator
 from ssl4seg.types import IGNORE
-from ssl4seg.views import sample, strong_view
+from ssl4seg.views import View, sample, strong_view
 
 OPERATIONS = {  # with magnitudes that show what they do
     "brightness": (ph.brightness, (0.5, 1.5, 2.0)),
@@ -61,7 +61,8 @@ def images_of(overrides: list[str]) -> tuple[Tensor, Tensor, int, dict[str, Any]
     foreground = [int(((label > 0) & (label != IGNORE)).sum()) if label is not None else 0 for label in store.labels]
     parts = range(first), range(first, len(store))
     raw = store.take([max(part, key=foreground.__getitem__) for part in parts])
-    image, label = sample(raw, build(config["views"]["weak"], "views.weak").plain(raw.size), dataset.image_size)
+    view: View = build(config["views"]["weak"], "views.weak")
+    image, label = sample(raw, view.plain(raw.size), dataset.image_size, mirror=view.mirror)
     return image, label, dataset.num_classes, config
 
 

@@ -137,7 +137,9 @@ class Batches:
 
     def _sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
         image, label = (part.to(self.device, non_blocking=True) for part in raw[:2])
-        image, label = sample(Raw(image, label, raw.size), theta, self.side, self.weak.fill_label)
+        image, label = sample(
+            Raw(image, label, raw.size), theta, self.side, self.weak.fill_label, mirror=self.weak.mirror
+        )
         return image.contiguous(memory_format=torch.channels_last), label
 
 

@@ -16,7 +16,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.seeding import seed_of
 from ssl4seg.types import IGNORE, Progress, PseudoLabels
-from ssl4seg.views import sample
+from ssl4seg.views import View, sample
 
 NUM_BINS = 15
 
@@ -29,7 +29,7 @@ class Diagnosis:
         num_images: so many slices of them at most, evenly spaced.
         classes: all K names, background first.
         side: pixels of the training input.
-        plain: `View.plain` of the weak views.
+        view: the weak views.
         batch_size: images in one call of the method.
         autocast: the run's precision.
     """
@@ -41,13 +41,14 @@ class Diagnosis:
         num_images: int,
         classes: Sequence[str],
         side: int,
-        plain: Callable[[Tensor], Tensor],
+        view: View,
         batch_size: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.classes, self.batch_size, self.autocast, self.device = classes, batch_size, autocast, device
-        parts = [sample(raw, plain(raw.size), side, IGNORE) for raw in _chosen(cases, num_images, len(classes))]
+        chosen = _chosen(cases, num_images, len(classes))
+        parts = [sample(raw, view.plain(raw.size), side, IGNORE, mirror=view.mirror) for raw in chosen]
         self.images = [image for image, _ in parts]
         self.labels = [label for _, label in parts]
 

@@ -223,7 +223,7 @@ class Training:
             num_images=engine["diagnose"],
             classes=self.dataset.classes,
             side=self.dataset.image_size,
-            plain=self.weak.plain,
+            view=self.weak,
             batch_size=engine["eval_batch_size"],
             device=self.fabric.device,
             autocast=self.fabric.autocast,

@@ -10,6 +10,7 @@ the centre of the image.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class View(ABC):
     Args:
         fill_label: label outside the image: 0 (background) or 255 (ignored).
     """
+
+    mirror: ClassVar[bool] = False
+    """What lies outside the image: its mirror image, or black."""
 
     def __init__(self, *, fill_label: int) -> None:
         if fill_label not in range(IGNORE + 1):
@@ -97,7 +101,8 @@ class WeakView(View):
 class CropView(View):
     """The common recipe of natural images: a random scale, a random crop, a horizontal flip.
 
-    An image that is smaller than the crop after scaling lies anywhere in it; the rest is black and has `fill_label`.
+    An image that is smaller than the crop after scaling lies anywhere in it; around it are its mirror images, with the
+    label `fill_label`. Black, the custom there, would teach an unlabelled image's pseudo-labels what black is.
 
     Args:
         side: pixels of the crop.
@@ -105,6 +110,8 @@ class CropView(View):
         flip: share of the images that are mirrored.
         fill_label: label outside the image: 255 (ignored) or 0.
     """
+
+    mirror = True
 
     def __init__(self, *, side: int, scale: Sequence[float], flip: float, fill_label: int = IGNORE) -> None:
         super().__init__(fill_label=fill_label)
@@ -157,11 +164,11 @@ def as_float(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0) -> tuple[Tensor, Tensor]:
+def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0, *, mirror: bool = False) -> tuple[Tensor, Tensor]:
     """Sample a square of `side` pixels from each image: bilinear for the image, nearest for the label.
 
     Within the image's edge the nearest pixel is continued by half a pixel, so a plain resize equals linear
-    interpolation; outside, the image is 0 and the label `fill_label`.
+    interpolation; outside, the image is mirrored at its edges (`mirror`) or 0, and the label is `fill_label`.
 
     Returns:
         image [B, C, side, side] float32 and label [B, side, side] int64.
@@ -171,13 +178,15 @@ def sample(raw: Raw, theta: Tensor, side: int, fill_label: int = 0) -> tuple[Ten
     extent = raw.size.flip(1).to(device)[:, None, None, :]  # width, height of each image
     at = F.affine_grid(theta.to(device), [len(image), 1, side, side], align_corners=False) + extent / 2
     inside = ((at > 0) & (at < extent)).all(-1)
+    if mirror:
+        at = extent - (at % (2 * extent) - extent).abs()
     # In pixels whose first centre lies at 0.5; clamped, or the padding of smaller images would bleed in.
     at = at.clamp_(min=torch.full_like(extent, 0.5), max=extent - 0.5)
     column, row = at.long().unbind(-1)
     picked = label.flatten(1).gather(1, (row * width + column).flatten(1)).view_as(row).long()
     grid = at * (2 / torch.tensor([width, height], device=device)) - 1
     resampled = F.grid_sample(as_float(image), grid, mode="bilinear", align_corners=False)
-    return resampled.mul_(inside[:, None]), torch.where(inside, picked, fill_label)
+    return resampled if mirror else resampled.mul_(inside[:, None]), torch.where(inside, picked, fill_label)
 
 
 def strong_view(image: Tensor, operations: Sequence[Operation], generator: Generator) -> Tensor:

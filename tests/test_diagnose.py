@@ -15,7 +15,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.types import IGNORE, Progress, PseudoLabels
-from ssl4seg.views import fit
+from ssl4seg.views import WeakView
 
 CLASSES = ("background", "a", "b")
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def diagnosis(cases, num_images=100, side=4) -> Diagnosis:
         num_images=num_images,
         classes=CLASSES,
         side=side,
-        plain=fit,
+        view=WeakView(rot90_flip=0, rotate=0, max_angle=0),
         batch_size=2,
         device=CPU,
         autocast=nullcontext,

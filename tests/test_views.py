@@ -316,13 +316,20 @@ def test_a_smaller_image_lies_anywhere_in_the_crop_and_is_whole():
     assert (bottom >= 20 - 1e-3).all()
 
 
-def test_outside_a_smaller_image_a_crop_is_black_and_has_the_fill_label():
-    raw = raw_of(*[torch.full((20, 24), 0.35)] * 8)
+@pytest.mark.parametrize("shape", [(20, 24), (9, 40)])  # mirrored once, and three times
+def test_outside_a_smaller_image_a_crop_is_mirrored_and_has_the_fill_label(shape):
+    raw = raw_of(torch.rand(shape))
     view = crop(fill_label=IGNORE)
-    image, label = sample(raw, view.thetas(raw.size, gen()), 32, view.fill_label)
-    assert (image[:, 0] > 0).sum(dim=(1, 2)).tolist() == [20 * 24] * 8
-    assert torch.equal(label == IGNORE, image[:, 0] == 0)
-    assert label[label != IGNORE].eq(3).all()
+    theta = view.thetas(raw.size, gen())
+    left, _, top, _ = window(theta, raw.size)[0].round().int().tolist()
+    theta[0, :, 2] = torch.tensor([left + 16 - shape[1] / 2, top + 16 - shape[0] / 2])  # at whole pixels
+    image, label = sample(raw, theta, 32, view.fill_label, mirror=view.mirror)
+    around = np.pad(raw.image[0, 0].numpy(), 32, mode="symmetric")[top + 32 :, left + 32 :][:32, :32]
+    torch.testing.assert_close(image[0, 0], torch.from_numpy(around), atol=1e-4, rtol=0)
+    row, column = (torch.arange(32) + first for first in (top, left))
+    inside = ((row >= 0) & (row < shape[0]))[:, None] & (column >= 0) & (column < shape[1])
+    assert torch.equal(label[0] == IGNORE, ~inside)
+    assert inside.sum() == shape[0] * min(32, shape[1])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -415,8 +422,8 @@ def test_sampling_the_parts_is_sampling_the_whole(view, data):
     for box, (height, width) in zip(parts, shapes, strict=True):
         assert 0 <= box.top < box.bottom <= height
         assert 0 <= box.left < box.right <= width
-    image, label = sample(raw, theta, 16, IGNORE)
-    again, mask = sample(cut, moved(theta, size, parts), 16, IGNORE)
+    image, label = sample(raw, theta, 16, IGNORE, mirror=view.mirror)
+    again, mask = sample(cut, moved(theta, size, parts), 16, IGNORE, mirror=view.mirror)
     # Positions are rounded otherwise: one that falls on the border of two pixels, or of the image, may go either way.
     near = label != mask
     assert near.sum() <= max(1, 0.02 * near.numel())

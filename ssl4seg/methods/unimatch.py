@@ -27,8 +27,9 @@ class UniMatch(Method):
     Differs from the authors' code: it takes the boxes' content from a second unlabelled batch, whose pseudo-labels come
     from a pass in evaluation mode (for natural images the same images in the same order, cropped anew); here it is the
     batch itself, rolled by one, with the y at hand, which saves that pass. It drops and decodes the labelled images'
-    features too, to no use but in the batch norm. Its L_sup for natural images is cross-entropy alone. For them it
-    leaves the padding of crops out of l, which our batches do not tell.
+    features too, to no use but in the batch norm. For natural images its L_sup is cross-entropy alone
+    (`supervised_loss=cross_entropy`), and crops that reach beyond their image are padded with black, which l leaves
+    out; here they are mirrored.
 
     Args:
         threshold: tau.
