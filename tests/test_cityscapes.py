@@ -167,7 +167,7 @@ def test_a_faulty_folder_is_refused_before_anything_is_decoded(root, break_it, n
 def test_a_list_with_unknown_images_is_refused(root, tmp_path):
     (tmp_path / "list.txt").write_text(f"{TRAIN[0]}\nulm_000000_000019\n")
     with pytest.raises(
-        UserError, match=r"list\.txt: 1 of the 2 images \(ulm_000000_000019\) .* dataset\.lists\.val=FILE"
+        UserError, match=r"list\.txt: 1 of the 2 lines .* line 2 'ulm_000000_000019' .* dataset\.lists\.val=FILE"
     ):
         cityscapes(root, lists={"val": str(tmp_path / "list.txt")}).cases("val")
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -174,16 +175,51 @@ def test_a_list_has_its_own_order_and_may_repeat_itself(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("p07\n", "'p07' names no training case"),
+        ("p00\np07\n", "1 of the 2 lines name no training case: line 2 'p07' \\(nearest: 'p0[0-2]'\\)"),
         ("p02\n", "'p02' has no mask"),
-        ("\n\n", "names no case"),
-        ("p0\n", "names no training case"),
-        ("p011_frame00\n", "names no training case"),
+        ("\n\n", "names no training case"),
+        ("p0\n", "name no training case"),
+        ("p011_frame00\n", "name no training case"),
+        ("p01_frame07\n", "line 1 'p01_frame07' \\(nearest: 'p01_frame0[01]'\\)"),
+        ("p01_slice_x\n", "name no training case"),
+        ("p01.v2\n", "name no training case"),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused(tmp_path, text, fault):
     with pytest.raises(UserError, match=rf"labeled_list=.*{fault}"):
         listed(tmp_path, text)
+
+
+def named(*cases: str) -> list[Case]:
+    """Cases of these names, each a group of its own."""
+    return [
+        replace(case, name=name, group=name) for case, name in zip(cases_of([[(1, True)]] * 9), cases, strict=False)
+    ]
+
+
+def test_no_other_name_is_taken_for_one_that_it_begins_with(tmp_path):
+    cases = named("cell", "cell_2", "dog", "a")
+    for line in ("cell_3", "dog_is_a_cat.png", "a_2", "cell.old", "cell_mask.png"):
+        (tmp_path / "list.txt").write_text(f"cell_2\n{line}\n")
+        with pytest.raises(UserError, match=rf"labeled_list=.*line 2 {line!r}"):
+            split_labeled(cases, list_file=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("cell_2.PNG\nimages/a.tif\n")
+    assert split_labeled(cases, list_file=tmp_path / "list.txt").labeled_groups == ("cell_2", "a")
+
+
+def test_a_name_that_is_there_is_not_shortened(tmp_path):
+    (tmp_path / "list.txt").write_text("a_slice_1.h5\nx/b\n")
+    split = split_labeled(named("a", "a_slice_1", "b", "x/b"), list_file=tmp_path / "list.txt")
+    assert split.labeled_groups == ("a_slice_1", "x/b")
+
+
+def test_names_may_hold_spaces(tmp_path):
+    (tmp_path / "list.txt").write_text("cell 2\n")
+    cases = named("cell", "cell 2")
+    assert split_labeled(cases, list_file=tmp_path / "list.txt").labeled_groups == ("cell 2",)
+    (tmp_path / "list.txt").write_text("cell 3\n")
+    with pytest.raises(UserError, match=r"line 1 'cell 3' \(nearest: 'cell 2'\)"):
+        split_labeled(cases, list_file=tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "."])

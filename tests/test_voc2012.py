@@ -179,11 +179,11 @@ def break_size(root: Path) -> None:
     ("break_it", "named"),
     [
         (lambda root: (root / "JPEGImages").rename(root / "Images"), ["dataset.root=", "holds no VOC2012", "download"]),
-        (lambda root: (root / f"JPEGImages/{TRAIN[0]}.jpg").unlink(), ["train.txt", "1 of the 4 images", TRAIN[0]]),
+        (lambda root: (root / f"JPEGImages/{TRAIN[0]}.jpg").unlink(), ["train.txt", "1 of the 4 lines", TRAIN[0]]),
         (lambda root: (root / f"SegmentationClass/{TRAIN[3]}.png").unlink(), [TRAIN[3], "1 of the 4", "no mask"]),
         (lambda root: (root / "ImageSets/Segmentation/train.txt").unlink(), ["train.txt", "dataset.lists.train=FILE"]),
         (lambda root: (root / "ImageSets/Segmentation/train.txt").write_text("\n"), ["train.txt", "names no image"]),
-        (break_list, ["train.txt", "1 of the 2 images (1999_000001)"]),
+        (break_list, ["train.txt", "1 of the 2 lines name no image", "line 2 '1999_000001' (nearest"]),
         (break_size, [f"{TRAIN[1]}.png", "40 x 56", "56 x 40"]),
         (
             lambda root: (root / f"JPEGImages/{TRAIN[2]}.jpg").write_bytes(b"\xff\xd8"),
@@ -306,7 +306,7 @@ def test_a_run_is_the_same_from_memory_and_from_the_disk_and_says_what_it_is_tes
         sys.executable, "-m", "ssl4seg.train", *same, *streamed, cwd=tmp_path
     )  # a daemon has no workers
     assert code == 0, output
-    assert "are read from the disk" in output
+    assert "read from the disk" in output
     other = run.with_name("unet-two-s0-streamed")
     assert differing(load(run / "best.pt")["method"], load(other / "best.pt")["method"]) == []
     assert results(run)["test"] == results(other)["test"]

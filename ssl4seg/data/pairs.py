@@ -10,7 +10,7 @@ import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.files import normalized, picture_size, read_mask, read_picture
-from ssl4seg.data.split import known_name
+from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 
 WORDS = ("images", "images")
@@ -34,18 +34,9 @@ def read_list(file: Path, key: str, known: Collection[str]) -> list[str]:
         key: what the user can set to choose another list.
         known: the names of the images that are there.
     """
-    try:
-        words = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); {key}=FILE takes another list") from None
-    names = [known_name(word, known) for word in words]
-    if missing := [word for word, name in zip(words, names, strict=True) if name is None]:
-        raise UserError(
-            f"{file}: {told(missing, len(words), 'images')} not in dataset.root; {key}=FILE takes another list"
-        )
-    if not words:
-        raise UserError(f"{file}: names no image")
-    return list(dict.fromkeys(name for name in names if name is not None))
+    hint = f"; {key}=FILE takes another list"
+    found = read_names(file, known, source=str(file), what="image of dataset.root", hint=hint)
+    return list(dict.fromkeys(name for _, name in found))
 
 
 def told(missing: Sequence[str], total: int, what: str) -> str:

@@ -3,14 +3,20 @@
 import hashlib
 import json
 import random
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Split
+from ssl4seg.data.files import ENDINGS
 from ssl4seg.errors import UserError
+
+KIND = re.compile(r"(_slice_\d+|_leftImg8bit|_gtFine\w*)$")
+"""What follows a case's name in the literature's lists: a slice of a volume, or what a file of Cityscapes holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,36 +109,60 @@ def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Seq
 
 
 def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
-    """Groups that a published list names, in its order: by group, case, slice (`<case>_slice_3`) or path.
-
-    Only the first word of a line counts: `JPEGImages/ID.jpg SegmentationClass/ID.png` names the image ID.
-    """
-    try:
-        lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"labeled_list={file}: cannot be read ({error})") from None
+    """Groups that a published list names, in its order: by group, case, slice (`<case>_slice_3`) or path."""
     names = {group: group for group in groups} | {case.name: g for g, members in groups.items() for case in members}
     chosen: dict[str, None] = {}
-    for words in lines:
-        name = known_name(words[0], names)
-        if name is None:
-            raise UserError(f"labeled_list={file}: {words[0]!r} names no training case (they look like {order[0]!r})")
+    for line, name in read_names(file, names, source=f"labeled_list={file}", what="training case"):
         if names[name] not in order:
-            raise UserError(f"labeled_list={file}: {words[0]!r} has no mask")
+            raise UserError(f"labeled_list={file}: {line!r} has no mask")
         chosen[names[name]] = None
-    if not chosen:
-        raise UserError(f"labeled_list={file}: the file names no case")
     return list(chosen)
 
 
+def read_names(file: Path, known: Collection[str], *, source: str, what: str, hint: str = "") -> list[tuple[str, str]]:
+    """The lines of a list and the known names that they stand for, in the list's order.
+
+    Only the first word of a line counts, or the whole line where names hold spaces.
+
+    Args:
+        source: how an error calls the list.
+        what: what the names are of.
+        hint: what an error ends in.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot be read ({error}){hint}") from None
+    spaced = any(" " in name for name in known)
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    words = {number: line if spaced else line.split()[0] for number, line in lines.items()}
+    names = {number: known_name(word, known) for number, word in words.items()}
+    if missing := [number for number, name in names.items() if name is None]:
+        shown = ", ".join(f"line {number} {words[number]!r}{_nearest(words[number], known)}" for number in missing[:3])
+        raise UserError(
+            f"{source}: {len(missing)} of the {len(words)} lines name no {what}: "
+            f"{shown}{', ...' if len(missing) > 3 else ''}{hint}"
+        )
+    if not words:
+        raise UserError(f"{source}: the file names no {what}{hint}")
+    return [(words[number], name) for number, name in names.items() if name is not None]
+
+
 def known_name(word: str, known: Collection[str]) -> str | None:
-    """The known name that a path ends in, but for endings that begin with _ or . (`a/NAME_slice_3.h5` -> `NAME`)."""
-    for name in (word, Path(word).name):
-        while name not in known and (cut := max(name.rfind("_"), name.rfind("."))) > name.rfind("/") + 1:
-            name = name[:cut]
-        if name in known:
-            return name
+    """The known name that a path ends in, but for its ending and that of its KIND (`a/NAME_slice_3.h5` -> `NAME`)."""
+    parts = PurePosixPath(word).parts
+    for first in range(len(parts)):
+        path = "/".join(parts[first:])
+        bare = path[: len(path) - len(next((end for end in ENDINGS if path.lower().endswith(end)), ""))]
+        for name in (path, bare, KIND.sub("", bare)):
+            if name in known:
+                return name
     return None
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    found = get_close_matches(PurePosixPath(word).name, known, 1, cutoff=0)
+    return f" (nearest: {found[0]!r})" if found else ""
 
 
 def check_disjoint(splits: Mapping[Split, Sequence[Case]]) -> None:
