@@ -1,6 +1,8 @@
 """`ssl4seg-eval`: score a run's checkpoint, or a bare network's weights, on val or test."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -15,7 +17,7 @@ def run(config: DictConfig) -> None:
     container = plain(config)
     hydra = HydraConfig.get()
     given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]
-    names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "network")}
+    names = names_of(hydra.runtime.choices, container)
     if container["run"] is not None:
         run_folder = Path(container["run"])
         trained = read_config(run_folder)
@@ -27,6 +29,12 @@ def run(config: DictConfig) -> None:
     from ssl4seg.inference import evaluate_checkpoint  # imports torch, after the command line is known to be right
 
     evaluate_checkpoint(container, names, given)
+
+
+def names_of(choices: Mapping[str, object], config: Mapping[str, Any]) -> dict[str, str]:
+    """The choice of each group; several of post-processing, of which Hydra tells none, with a + between them."""
+    names = {group: str(choice) for group, choice in choices.items() if "/" not in group}
+    return names | {"postprocess": "+".join(config["postprocess"]) or "none"}
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from ssl4seg.assemble import (
     Config,
     build,
     dataset_of,
+    decoded_gib,
     fabric_of,
-    fits,
     method_of,
     network_maker,
     postprocess_of,
@@ -37,6 +37,9 @@ from ssl4seg.record import show, start_log
 from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
 
 log = logging.getLogger("ssl4seg")
+
+SHOWN = ("checkpoint", "protocol", "precision", "dataset", "inference", "metrics", "network", "postprocess")
+"""Keys and groups that an evaluation's figures depend on."""
 
 
 def load_run(run: Path, which: str, device: torch.device) -> tuple[dict[str, Any], nn.Module]:
@@ -74,7 +77,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
 
     Args:
         config: of ssl4seg-eval.
-        names: the choices of dataset and network.
+        names: the choice of each group.
         given: the keys on the command line; of a run's own keys only these are taken from `config`.
     """
     split, usual = config["split"], {}
@@ -98,7 +101,8 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         usual = run
     else:
         data, how = config["dataset"], config["inference"]
-        source = {**names, "weights": str(config["network"]["weights"])}
+        source = {group: names[group] for group in ("dataset", "network")}
+        source["weights"] = str(config["network"]["weights"])
         given = [key for key in given if key not in ("dataset", "dataset.root", "network", "network.weights")]
         statistics = dataset_of({"dataset": data}).statistics()
         model = network_maker(config, data["channels"], data["num_classes"], statistics=statistics)()
@@ -106,7 +110,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     output, chosen = _output_of(config, names)
     ending = split
     if not chosen:
-        ending += circumstances({**config, "dataset": data}, usual, given, names["dataset"])
+        ending += circumstances({**config, "dataset": data}, usual, given, names)
         _check_weights(output / f"results_{ending}.json", source)
     _writable(output)
     dataset = dataset_of({"dataset": data})
@@ -114,7 +118,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     if scored != split:
         log.info(NO_TEST.format(dataset.name))
     held = dataset.cases(scored)
-    cases = read_all(held, dataset.num_classes, resident=fits(held, dataset, config["resident_gib"]))
+    cases = read_all(held, dataset.num_classes, resident=decoded_gib(held, dataset) <= config["resident_gib"])
     predictor = Predictor(
         predict=predictor_of(model, fabric),
         inference=build(how, "inference", side=dataset.image_size),
@@ -170,25 +174,25 @@ def _output_of(config: Config, names: Mapping[str, str]) -> tuple[Path, bool]:
     return run or Path("outputs/eval", f"{names['dataset']}-{names['network']}-{weights.stem}"), False
 
 
-def circumstances(config: Config, usual: Config, given: Sequence[str], dataset: str) -> str:
+def circumstances(config: Config, usual: Config, given: Sequence[str], names: Mapping[str, str]) -> str:
     """What is not as usual in an evaluation, as it stands in its files' names: "-last-ssl4mis-metrics.unit=mm".
 
     Args:
         usual: the configuration of the run, if there is one.
         given: the keys on the command line.
-        dataset: the choice of the dataset.
+        names: the choice of each group.
     """
     usual = {"checkpoint": "best", "protocol": "default", "postprocess": {}, **usual}
     words = []
     for key in sorted(given):
-        value = _at(config, key)
-        if not re.match(
-            r"(checkpoint|protocol|precision|dataset|inference|metrics|network|postprocess)\b", key
-        ) or value == _at(usual, key):
+        group = key.split(".")[0]
+        # What a key is usually says nothing where its group is another one.
+        whole = group if group in given else key
+        if group not in SHOWN or _at(config, whole) == _at(usual, whole):
             continue
-        value = {"dataset": dataset, "postprocess": "+".join(config["postprocess"])}.get(key, value)
-        words.append(str(value) if key in ("checkpoint", "protocol") else f"{key}={value}")
-    ending = "".join("-" + re.sub(r"[^\w.=+-]+", "_", word).strip("_") for word in words)
+        value = re.sub(r"[^\w.=+-]+", "_", str(names.get(key, _at(config, key)))).strip("_")
+        words.append(value if key in ("checkpoint", "protocol") else f"{key}={value}")
+    ending = "".join(f"-{word}" for word in words)
     if len(ending) > 200:
         raise UserError(f"the results of this evaluation have too long a name ({ending[:60]}...); give output=DIR")
     return ending

@@ -6,14 +6,19 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import yaml
-from helpers import PHANTOM, SMALL, acdc, refused, results, save_nifti, shell, succeed, table, write_h5
+from helpers import PHANTOM, SMALL, acdc, composed, refused, results, save_nifti, shell, succeed, table, write_h5
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from ssl4seg.cli import conf_dir, help_text
+from ssl4seg.eval import names_of
+from ssl4seg.inference import circumstances
 from ssl4seg.report.collect import collect
 
 SETTINGS = ("metrics.unit=voxel", "metrics.empty=nan", "eval_every=4")
@@ -52,6 +57,7 @@ def test_eval_that_measures_otherwise_writes_beside_the_runs_own_files(home: Pat
         "val-last": ("split=val", "checkpoint=last"),
         "test-metrics.unit=mm": ("metrics.unit=mm", "metrics.empty=nan"),  # the run has nan too
         "test-last-dataset.num_test=2": ("dataset.num_test=2", "checkpoint=last"),
+        "test-inference=sliding": ("inference=sliding",),
     }
     for ending, keys in scored.items():
         output = succeed("eval", f"run={RUN}", "device=cpu", *keys, cwd=home)
@@ -60,6 +66,43 @@ def test_eval_that_measures_otherwise_writes_beside_the_runs_own_files(home: Pat
     cases = {f"cases_{ending}.csv" for ending in scored if ending != "test"}
     assert names - {"tensorboard"} == {f"results_{ending}.json" for ending in scored} | cases
     assert {file: file.read_bytes() for file in before} == before
+
+
+SCALES = "inference.scales=[0.5,0.75,1.0,1.25,1.5,1.75]"
+
+
+@pytest.mark.parametrize(
+    ("trained", "overrides", "ending"),
+    [
+        ("inference=whole", "inference=sliding", "-inference=sliding"),
+        ("inference=sliding", "inference=sliding", ""),
+        (
+            "inference=whole",
+            f"inference=sliding {SCALES} inference.flip=true",
+            "-inference=sliding-inference.flip=True-inference.scales=0.5_0.75_1.0_1.25_1.5_1.75",
+        ),
+        (f"inference=whole {SCALES}", SCALES, ""),
+        # As the run's scales, but not as inference=sliding alone would be.
+        (
+            f"inference=whole {SCALES}",
+            f"inference=sliding {SCALES}",
+            "-inference=sliding-inference.scales=0.5_0.75_1.0_1.25_1.5_1.75",
+        ),
+        ("", "dataset=folder views=natural num_threads=1", "-dataset=folder"),
+        (
+            "",
+            "postprocess=[crf,superpixels] postprocess.crf.iterations=3",
+            "-postprocess=crf+superpixels-postprocess.crf.iterations=3",
+        ),
+    ],
+)
+def test_the_files_of_an_evaluation_are_named_by_what_was_chosen(trained: str, overrides: str, ending: str) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        composition: Any = compose("eval", overrides.split(), return_hydra_config=True)
+    choices = composition.hydra.runtime.choices
+    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(composition, [*composition.keys() - {"hydra"}]))
+    given = [word.split("=")[0] for word in overrides.split()]
+    assert circumstances(config, composed(*trained.split()), given, names_of(choices, config)) == ending
 
 
 def test_eval_never_writes_into_the_folder_of_another_run(home: Path, tmp_path: Path) -> None:

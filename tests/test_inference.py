@@ -211,9 +211,7 @@ def test_overlay_writes_a_picture_of_image_and_mask_beside_each(acdc_run: Path, 
     assert (painted == (labels(out / "slice.png") > 0)).mean() > 0.99
 
 
-def test_predicting_goes_on_after_inputs_that_fail_and_names_them(
-    acdc_run: Path, inputs: Path, tmp_path: Path
-) -> None:
+def test_predicting_goes_on_after_inputs_that_fail_and_names_them(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:
     (inputs / "a.nii.gz").write_bytes((inputs / "deep/volume.nii.gz").read_bytes()[:500])
     (inputs / "b.png").write_bytes(b"")
     (tmp_path / "out/volume.h5").mkdir(parents=True)  # where the mask of volume.h5 should go
