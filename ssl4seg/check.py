@@ -19,7 +19,7 @@ from ssl4seg.data.dataset import SPLITS
 from ssl4seg.data.files import normalized
 from ssl4seg.data.folder import DEFAULTS, DESCRIPTION, Folder, check_shape, common_channels, read_description
 from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
-from ssl4seg.data.layout import Item, find
+from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import IGNORED, MaskReader, code_of, codes_of, name_of
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
@@ -63,7 +63,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
     found = _or_fault(faults, partial(find, root, keys["group"]), None) or find(root)
     faults += found.faults
     looks, reader = _looks(found.items, keys, faults)
-    report(root, found.items, looks, len(found.others))
+    report(root, found, looks)
     faults += [fault for look in looks for fault in look.faults]
     if not keys["classes"] and (suggested := _or_fault(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
@@ -236,14 +236,20 @@ def _tell_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -
 # -- the report -------------------------------------------------------------------------------------------------------
 
 
-def report(root: Path, items: Sequence[Item], looks: Sequence[Look], num_others: int) -> None:
+def report(root: Path, found: Layout, looks: Sequence[Look]) -> None:
     """Counts, kinds, sizes, channels and values."""
+    items = found.items
     masks = sum(item.mask is not None for item in items)
     given = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(given))
     heads = [look.facts for look in looks if look.facts]
-    if num_others:
-        print(f"  {num_others} files of other kinds are not looked at")
+    if found.others:
+        print(f"  {len(found.others)} files of other kinds are not looked at")
+    if found.copies:
+        print(
+            f"  {len(found.copies)} files of unlabeled/ have the names of images, as {found.copies[0].name}, and are left out "
+            "as their copies; if they are others, rename them"
+        )
     if not heads:
         return
     kinds = Counter(item.image.suffix.lower() for item in items)

@@ -183,6 +183,14 @@ def test_the_report_counts_what_is_there(root, capsys):
     assert "no fault found" in out
 
 
+def test_the_report_counts_copies(root, capsys):
+    shutil.copytree(root / "images", root / "unlabeled", dirs_exist_ok=True)
+    check_folder(root)
+    out = capsys.readouterr().out
+    assert "13 image files" in out
+    assert "12 files of unlabeled/ have the names of images, as p0_a.png, and are left out" in out
+
+
 def test_dark_images_get_a_hint(root, capsys):
     for image in (root / "images").iterdir():
         save(image, np.asarray(Image.open(image)).astype(np.uint16))

@@ -95,6 +95,43 @@ def test_the_seed_alone_decides_and_a_new_patient_moves_few(root):
     assert sum(after[group] != split for group, split in before.items()) <= 2
 
 
+@pytest.mark.parametrize("group", [None, r"(p\d)_", "(.+)_"])
+def test_copies_of_images_among_the_unlabelled_are_left_out(root, group):
+    shutil.copytree(root / "images", root / "unlabeled", dirs_exist_ok=True)
+    save(root / "unlabeled/p0_c.png", drawn(21)[0])
+    dataset = folder(describe(root, group=group), val_ratio=0.3, test_ratio=0.4)
+    parts = {split: {case.name.removeprefix("unlabeled/") for case in dataset.cases(split)} for split in SPLITS}
+    assert "p9_a" in parts["train"]
+    assert not parts["train"] & (parts["val"] | parts["test"])
+    assert len(dataset.cases("train")) == len(parts["train"])
+    check_disjoint({split: dataset.cases(split) for split in SPLITS})
+    held = {name[:2] for split in SPLITS[1:] for name in parts[split]}
+    assert ("p0_c" in parts["train"]) == (group is None or "p0" not in held)
+
+
+def test_copies_of_given_splits_are_left_out_too(tmp_path):
+    for split, name in (("train", "a"), ("val", "b")):
+        write_pairs(tmp_path / split, [name])
+    for name in "abc":
+        save(tmp_path / f"unlabeled/{name}.png", drawn(7)[0])
+    assert sorted(names(folder(describe(tmp_path)), "train")) == ["a", "unlabeled/c"]
+
+
+def test_a_folder_that_is_reached_by_links_too_is_read_once(root):
+    expected = {item.name for item in find(root).items}
+    (root / "images/self").symlink_to("../images")
+    (root / "images/up").symlink_to("..")
+    assert {item.name for item in find(root).items} == expected
+    write_pairs(root, {"x/a": True})
+    (root / "images/alias").symlink_to("x")  # before x by its name
+    (root.parent / "elsewhere").mkdir()
+    save(root.parent / "elsewhere/b.png", drawn(1)[0])
+    (root / "images/linked").symlink_to(root.parent / "elsewhere")
+    found = find(root)
+    assert {item.name for item in found.items} == {*expected, "x/a", "linked/b"}
+    assert not found.faults
+
+
 def test_given_splits_are_taken_and_the_same_name_in_two_is_not_the_same_case(tmp_path):
     for split, count in (("train", 3), ("val", 1), ("test", 2)):
         write_pairs(tmp_path / split, {f"{i}": i < 2 for i in range(count)})

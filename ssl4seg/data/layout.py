@@ -6,8 +6,12 @@
 
 A mask has the name of its image, or that with one of SUFFIXES. An image without a mask is an unlabelled one. Files may
 lie in subfolders, which become a part of their names. An h5 file may hold its mask itself (`label` beside `image`).
+
+A file in unlabeled/ with the name of an image is a copy of it and left out: else a case of val or test would be trained
+on, or one of train twice. Where train/, val/ and test/ share names, as they do where each counts from 1, names tell none.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -46,6 +50,8 @@ class Layout(NamedTuple):
     faults: list[str]
     others: list[Path]
     """Files of no kind that can be read."""
+    copies: list[Path]
+    """Files in unlabeled/ that are left out, as they are among the images."""
 
 
 def find(root: Path, pattern: str | None = None) -> Layout:
@@ -54,7 +60,7 @@ def find(root: Path, pattern: str | None = None) -> Layout:
     Args:
         pattern: regular expression whose first group, in an item's name, is its group (the patient).
     """
-    found = Layout([], [], [])
+    found = Layout([], [], [], [])
     given = [split for split in SPLITS if (root / split).is_dir()]
     drawn = (root / IMAGES).is_dir()
     if drawn and given:
@@ -68,11 +74,7 @@ def find(root: Path, pattern: str | None = None) -> Layout:
     places: Sequence[Split | None] = given or [None]
     for split in places:
         _pair(root / split if split else root, split, found)
-    unlabeled = _files(root / UNLABELED, found)
-    found.items.extend(
-        Item(name=f"{UNLABELED}/{name}", image=file, mask=None, split="train" if given else None, group="")
-        for name, file in unlabeled.items()
-    )
+    _add_unlabeled(root / UNLABELED, "train" if given else None, found)
     _check_masks(root, given, found)
     return found._replace(items=_grouped(found, pattern))
 
@@ -101,6 +103,17 @@ def _pair(folder: Path, split: Split | None, found: Layout) -> None:
             found.items.append(Item(name=name, image=image, mask=mask_file, split=split, group=""))
 
 
+def _add_unlabeled(folder: Path, split: Split | None, found: Layout) -> None:
+    """The files of a folder without masks, but for copies of images."""
+    images = {item.name for item in found.items}
+    tells = len(images) == len(found.items)
+    for name, file in _files(folder, found).items():
+        if tells and name in images:
+            found.copies.append(file)
+        else:
+            found.items.append(Item(name=f"{UNLABELED}/{name}", image=file, mask=None, split=split, group=""))
+
+
 def _mask_of(image: Path, mask: Path | None) -> Path | None:
     if ending(image) in H5 and h5_facts(image)[1]:
         if mask:
@@ -116,8 +129,7 @@ def _bare(name: str) -> Iterator[str]:
 def _files(folder: Path, found: Layout) -> dict[str, Path]:
     """The files below a folder by their names, sorted; two of one name are a fault."""
     files: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, names in _folders(folder):
         for file in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
             name = (file.parent / stem(file)).relative_to(folder).as_posix()
             if not file.name.lower().endswith(ENDINGS):
@@ -127,6 +139,23 @@ def _files(folder: Path, found: Layout) -> dict[str, Path]:
             else:
                 files[name] = file
     return dict(sorted(files.items()))
+
+
+def _folders(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it with the names of their files, each folder once: links may lead back or up."""
+    seen = {str(parent) for parent in Path(os.path.realpath(top)).parents}
+    starts = [str(top)]
+    while starts:
+        links: list[str] = []
+        for place, folders, names in itertools.chain.from_iterable(map(os.walk, starts)):
+            shown = sorted(name for name in folders if not name.startswith("."))
+            folders.clear()
+            if (real := os.path.realpath(place)) not in seen:
+                seen.add(real)
+                folders[:] = shown
+                links += [path for name in shown if os.path.islink(path := os.path.join(place, name))]
+                yield place, names
+        starts = links  # after all that are not links: where there are two ways to a folder, its own name counts
 
 
 def _check_masks(root: Path, given: Sequence[Split], found: Layout) -> None:
@@ -155,7 +184,7 @@ def _grouped(found: Layout, pattern: str | None) -> list[Item]:
         raise UserError(f"dataset.group={pattern}: has no (...) around what names the patient, as in '(patient\\d+)_'")
     items, missed = [], []
     for item in found.items:
-        match = compiled.search(item.name)
+        match = compiled.search(item.name.removeprefix(f"{UNLABELED}/"))
         if match and match[1]:
             items.append(replace(item, group=match[1]))
         else:
