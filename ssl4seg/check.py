@@ -247,8 +247,8 @@ def report(root: Path, found: Layout, looks: Sequence[Look]) -> None:
         print(f"  {len(found.others)} files of other kinds are not looked at")
     if found.copies:
         print(
-            f"  {len(found.copies)} files of unlabeled/ have the names of images, as {found.copies[0].name}, and are left out "
-            "as their copies; if they are others, rename them"
+            f"  {len(found.copies)} files of unlabeled/ have the names of images, as {found.copies[0].name}, "
+            "and are left out as their copies; if they are others, rename them"
         )
     if not heads:
         return

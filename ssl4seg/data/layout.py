@@ -8,7 +8,7 @@ A mask has the name of its image, or that with one of SUFFIXES. An image without
 lie in subfolders, which become a part of their names. An h5 file may hold its mask itself (`label` beside `image`).
 
 A file in unlabeled/ with the name of an image is a copy of it and left out: else a case of val or test would be trained
-on, or one of train twice. Where train/, val/ and test/ share names, as they do where each counts from 1, names tell none.
+on, or one of train twice. Where train/, val/ and test/ share names, as those that count from 1, names tell no copies.
 """
 
 import itertools
