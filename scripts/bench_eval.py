@@ -52,7 +52,7 @@ def main() -> None:
     start = time.perf_counter()
     cases = read_all(dataset.cases("test"), dataset.num_classes)
     reading = time.perf_counter() - start
-    table = table_of(dataset, cases, config["metrics"], arguments.protocol)
+    table = table_of(dataset, dataset.cases("test"), config["metrics"], arguments.protocol)
     evaluate(predictor, cases, table)
     total, forward = time.perf_counter() - start, sum(forwards)
     resizing, scoring = table.forward_seconds - forward, table.seconds - table.forward_seconds

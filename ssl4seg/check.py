@@ -142,7 +142,7 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -
 
 def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
     image = normalized(read_image(item.image, keys["channels"]), keys["normalize"])
-    return checked(Volume(image, None, None), str(item.image), 2).image
+    return checked(Volume(image, None), str(item.image), 2).image
 
 
 def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import zoom
 
-from ssl4seg.data.case import Case, FloatArray, ImageArray, LabelArray, Volume
+from ssl4seg.data.case import Case, FloatArray, ImageArray, LabelArray, Spacing, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
 from ssl4seg.metrics import check_empty
@@ -20,7 +20,6 @@ from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.views import as_float
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
-Spacing = tuple[float, float, float] | None
 NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
 
 
@@ -49,7 +48,7 @@ class Predictor:
             raise UserError(f"protocol={self.protocol}: expected default or ssl4mis")
         check_order(self.steps, probabilities=self.protocol == "default")
 
-    def __call__(self, image: ImageArray, spacing: Spacing = None) -> LabelArray:
+    def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
         """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
         label, probability = self.bare(image)
         return self.processed(label, Given(image, probability, spacing))
@@ -99,19 +98,17 @@ def nearest(length: int, target: int) -> npt.NDArray[np.intp]:
     return np.asarray(zoom(np.arange(1, length + 1), target / length, order=0)) - 1
 
 
-def distance_unit(unit: str, volumes: Iterable[Volume]) -> str:
+def distance_unit(unit: str, cases: Iterable[Case]) -> str:
     """ "voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
     if unit not in ("auto", "voxel", "mm"):
         raise UserError(f"metrics.unit={unit}: expected auto, voxel or mm")
-    known = all(volume.spacing is not None for volume in volumes)
+    known = all(case.spacing is not None for case in cases)
     if unit == "mm" and not known:
         raise UserError("metrics.unit=mm: not every case has a voxel spacing; use metrics.unit=voxel (or auto)")
     return "mm" if unit == "mm" or (unit == "auto" and known) else "voxel"
 
 
-def table_of(
-    dataset: Dataset, cases: Sequence[tuple[Case, Volume]], metrics: Mapping[str, Any], protocol: str = "default"
-) -> Table:
+def table_of(dataset: Dataset, cases: Sequence[Case], metrics: Mapping[str, Any], protocol: str = "default") -> Table:
     """An empty table of the kind that the dataset is scored in; the ssl4mis protocol has voxels and zeros.
 
     Args:
@@ -121,7 +118,7 @@ def table_of(
     literal = protocol == "ssl4mis"
     if dataset.scoring == "pixels" and not metrics["distances"]:
         return PixelTable(dataset.classes)
-    unit = "voxel" if literal else distance_unit(metrics["unit"], (volume for _, volume in cases))
+    unit = "voxel" if literal else distance_unit(metrics["unit"], cases)
     table = CaseTable(dataset.classes, unit=unit, empty="zero" if literal else empty)
     return table if dataset.scoring == "cases" else PixelTable(dataset.classes, distances=table)
 
@@ -147,13 +144,13 @@ def evaluate(
         label, probability = predictor.bare(volume.image)
         table.forward_seconds += time.perf_counter() - before
         before = time.perf_counter()
-        prediction = predictor.processed(label, Given(volume.image, probability, volume.spacing))
+        prediction = predictor.processed(label, Given(volume.image, probability, case.spacing))
         table.postprocess_seconds += time.perf_counter() - before
         if volume.label is None:
             raise UserError(f"{case.name}: has no mask; the cases of val and test need one")
-        table.add(case.name, prediction, volume.label, volume.spacing)
+        table.add(case.name, prediction, volume.label, case.spacing)
         if bare:
-            bare.add(case.name, label, volume.label, volume.spacing)
+            bare.add(case.name, label, volume.label, case.spacing)
         if keep:
             keep(case, volume, prediction)
     table.seconds = time.perf_counter() - start

@@ -127,8 +127,8 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         protocol=config["protocol"],
         steps=steps,
     )
-    table = table_of(dataset, cases, metrics, config["protocol"])
-    bare = table_of(dataset, cases, metrics, config["protocol"]) if steps else None
+    table = table_of(dataset, held, metrics, config["protocol"])
+    bare = table_of(dataset, held, metrics, config["protocol"]) if steps else None
     with out_of_memory_explained():
         evaluate(predictor, cases, table, bare=bare)
     summary = table.summary()
@@ -282,7 +282,7 @@ def _predict(file: Path, target: Path, predictor: Predictor, data: Config, *, ov
         data: the run's configuration of its dataset.
     """
     scaled = normalized(read_image(file, data["channels"]), data["normalize"])
-    checked(Volume(scaled, None, None), str(file), data["num_classes"])
+    checked(Volume(scaled, None), str(file), data["num_classes"])
     label = predictor(scaled, facts(file, data["channels"]).spacing if predictor.steps else None)
     target.parent.mkdir(parents=True, exist_ok=True)
     if ending(target) in PICTURE:

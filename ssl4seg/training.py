@@ -163,8 +163,8 @@ class Training:
             split: read_all(part, self.dataset.num_classes, resident=resident)
             for split, part in self.held_cases.items()
         }
-        for volumes in self.held_out.values():
-            table_of(self.dataset, volumes, config["metrics"])  # refuses what cannot be measured
+        for part in self.held_cases.values():
+            table_of(self.dataset, part, config["metrics"])  # refuses what cannot be measured
 
     def _batches(self) -> Batches:
         config, device, num_classes = self.config, self.fabric.device, self.dataset.num_classes
@@ -269,7 +269,7 @@ class Training:
             device=self.fabric.device,
             batch_size=self.config["engine"]["eval_batch_size"],
         )
-        table = table_of(self.dataset, self.held_out[split], self.config["metrics"])
+        table = table_of(self.dataset, self.held_cases[split], self.config["metrics"])
         part = slice(self.fabric.global_rank, None, self.fabric.world_size)
         evaluate(predictor, self.held_out[split], table, part=part, keep=keep)
         rows = _gathered(table.rows, self.fabric)

@@ -34,7 +34,7 @@ def make_case() -> Callable[..., Case]:
 
     def make(name, image, label=None, *, group=None, spacing=None) -> Case:
         mask = None if label is None else np.asarray(label, np.uint8)
-        volume = Volume(np.asarray(image, np.float32)[:, None], mask, spacing)
+        volume = Volume(np.asarray(image, np.float32)[:, None], mask)
         return Case(
             name=name,
             group=group or name,
@@ -42,6 +42,7 @@ def make_case() -> Callable[..., Case]:
             size=volume.image.shape[2:],
             labeled=mask is not None,
             read=lambda: volume,
+            spacing=spacing,
         )
 
     return make

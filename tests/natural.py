@@ -40,7 +40,7 @@ class Shapes(Dataset):
 
 
 def _read(file: Path, channels: int) -> Volume:
-    return Volume(read_picture(file, channels)[None], read_mask(file.with_name(f"{file.stem}_mask.png"))[None], None)
+    return Volume(read_picture(file, channels)[None], read_mask(file.with_name(f"{file.stem}_mask.png"))[None])
 
 
 def picture(number: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -84,7 +84,7 @@ def names(dataset: Cityscapes, split: Any = "train") -> list[str]:
 
 def test_label_ids_become_the_classes_of_the_benchmark(root):
     case = cityscapes(root).cases("train")[0]
-    image, label, _ = pickle.loads(pickle.dumps(case)).read()  # as worker processes get it
+    image, label = pickle.loads(pickle.dumps(case)).read()  # as worker processes get it
     assert (case.name, case.group, case.size, image.shape, image.dtype) == (
         TRAIN[0],
         TRAIN[0],

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 from scipy.ndimage import zoom
 
-from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.case import Case, Spacing, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor, distance_unit, evaluate, nearest, table_of, zoomed
@@ -162,6 +162,15 @@ def test_csv_has_a_row_for_each_case_and_class(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["cases.csv"]
 
 
+def unread(spacing: Spacing | None) -> Case:
+    """A case that nobody needs to read."""
+
+    def read() -> Volume:
+        raise AssertionError("its spacing is known without")
+
+    return Case(name="c", group="c", num_images=1, size=(1, 1), labeled=True, read=read, spacing=spacing)
+
+
 @pytest.mark.parametrize(
     ("unit", "spacings", "expected"),
     [
@@ -172,13 +181,13 @@ def test_csv_has_a_row_for_each_case_and_class(tmp_path):
     ],
 )
 def test_distance_unit(unit, spacings, expected):
-    assert distance_unit(unit, [Volume(np.zeros((1, 1, 1, 1)), None, spacing) for spacing in spacings]) == expected
+    assert distance_unit(unit, [unread(spacing) for spacing in spacings]) == expected
 
 
 @pytest.mark.parametrize(("unit", "spacing"), [("mm", None), ("inch", (1.0, 1.0, 1.0))])
 def test_an_impossible_unit_is_refused(unit, spacing):
     with pytest.raises(UserError, match=f"metrics.unit={unit}"):
-        distance_unit(unit, [Volume(np.zeros((1, 1, 1, 1)), None, spacing)])
+        distance_unit(unit, [unread(spacing)])
 
 
 # -- from images to label maps ----------------------------------------------------------------------------------------
@@ -304,7 +313,8 @@ class Levels(Dataset):
 def table_for(cases):
     def make(scoring: str = "cases", protocol: str = "default", **metrics: object) -> Table:
         dataset = Levels(classes=CLASSES, num_classes=3, channels=1, image_size=16, scoring=scoring)
-        return table_of(dataset, cases, {"unit": "auto", "empty": "worst", "distances": False, **metrics}, protocol)
+        keys = {"unit": "auto", "empty": "worst", "distances": False, **metrics}
+        return table_of(dataset, [case for case, _ in cases], keys, protocol)
 
     return make
 

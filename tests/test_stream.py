@@ -280,7 +280,7 @@ def test_what_workers_do_can_be_pickled_where_processes_are_not_forked(make_batc
 def _image(value: int, dtype: str) -> Volume:
     rng = np.random.default_rng(value)
     picture = rng.integers(0, 256, (1, 3, 20, 30), np.uint8)
-    return Volume(picture if dtype == "uint8" else (picture / 255).astype(np.float32), None, None)
+    return Volume(picture if dtype == "uint8" else (picture / 255).astype(np.float32), None)
 
 
 def test_bytes_are_worth_what_the_same_floats_are():

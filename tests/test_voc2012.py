@@ -77,10 +77,10 @@ def names(dataset: VOC2012, split: Any = "train") -> list[str]:
 
 def test_images_and_palette_masks_are_read_as_they_are(root):
     for number, case in enumerate(voc2012(root).cases("train")):
-        image, label, spacing = pickle.loads(pickle.dumps(case)).read()  # as worker processes get it
+        image, label = pickle.loads(pickle.dumps(case)).read()  # as worker processes get it
         pixels, mask = picture(number, SIZES[number % 2])
         assert (case.name, case.group, case.num_images, case.labeled) == (TRAIN[number], TRAIN[number], 1, True)
-        assert (image.shape, label.shape, spacing) == ((1, 3, *case.size), (1, *case.size), None)
+        assert (image.shape, label.shape, case.spacing) == ((1, 3, *case.size), (1, *case.size), None)
         assert (image.dtype, label.dtype) == (np.uint8, np.uint8)
         assert np.array_equal(label[0], mask)
         assert set(np.unique(label)) == {0, 1, 2, 255}
@@ -89,7 +89,7 @@ def test_images_and_palette_masks_are_read_as_they_are(root):
 
 def test_another_ignored_value_is_ignored_and_minmax_is_honoured(root):
     write_mask(root / f"SegmentationClass/{VAL[0]}.png", np.where(picture(4, SIZES[0])[1] == 1, 1, 2).astype(np.uint8))
-    image, label, _ = voc2012(root, ignore_index=2, normalize="minmax").cases("val")[0].read()
+    image, label = voc2012(root, ignore_index=2, normalize="minmax").cases("val")[0].read()
     assert set(np.unique(label)) == {1, 255}
     assert (image.dtype, image.min(), image.max()) == (np.float32, 0, 1)
 

@@ -76,12 +76,19 @@ class ACDC(Dataset):
         shape, labeled, spacing = h5_facts(file)
         if len(shape) != 3:
             raise UserError(f"{file}: the image has shape {shape}; expected slices x height x width")
-        read = partial(self._read, file, labeled, spacing)
-        return Case(name=file.stem, group=patient, num_images=shape[0], size=shape[1:], labeled=labeled, read=read)
+        return Case(
+            name=file.stem,
+            group=patient,
+            num_images=shape[0],
+            size=shape[1:],
+            labeled=labeled,
+            read=partial(self._read, file, labeled),
+            spacing=spacing,
+        )
 
-    def _read(self, file: Path, labeled: bool, spacing: tuple[float, float, float] | None) -> Volume:
+    def _read(self, file: Path, labeled: bool) -> Volume:
         image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
-        return Volume(image[:, None], self._label(file) if labeled else None, spacing)
+        return Volume(image[:, None], self._label(file) if labeled else None)
 
     def _label(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
         label = read_h5(file, "label")

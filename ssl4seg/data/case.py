@@ -13,6 +13,8 @@ FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 """float32, or uint8 that stands for 255 times the value: what a picture holds, in a quarter of the memory."""
+Spacing = tuple[float, float, float]
+"""Millimetres between slices, rows and columns."""
 
 
 class Volume(NamedTuple):
@@ -22,8 +24,6 @@ class Volume(NamedTuple):
     """[S, C, H, W], normalised as the dataset says."""
     label: LabelArray | None
     """[S, H, W] in 0..K-1 or IGNORE; None where no mask exists."""
-    spacing: tuple[float, float, float] | None
-    """Millimetres between slices, rows and columns; None where unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,12 @@ class Case:
     """Pure; a `partial` of a function or method, not a closure: some systems hand it to worker processes by pickle."""
     read_image: Callable[[], ImageArray] | None = None
     """Only the image, where that saves reading the mask."""
+    spacing: Spacing | None = None
+    """None where unknown."""
 
     def volume(self, *, label: bool) -> Volume:
         """The pixels, those of the mask only where they are wanted (or cannot be left out)."""
-        return self.read() if label or self.read_image is None else Volume(self.read_image(), None, None)
+        return self.read() if label or self.read_image is None else Volume(self.read_image(), None)
 
 
 def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) -> Volume:

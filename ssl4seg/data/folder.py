@@ -95,8 +95,9 @@ class Folder(Dataset):
             num_images=fact.num_images,
             size=fact.size,
             labeled=item.mask is not None,
-            read=partial(self._read, item, fact),
+            read=partial(self._read, item),
             read_image=partial(self._image, item),
+            spacing=fact.spacing,
         )
 
     def _image(self, item: Item) -> ImageArray:
@@ -105,13 +106,13 @@ class Folder(Dataset):
             image = (image / np.float32(255)).astype(np.float32)
         return image
 
-    def _read(self, item: Item, fact: Facts) -> Volume:
+    def _read(self, item: Item) -> Volume:
         image = self._image(item)
         if item.mask is None:
-            return Volume(image, None, fact.spacing)
+            return Volume(image, None)
         label = self.masks.read(item.mask)
         check_shape(item, (len(image), *image.shape[2:]), label.shape)
-        return Volume(image, label, fact.spacing)
+        return Volume(image, label)
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:

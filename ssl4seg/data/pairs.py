@@ -78,7 +78,7 @@ def read_pair(pair: Pair, normalize: str) -> Volume:
         raise UserError(f"{pair.mask}: holds the label values {wrong}; expected {allowed}")
     table = np.zeros(256, np.uint8)
     table[list(pair.values)] = list(pair.values.values())
-    return Volume(read_image(pair, normalize), table[found][None], None)
+    return Volume(read_image(pair, normalize), table[found][None])
 
 
 def read_image(pair: Pair, normalize: str) -> ImageArray:

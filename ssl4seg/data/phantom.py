@@ -281,7 +281,7 @@ def render(seed: int, number: int, difficulty: float, phase: Phase) -> Volume:
     # Never 0 for the phase: the stream of [seed, number, 0] is that of [seed, number], which drew the patient.
     rng = np.random.default_rng([seed, number, 1 + PHASES.index(phase)])
     image = acquire(canvas, patient.traits, rng)[:, None]
-    return Volume(image, label, (THICKNESS, patient.pixel, patient.pixel))
+    return Volume(image, label)
 
 
 class Phantom(Dataset):
@@ -334,4 +334,5 @@ class Phantom(Dataset):
             size=patient.shape,
             labeled=True,
             read=partial(render, self.seed, number, self.difficulty, phase),
+            spacing=(THICKNESS, patient.pixel, patient.pixel),
         )

@@ -72,7 +72,7 @@ def _convert(frame: Path, target: Path) -> bool:
             raise UserError(f"{mask}: label values {odd[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")
         label = values.astype(np.uint8)
     image = normalized(voxels.astype(np.float32), "minmax")
-    checked(Volume(image[:, None], label, None), str(frame), ACDC_CLASSES)
+    checked(Volume(image[:, None], label), str(frame), ACDC_CLASSES)
     partial = target.with_suffix(".partial")
     with h5py.File(partial, "w") as file:
         file.create_dataset("image", data=image, compression="gzip", compression_opts=1, shuffle=True)

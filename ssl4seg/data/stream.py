@@ -55,7 +55,7 @@ class Stream:
         labels: list[Tensor | None] = []
         for row, index in enumerate(indices):
             number, i = self.places[index]
-            image, label, _ = self.volume(number)
+            image, label = self.volume(number)
             part = boxes[row].slices if boxes else ()
             images.append(torch.from_numpy(image[i])[:, *part])
             labels.append(torch.from_numpy(label[i])[part] if self.labels and label is not None else None)
