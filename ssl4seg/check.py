@@ -60,12 +60,13 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
         raise UserError(f"{root}: there is no such folder")
     faults: list[str] = []
     keys = DEFAULTS | _or_fault(faults, partial(read_description, root), {})
+    described = not faults
     found = _or_fault(faults, partial(find, root, keys["group"]), None) or find(root)
     faults += found.faults
     looks, reader = _looks(found.items, keys, faults)
     report(root, found, looks)
     faults += [fault for look in looks for fault in look.faults]
-    if not keys["classes"] and (suggested := _or_fault(faults, partial(suggest, looks, keys), None)):
+    if described and not keys["classes"] and (suggested := _or_fault(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
         reader = _or_fault(faults, partial(_reader, keys), None)
         _tell_suggestion(root, suggested, write=write and not faults)
@@ -83,11 +84,11 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
 
 
 def _or_fault(faults: list[str], step: Any, otherwise: Any) -> Any:
-    """What the step gives; its UserError joins the faults instead."""
+    """What the step gives; its UserError joins the faults instead, one a line."""
     try:
         return step()
     except UserError as error:
-        faults.append(str(error))
+        faults += str(error).splitlines()
         return otherwise
 
 
@@ -119,10 +120,8 @@ def _head(item: Item, channels: int | None) -> Facts | None:
 
 
 def _reader(keys: Mapping[str, Any]) -> MaskReader:
-    if isinstance(keys["classes"], str) or len(keys["classes"]) < 2:
-        raise UserError(f"dataset.classes={keys['classes']}: expected a list of two or more names, background first")
-    ignore = [value for value in (keys["ignore_index"], keys["ignore_color"]) if value is not None]
-    return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], ignore=ignore)
+    ignored = {key: keys[key] for key in ("ignore_index", "ignore_color")}
+    return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], **ignored)
 
 
 def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -> Look:
@@ -195,7 +194,7 @@ def _names(number: int) -> list[str]:
 
 
 def _ignored(keys: Mapping[str, Any]) -> set[float]:
-    return {code_of(keys[key], key) for key in ("ignore_index", "ignore_color") if keys[key] is not None}
+    return {code_of(keys[key]) for key in ("ignore_index", "ignore_color") if keys[key] is not None}
 
 
 def _written(code: float) -> int | str:

@@ -238,6 +238,17 @@ def test_dataset_yaml_is_suggested_from_the_masks_and_trains(tmp_path, monkeypat
     assert len(np.unique(label)) == len(values)
 
 
+def test_what_is_wrong_in_dataset_yaml_is_told_once_a_key(root, capsys):
+    (root / "dataset.yaml").write_text("{classes: [0, 1], channels: three, group: 5, colors: 5, mean: 3, std: 3}")
+    with pytest.raises(UserError) as told:
+        check_folder(root)
+    first, *faults = str(told.value).splitlines()
+    assert first == f"6 faults in {root}:"
+    keys = ("classes", "channels", "group", "colors", "mean", "std")
+    assert {fault.split("=")[0] for fault in faults} == {f"{root}/dataset.yaml: {key}" for key in keys}
+    assert "suggested" not in capsys.readouterr().out
+
+
 def test_a_description_that_is_there_is_never_overwritten(root, capsys):
     (root / "dataset.yaml").write_text("group: (p.)_\n")
     check_folder(root, write=True)

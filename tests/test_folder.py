@@ -15,6 +15,7 @@ from helpers import MACHINE, SHORT, SMALL, results, succeed, table
 from PIL import Image
 
 from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.folder import DEFAULTS
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import MaskReader
 from ssl4seg.data.split import check_disjoint, split_labeled
@@ -192,19 +193,45 @@ def test_statistics_are_those_of_the_training_images(root):
     ("content", "message"),
     [
         ("", "dataset.classes is not set.*ssl4seg-prepare check .* --write"),
-        ("classes: ground", "dataset.classes=ground: expected a list"),
-        ("classes: [ground]", "num_classes=1: expected 2 to 255"),
+        ("classes: ground", "dataset.yaml: classes=ground: expected a list"),
+        ("classes: [ground]", r"dataset.yaml: classes=\['ground'\]: expected a list of 2 to 255"),
+        ("classes: [0, 1]", r"dataset.yaml: classes=\[0, 1\]: expected a list of 2 to 255 different names"),
+        ("classes: 5", "dataset.yaml: classes=5: expected a list"),
+        ("classes: [a, b, a]", "dataset.yaml: classes=.*different names"),
+        ("classes: [a, mean]", "dataset.yaml: classes=.*none of them 'mean'"),
+        ("{classes: [a, b], group: 5}", "dataset.yaml: group=5: expected a regular expression"),
+        ("{classes: [a, b], colors: 5}", "dataset.yaml: colors=5: expected a list"),
+        ("{classes: [a, b], mean: 3, std: 3}", "dataset.yaml: mean=3: expected a list of numbers(.|\n)*yaml: std=3"),
+        ("{classes: [a, b], mean: [a], std: [1]}", r"dataset.yaml: mean=\['a'\]: expected a list of numbers"),
+        ("{classes: [a, b], mean: [0, 0], std: [1, 1]}", r"dataset.mean=\[0, 0\]: expected 1 numbers"),
+        ("{classes: [a, b], mean: [0], std: [0]}", r"dataset.yaml: std=\[0\]: expected a list of numbers above 0"),
+        ("{classes: [a, b], channels: 0}", "dataset.yaml: channels=0: expected a whole number of at least 1"),
+        ("{classes: [a, b], channels: true}", "dataset.yaml: channels=True: expected a whole number"),
+        ("{classes: [a, b], channels: three}", "dataset.yaml: channels=three: expected a whole number"),
+        ("{classes: [a, b], seed: [1]}", r"dataset.yaml: seed=\[1\]: expected a whole number"),
+        (
+            "{classes: [a, b], normalize: [auto]}",
+            r"dataset.yaml: normalize=\['auto'\]: expected minmax or none",
+        ),
+        ("{classes: [a, b], scoring: dice}", "dataset.yaml: scoring=dice: expected cases or pixels"),
+        ("{classes: [a, b], ignore_index: white}", "dataset.yaml: ignore_index=white: expected a whole number"),
+        ("{classes: [a, b], ignore_color: white}", 'dataset.yaml: ignore_color=white: expected "#rrggbb"'),
+        ("{classes: [a, b], colors: [0, 255], ignore_index: 255}", "dataset.ignore_index=255: is what class 1 has"),
+        ("{classes: [a, b], ignore_color: '#010101'}", "dataset.ignore_color=#010101: is what class 1 has"),
         ("clases: [a, b]", "dataset.yaml: unknown keys clases"),
         ("- a", "dataset.yaml: holds no keys"),
         ("classes: [a", "dataset.yaml: cannot be read"),
         ("{classes: [a, b], colors: [0, 1, 2]}", "dataset.colors=.*expected 2 colours"),
-        ("{classes: [a, b], colors: [0, red]}", "dataset.colors: 'red' is no"),
-        ("{classes: [a, b], colors: [0, [0, 0]]}", r"dataset.colors: \[0, 0\] is no"),
-        ("classes: [a, b]\ncolors:\n- 0\n- #ff0000", "what begins with # needs quotes"),
+        (
+            "{classes: [a, b], colors: [0, red]}",
+            "dataset.yaml: colors=.*red.*expected a list of .#rrggbb",
+        ),
+        ("{classes: [a, b], colors: [0, [0, 0]]}", "dataset.yaml: colors=.*expected a list"),
+        ("classes: [a, b]\ncolors:\n- 0\n- #ff0000", r"dataset.yaml: colors=\[0, None\]: .*in quotes"),
         ("{classes: [a, b], colors: ['#000000', 0]}", "two classes have the same colour"),
         ("{classes: [a, b], group: '(p'}", "dataset.group=.*is no regular expression"),
         ("{classes: [a, b], group: p1}", r"dataset.group=p1: has no \(...\)"),
-        ("{classes: [a, b], val_ratio: 2}", "dataset.val_ratio=2"),
+        ("{classes: [a, b], val_ratio: 2}", "dataset.yaml: val_ratio=2: expected a share"),
         ("{classes: [a, b], val_ratio: 0.6, test_ratio: 0.5}", "too few for"),
     ],
 )
@@ -214,23 +241,35 @@ def test_what_is_wrong_in_dataset_yaml_is_told(root, content, message):
         folder(root)
 
 
+@pytest.mark.parametrize("key", sorted(DEFAULTS))
+def test_a_wrong_value_is_refused_alike_in_the_file_and_on_the_command_line(root, key):
+    for value in (-0.5, True, [], [None], {"a": 1}, "a b"):
+        told = []
+        for inside in ({key: value}, {}):
+            with pytest.raises(UserError) as refusal:
+                folder(describe(root, **inside), **({} if inside else {key: value}))
+            told.append(str(refusal.value).replace(f"{root}/dataset.yaml: ", "dataset."))
+        assert told[0] == told[1]
+        assert told[0].startswith(f"dataset.{key}=")
+
+
 # -- images and masks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("colors", "ignore", "mask", "expected"),
     [
-        (None, [], np.array([[0, 1, 2]], np.uint8), [0, 1, 2]),
-        (None, [7], np.array([[0, 7, 2]], np.uint16), [0, IGNORE, 2]),
-        ([0, 128, 255], [], np.array([[255, 0, 128]], np.uint8), [2, 0, 1]),
-        (["#000000", "#ff0000", [0, 0, 255]], ["#ffffff"], "rgb", [1, 2, 0, IGNORE]),
-        ([0, 1, 2], [255], np.array([[[2, 2, 2], [255, 255, 255]]], np.uint8), [2, IGNORE]),
+        (None, {}, np.array([[0, 1, 2]], np.uint8), [0, 1, 2]),
+        (None, {"ignore_index": 7}, np.array([[0, 7, 2]], np.uint16), [0, IGNORE, 2]),
+        ([0, 128, 255], {}, np.array([[255, 0, 128]], np.uint8), [2, 0, 1]),
+        (["#000000", "#ff0000", [0, 0, 255]], {"ignore_color": "#ffffff"}, "rgb", [1, 2, 0, IGNORE]),
+        ([0, 1, 2], {"ignore_index": 255}, np.array([[[2, 2, 2], [255, 255, 255]]], np.uint8), [2, IGNORE]),
     ],
 )
 def test_masks_hold_numbers_greys_or_colours(tmp_path, colors, ignore, mask, expected):
     if isinstance(mask, str):
         mask = np.array([[[255, 0, 0], [0, 0, 255], [0, 0, 0], [255, 255, 255]]], np.uint8)
-    reader = MaskReader(num_classes=3, colors=colors, ignore=ignore)
+    reader = MaskReader(num_classes=3, colors=colors, **ignore)
     assert reader.read(save(tmp_path / "a.png", mask)).tolist() == [[expected]]
 
 

@@ -211,6 +211,9 @@ def test_a_mask_with_other_values_is_refused_by_its_name(root, value, keys):
         ({"augmented": True}, "dataset.augmented=true: .* holds no SegmentationClassAug"),
         ({"augmented": "yes"}, "dataset.augmented=yes: expected auto, true or false"),
         ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: VOC2012 has 3"),
+        ({"classes": [*"abcdefghijklmnopqrst", "a"]}, r"dataset.classes=.*expected a list of 2 to 255 different names"),
+        ({"classes": [*"abcdefghijklmnopqrst", "mean"]}, r"dataset.classes=.*none of them 'mean'"),
+        ({"channels": "3"}, "dataset.channels=3: expected a whole number"),
     ],
 )
 def test_a_wrong_key_is_named(root, keys, fault):

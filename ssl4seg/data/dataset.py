@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, g
 import numpy as np
 
 from ssl4seg.data.case import Case
-from ssl4seg.data.files import NORMALIZATIONS
+from ssl4seg.data.keys import COMMON, check_keys
 from ssl4seg.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -39,7 +39,7 @@ class Dataset(ABC):
     """Cases of three splits. A dataset is one subclass and one YAML in conf/dataset.
 
     Args:
-        classes: class names, background first; their number is K.
+        classes: class names, background first, all different and none "mean"; their number is K.
         num_classes: K, to say it once more where a user changes `classes`.
         channels: C of the images.
         image_size: side in pixels of the square training input.
@@ -72,27 +72,18 @@ class Dataset(ABC):
         std: Sequence[float] | str | None = None,
         scoring: str = "cases",
     ) -> None:
+        given = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
+        given |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
+        check_keys(given, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
                 f"dataset.num_classes is {num_classes}, but dataset.classes names {len(classes)}: {list(classes)}"
             )
-        if not 2 <= num_classes <= 255:
-            raise UserError(f"dataset.num_classes={num_classes}: expected 2 to 255, background included")
-        if image_size < 16:
-            raise UserError(f"dataset.image_size={image_size}: expected at least 16 pixels")
-        if channels < 1:
-            raise UserError(f"dataset.channels={channels}: expected at least 1")
-        if normalize not in NORMALIZATIONS:
-            raise UserError(f"dataset.normalize={normalize}: expected {' or '.join(NORMALIZATIONS)}")
         if (mean is None, mean == "auto") != (std is None, std == "auto"):
             raise UserError(f"dataset.mean={mean}, dataset.std={std}: expected numbers, auto or null for both")
         for key, values in (("mean", mean), ("std", std)):
-            if values not in (None, "auto") and (isinstance(values, str) or len(values or ()) != channels):
+            if values not in (None, "auto") and len(values or ()) != channels:
                 raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")
-        if not isinstance(std, str) and any(not value > 0 for value in std or ()):
-            raise UserError(f"dataset.std={std}: expected numbers above 0")
-        if scoring not in ("cases", "pixels"):
-            raise UserError(f"dataset.scoring={scoring}: expected cases or pixels")
         self.mean, self.std, self.scoring = mean, std, scoring
         self.classes = tuple(classes)
         self.num_classes = num_classes

@@ -22,8 +22,9 @@ from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.files import normalized
 from ssl4seg.data.images import Facts, convertible, facts, read_image
+from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_whole, optional, or_word
 from ssl4seg.data.layout import Item, find
-from ssl4seg.data.masks import Color, MaskReader
+from ssl4seg.data.masks import Color, MaskReader, is_color
 from ssl4seg.errors import UserError
 
 DESCRIPTION = "dataset.yaml"
@@ -43,6 +44,19 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 """What may stand in dataset.yaml, and what holds where it does not; see conf/dataset/folder.yaml."""
+COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
+SHARE = Key(lambda value: is_number(value) and 0 <= value < 1, "a share in [0, 1)")
+OWN = {
+    "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
+    "ignore_color": optional(Key(is_color, COLORS)),
+    "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
+    "val_ratio": SHARE,
+    "test_ratio": SHARE,
+    "seed": Key(is_whole, "a whole number"),
+}
+"""What the keys that only a folder has may be."""
+KEYS = COMMON | OWN | {key: or_word("none", COMMON[key]) for key in ("mean", "std")}
+"""All that dataset.yaml and the command line may say; null is what is left open."""
 
 
 class Folder(Dataset):
@@ -75,8 +89,11 @@ class Folder(Dataset):
         super().__init__(**common)
         if root is None:
             raise UserError("dataset.root is not set: give the folder of your images, dataset.root=DATA/MINE")
-        ignore = [value for value in (self.ignore_index, ignore_color) if value is not None]
-        self.masks = MaskReader(num_classes=self.num_classes, colors=colors, ignore=ignore)
+        own = {"colors": colors, "ignore_color": ignore_color, "group": group}
+        check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
+        self.masks = MaskReader(
+            num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
+        )
         items = found_items(Path(root).expanduser(), group)
         self.facts = heads(items, self.channels)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
@@ -118,17 +135,14 @@ class Folder(Dataset):
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
         """null is what ROOT/dataset.yaml says, else what the files say, else the default."""
         root = Path(str(keys["root"])).expanduser()
-        told = read_description(root)
-        full = dict(keys) | {
-            key: told.get(key, default) if keys.get(key) is None else keys[key] for key, default in DEFAULTS.items()
-        }
-        if not full["classes"]:
+        given = {key: value for key in KEYS if (value := keys.get(key)) is not None}
+        check_keys(given, KEYS, "dataset.")
+        full = dict(keys) | DEFAULTS | read_description(root) | given
+        if full["classes"] is None:
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
             )
-        if isinstance(full["classes"], str) or not all(isinstance(name, str) for name in full["classes"]):
-            raise UserError(f"dataset.classes={full['classes']}: expected a list of names, background first")
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         if full["channels"] is None or full["scoring"] is None:
             facts_of = heads(found_items(root, full["group"]), full["channels"])
@@ -139,7 +153,7 @@ class Folder(Dataset):
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """ROOT/dataset.yaml, empty if it is not there."""
+    """The keys of ROOT/dataset.yaml, none if it is not there."""
     file = root / DESCRIPTION
     if not file.exists():
         return {}
@@ -151,7 +165,9 @@ def read_description(root: Path) -> dict[str, Any]:
         raise UserError(f"{file}: holds no keys; expected for instance classes: [background, cell]")
     if unknown := [str(key) for key in content if key not in DEFAULTS]:
         raise UserError(f"{file}: unknown keys {', '.join(unknown)}; it may hold {', '.join(DEFAULTS)}")
-    return {key: value for key, value in content.items() if value is not None}
+    told = {key: value for key, value in content.items() if value is not None}
+    check_keys(told, KEYS, f"{file}: ")
+    return told
 
 
 def found_items(root: Path, group: str | None) -> list[Item]:
@@ -211,9 +227,6 @@ def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, s
 
     Groups come in the order of a hash of their names: as good as random, and a new one does not disturb the others.
     """
-    for key, ratio in (("val_ratio", val_ratio), ("test_ratio", test_ratio)):
-        if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-            raise UserError(f"dataset.{key}={ratio}: expected a share in [0, 1)")
 
     def place(item: Item) -> tuple[bytes, str]:
         return hashlib.sha256(f"{seed} {item.group}".encode()).digest(), item.name

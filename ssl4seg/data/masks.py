@@ -3,6 +3,7 @@
 A code stands for a grey value or colour: v for the grey value v and for the colour [v, v, v], below -1 for any other.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.files import ending
 from ssl4seg.data.images import read_values
+from ssl4seg.data.keys import is_list, is_whole
 from ssl4seg.errors import UserError
 
 IGNORED = 255
@@ -22,16 +24,19 @@ Color = int | str | Sequence[int]
 Codes = npt.NDArray[Any]
 
 
-def code_of(color: Color, key: str) -> int:
+def is_color(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch("#?[0-9a-fA-F]{6}", value) is not None
+    return is_whole(value) or (
+        is_list(value) and len(value) == 3 and all(is_whole(part) and 0 <= part <= 255 for part in value)
+    )
+
+
+def code_of(color: Color) -> int:
     """The code of a colour that stands in dataset.yaml."""
     if isinstance(color, int):
-        return int(color)
-    try:
-        parts = list(bytes.fromhex(color.removeprefix("#"))) if isinstance(color, str) else list(color)
-        red, green, blue = (int(part) for part in parts if part in range(256))
-    except (TypeError, ValueError):
-        quotes = "; what begins with # needs quotes" if color is None else ""
-        raise UserError(f'dataset.{key}: {color!r} is no "#rrggbb", [red, green, blue] or grey value{quotes}') from None
+        return color
+    red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color
     return red if red == green == blue else -1 - (red << 16 | green << 8 | blue)
 
 
@@ -55,18 +60,27 @@ class MaskReader:
     Args:
         num_classes: K.
         colors: of each class.
-        ignore: numbers and colours that nothing counts.
+        ignore_index, ignore_color: a number and a colour that nothing counts.
     """
 
-    def __init__(self, *, num_classes: int, colors: Sequence[Color] | None, ignore: Sequence[Color] = ()) -> None:
-        if colors is not None and (isinstance(colors, str) or len(colors) != num_classes):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        colors: Sequence[Color] | None,
+        ignore_index: int | None = None,
+        ignore_color: Color | None = None,
+    ) -> None:
+        if colors is not None and len(colors) != num_classes:
             raise UserError(f"dataset.colors={colors}: expected {num_classes} colours, one for each class")
-        codes = [code_of(color, "colors") for color in (range(num_classes) if colors is None else colors)]
+        codes = [code_of(color) for color in (range(num_classes) if colors is None else colors)]
         table = {code: number for number, code in enumerate(codes)}
         if len(table) < num_classes:
             raise UserError(f"dataset.colors={colors}: two classes have the same colour")
-        for color in ignore:
-            table.setdefault(code_of(color, "ignore_color"), IGNORED)
+        for key, color in (("ignore_index", ignore_index), ("ignore_color", ignore_color)):
+            number = IGNORED if color is None else table.setdefault(code_of(color), IGNORED)
+            if number != IGNORED:
+                raise UserError(f"dataset.{key}={color}: is what class {number} has in the masks; expected another")
         self.num_classes, self.colored = num_classes, colors is not None
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
