@@ -249,7 +249,7 @@ def predict_files(config: dict[str, Any]) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG)."""
     start_log(None)
     source, output, steps = Path(config["input"]), Path(config["output"]), postprocess_of(config)
-    targets = _targets(source, output)
+    targets = masks_to_write(source, output)
     fabric = _fabric(config)
     run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
     _writable(output)
@@ -262,7 +262,7 @@ def predict_files(config: dict[str, Any]) -> None:
         steps=steps,
     )
     faults = []
-    for file, target in targets.items():
+    for target, file in targets.items():
         try:
             with out_of_memory_explained():
                 _predict(file, target, predictor, data, overlay=config["overlay"])
@@ -297,18 +297,26 @@ def _predict(file: Path, target: Path, predictor: Predictor, data: Config, *, ov
         Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
 
 
-def _targets(source: Path, output: Path) -> dict[Path, Path]:
-    """Where the mask of each input goes. Refuses to write over an input, or two masks to one place."""
+def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:
+    """The masks to write, each with its input. Refuses to write over an input, or two masks to one place."""
+    files = _inputs(source, output)
+    inputs = {_identity(file) for file in files}
     targets: dict[Path, Path] = {}
-    for file in _inputs(source, output):
+    for file in files:
         place = output / (file.relative_to(source) if source.is_dir() else file.name)
         target = place.with_name(f"{stem(file)}.png") if ending(file) in PICTURE else place
-        if target.exists() and any(target.samefile(other) for other in (file, *targets)):
+        if target.exists() and _identity(target) in inputs:
             raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
-        if target in targets.values():
-            raise UserError(f"{file}: the mask of another input has the same name, {target}; predict them apart")
-        targets[file] = target
+        if target in targets:
+            raise UserError(f"{file}: the mask of {targets[target]} has the same name, {target}; predict them apart")
+        targets[target] = file
     return targets
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """The same of two paths that lead to one file."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def _inputs(source: Path, output: Path) -> list[Path]:

@@ -28,6 +28,8 @@ from helpers import (
 )
 from PIL import Image
 
+from ssl4seg.errors import UserError
+from ssl4seg.inference import masks_to_write
 from ssl4seg.metrics import score_classes
 from ssl4seg.pictures import captioned, fullest
 
@@ -251,6 +253,25 @@ def test_masks_beside_the_images_are_no_inputs(acdc_run: Path, challenge: Path, 
     inputs = shutil.copytree(folder, tmp_path / "in", ignore=shutil.ignore_patterns("*_4d*"))
     out = predicted(acdc_run, inputs, tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == [nifti(challenge, frame).name for frame in (1, 12)]
+
+
+def test_every_mask_has_a_place_of_its_own_that_is_no_inputs(tmp_path: Path) -> None:
+    source, output = tmp_path / "in", tmp_path / "out"
+    for folder in (source / "deep", output):
+        folder.mkdir(parents=True)
+    for name in ("a.jpg", "b.nii.gz", "deep/a.jpg"):
+        (source / name).touch()
+    expected = {"a.png": "a.jpg", "b.nii.gz": "b.nii.gz", "deep/a.png": "deep/a.jpg"}
+    for _ in range(2):  # masks of an earlier call are written again
+        found = masks_to_write(source, output)
+        assert found == {output / mask: source / name for mask, name in expected.items()}
+        (output / "a.png").touch()
+    (output / "b.nii.gz").symlink_to(source / "deep/a.jpg")
+    with pytest.raises(UserError, match=f"the mask of {source}/b.nii.gz would overwrite an input"):
+        masks_to_write(source, output)
+    (source / "a.png").touch()
+    with pytest.raises(UserError, match=f"{source}/a.png: the mask of {source}/a.jpg has the same name"):
+        masks_to_write(source, output)
 
 
 def test_predict_says_which_keys_are_missing(tmp_path: Path) -> None:
