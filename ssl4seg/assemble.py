@@ -200,10 +200,10 @@ def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) 
     return list(found) if resident else found
 
 
-def fits(cases: Sequence[Case], dataset: Dataset, gib: float) -> bool:
-    """Whether the decoded cases fit into so much memory."""
+def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:
+    """The memory that the decoded cases take, in GiB."""
     pixels = sum(case.num_images * case.size[0] * case.size[1] for case in cases)
-    return pixels * (dataset.channels * dataset.value_bytes + 1) <= gib * 2**30
+    return pixels * (dataset.channels * dataset.value_bytes + 1) / 2**30
 
 
 def predictor_of(module: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -19,8 +19,8 @@ from ssl4seg.assemble import (
     Config,
     build,
     dataset_of,
+    decoded_gib,
     fabric_of,
-    fits,
     method_of,
     network_maker,
     optimizers_of,
@@ -38,6 +38,7 @@ from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
+from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
@@ -133,19 +134,7 @@ class Training:
         self.plan = _plan(config)
         self.inference: Inference = build(config["inference"], "inference", side=self.dataset.image_size)
         self.weak: View = build(config["views"]["weak"], "views.weak")
-        torch.manual_seed(seed_of(self.plan.seed, "weights"))
-        self.method = method_of(
-            config,
-            network_maker(
-                config, self.dataset.channels, self.dataset.num_classes, statistics=self.dataset.statistics()
-            ),
-        )
-        self.method.supervised = build(config["supervised_loss"], "supervised_loss")
-        if self.method.needs_unlabeled and not self.split.unlabeled:
-            raise UserError(
-                f"method={names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases are "
-                "labelled; lower labeled_ratio or labeled_cases, or use method=supervised"
-            )
+        self.method = self._method()
         steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(config)
         self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **config["transfer"])
         partial = len(self.method.phases) > 1 or self.transfer.frozen_steps > 0
@@ -157,8 +146,7 @@ class Training:
             log.info(told)
         self.batches = self._batches()
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
-        held = [case for part in self.held_cases.values() for case in part]
-        resident = fits(held, self.dataset, config["engine"]["resident_gib"])
+        resident = self._resident([case for part in self.held_cases.values() for case in part], "val and test")
         self.held_out: dict[Split, Cases] = {
             split: read_all(part, self.dataset.num_classes, resident=resident)
             for split, part in self.held_cases.items()
@@ -166,15 +154,33 @@ class Training:
         for part in self.held_cases.values():
             table_of(self.dataset, part, config["metrics"])  # refuses what cannot be measured
 
+    def _method(self) -> Method:
+        """The method with its networks and its supervised loss; its weights depend on the seed alone."""
+        torch.manual_seed(seed_of(self.plan.seed, "weights"))
+        data = self.dataset
+        make = network_maker(self.config, data.channels, data.num_classes, statistics=data.statistics())
+        method = method_of(self.config, make)
+        method.supervised = build(self.config["supervised_loss"], "supervised_loss")
+        if method.needs_unlabeled and not self.split.unlabeled:
+            raise UserError(
+                f"method={self.names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases "
+                "are labelled; lower labeled_ratio or labeled_cases, or use method=supervised"
+            )
+        return method
+
+    def _resident(self, cases: Sequence[Case], name: str) -> bool:
+        """Whether these cases are kept in memory, which is told."""
+        size, most = decoded_gib(cases, self.dataset), float(self.config["engine"]["resident_gib"])
+        where = "in memory" if size <= most else f"read from the disk (engine.resident_gib={most:g})"
+        log.info(f"{name}: {sum(case.num_images for case in cases)} {self.dataset.words[1]}, {size:.2g} GiB, {where}")
+        return size <= most
+
     def _batches(self) -> Batches:
         config, device, num_classes = self.config, self.fabric.device, self.dataset.num_classes
         used = {"labeled": self.split.labeled}
         if self.method.needs_unlabeled:
             used["unlabeled"] = self.split.unlabeled
-        gib = config["engine"]["resident_gib"]
-        resident = fits([case for cases in used.values() for case in cases], self.dataset, gib)
-        if not resident:
-            log.info(f"the training images are read from the disk (decoded, more than engine.resident_gib={gib})")
+        resident = self._resident([case for cases in used.values() for case in cases], "training")
         stores: dict[str, Store | Stream] = {
             part: Store(cases, num_classes=num_classes, labels=part == "labeled", device=device)
             if resident
