@@ -78,7 +78,7 @@ class Sliding(Inference):
         window: side of the windows in pixels, None is that of the training input; a shorter side of the image is taken
             whole.
         overlap: of neighbouring windows, as a share of the window; the last one ends at the image's edge.
-        batch_size: windows in one forward pass.
+        batch_size: windows in one forward pass, of one image or several.
     """
 
     def __init__(
@@ -109,17 +109,22 @@ class Sliding(Inference):
     def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         scaled = _scaled(image, scale)
         height, width = scaled.shape[-2:]
-        places = list(product(self.starts(height), self.starts(width)))
-        total, count = torch.zeros(()), scaled.new_zeros((1, 1, height, width))
-        for first in range(0, len(places), self.batch_size):
-            chosen = places[first : first + self.batch_size]
-            windows = [scaled[..., y : y + self.window, x : x + self.window] for y, x in chosen]
-            logits = predict(torch.cat(windows).contiguous(memory_format=torch.channels_last))
+        places = [
+            (slice(y, y + self.window), slice(x, x + self.window))
+            for y, x in product(self.starts(height), self.starts(width))
+        ]
+        windows = [(number, place) for place in places for number in range(len(image))]
+        total, count = torch.zeros(()), scaled.new_zeros((height, width))
+        for place in places:
+            count[place] += 1
+        for first in range(0, len(windows), self.batch_size):
+            chosen = windows[first : first + self.batch_size]
+            pixels = torch.stack([scaled[number, :, *place] for number, place in chosen])
+            logits = predict(pixels.contiguous(memory_format=torch.channels_last))
             if total.ndim == 0:
                 total = logits.new_zeros((len(image), logits.shape[1], height, width))
-            for (y, x), part in zip(chosen, logits.split(len(image)), strict=True):
-                total[..., y : y + self.window, x : x + self.window] += part
-                count[..., y : y + self.window, x : x + self.window] += 1
+            for (number, place), part in zip(chosen, logits, strict=True):
+                total[number, :, *place] += part
         return _resized(total / count, image.shape[-2:])
 
 

@@ -16,11 +16,6 @@ from ssl4seg.native import Inference, Resized, Sliding, Whole
 WAYS = [Resized(side=16), Whole(side=16), Sliding(side=16, overlap=0.5)]
 
 
-def same(image: Tensor) -> Tensor:
-    """The image as its own logits."""
-    return image
-
-
 def linear(image: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=antialias)
 
@@ -84,11 +79,13 @@ def test_where_windows_overlap_their_logits_are_averaged():
     assert logits[0, 0].unique(dim=0).squeeze(0).tolist() == pytest.approx(expected)
 
 
-def test_windows_of_several_images_do_not_mix():
-    image = torch.rand(3, 2, 40, 25)
-    for batch_size in (1, 3, 100):
-        logits = Sliding(side=16, overlap=0.25, batch_size=batch_size)(same, image)
-        torch.testing.assert_close(logits, image)
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_windows_of_several_images_do_not_mix_and_no_pass_has_more_than_asked(batch_size):
+    image, sizes = torch.rand(3, 2, 40, 25), []
+    logits = Sliding(side=16, overlap=0.25, batch_size=batch_size)(lambda x: sizes.append(len(x)) or x, image)
+    torch.testing.assert_close(logits, image)
+    full, rest = divmod(3 * 3 * 2, batch_size)  # windows at 0, 12, 24 (rows) and 0, 9 (columns) of three images
+    assert sizes == [batch_size] * full + [rest] * (rest > 0)
 
 
 @pytest.mark.parametrize("size", [(9, 40), (40, 9), (5, 5)])
