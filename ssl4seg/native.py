@@ -58,7 +58,7 @@ class Resized(Inference):
     def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         size = torch.tensor([image.shape[-2:]], dtype=torch.float32).expand(len(image), 2)
         raw = Raw(image, torch.zeros_like(image[:, 0], dtype=torch.uint8), size)
-        square, _ = sample(raw, fit(size), round(self.side * scale))
+        square, _ = sample(raw, fit(size), max(1, round(self.side * scale)))
         logits = predict(square.contiguous(memory_format=torch.channels_last))
         return _resized(logits, image.shape[-2:])
 
@@ -131,8 +131,10 @@ class Sliding(Inference):
 def _scaled(image: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return image
+    # Plain also where it shrinks: training samples its views so (`views.sample`), and the literature's evaluation at
+    # several scales does; smoothing before would show the network less noise than it knows.
     size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=scale < 1)
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
 def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
 from ssl4seg.native import Inference, Resized, Sliding, Whole
+from ssl4seg.views import CropView, sample
 
 WAYS = [Resized(side=16), Whole(side=16), Sliding(side=16, overlap=0.5)]
 
 
-def linear(image: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=antialias)
+def linear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
 class Recorder:
@@ -141,11 +143,22 @@ def test_scales_and_flip_of_whole_are_averaged_probabilities():
     scores = Whole(side=16, scales=(0.5, 1.0, 1.5), flip=True)(network, image)
     expected = torch.zeros(2, 4, 20, 30)
     for size in ((10, 15), (20, 30), (30, 45)):
-        scaled = image if size == (20, 30) else linear(image, size, antialias=size[0] < 20)
+        scaled = image if size == (20, 30) else linear(image, size)
         expected += linear(network(scaled), (20, 30)).softmax(dim=1) / 6
         expected += linear(network(scaled.flip(-1)).flip(-1), (20, 30)).softmax(dim=1) / 6
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(scores.sum(dim=1), torch.ones(2, 20, 30))
+
+
+@pytest.mark.parametrize("way", [Whole, Sliding])
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.25])
+def test_a_scaled_image_is_the_one_that_a_training_crop_of_that_scale_shows(way, scale):
+    image, seen = torch.randn(1, 1, 64, 64), []
+    way(side=100, scales=(scale,))(lambda x: seen.append(x) or x, image)
+    side = round(64 * scale)
+    theta = CropView(side=side, scale=(scale, scale), flip=0).thetas(torch.tensor([[64.0, 64.0]]), torch.Generator())
+    crop, _ = sample(Raw(image, torch.zeros(1, 64, 64, dtype=torch.uint8), torch.tensor([[64.0, 64.0]])), theta, side)
+    torch.testing.assert_close(seen[0], crop, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
