@@ -70,7 +70,7 @@ class LargestComponent(RegionStep):
         for number, (size, k) in enumerate(zip(sizes.tolist(), classes, strict=True)):
             if k not in largest or size > sizes[largest[k]]:
                 largest[k] = number
-        searched = self.classes or set(largest)
+        searched = set(largest) if self.classes is None else self.classes
         stays = [k == 0 or k not in searched or largest[k] == number for number, k in enumerate(classes)]
         return np.where(np.array(stays)[numbers], label, 0).astype(np.uint8)
 
