@@ -130,7 +130,7 @@ def h5(tmp_path) -> Path:
 def test_h5_arrays_and_facts(h5):
     assert h5_facts(h5) == ((2, 3, 4), True, (10.0, 1.5, 1.25))
     assert np.array_equal(read_h5(h5, "image"), np.arange(24.0).reshape(2, 3, 4))
-    assert np.array_equal(read_h5(h5, "image", 1), np.arange(12.0, 24).reshape(3, 4))
+    assert np.array_equal(read_h5(h5, "image", 1), np.arange(12.0, 24).reshape(1, 3, 4))
 
 
 def test_h5_without_label_or_spacing(tmp_path):

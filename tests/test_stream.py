@@ -6,12 +6,17 @@ import os
 import pickle
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
+from folders import describe, folder
 from natural import shapes, write_shapes
 from torch import Tensor
 
@@ -58,16 +63,74 @@ def test_a_stream_finds_the_slices_of_volumes(make_case):
     assert all(torch.equal(a, b) for a, b in zip(store.take([2, 1, 0]), stream.take([2, 1, 0]), strict=True))
 
 
-def test_a_volume_is_read_once_for_slices_that_follow_one_another(make_case):
-    read = []
-    case = make_case("a", np.zeros((3, 4, 4)))
+def counting(case: Case, read: list[str]) -> Case:
+    """The same case, which notes whenever it is read whole."""
     volume = case.read()
-    counting = Case(**{**case.__dict__, "read": lambda: read.append(1) or volume})
-    stream = Stream([counting, make_case("b", np.zeros((1, 4, 4)))], num_classes=2, labels=False)
-    stream.take([0, 1, 2])
-    assert len(read) == 1
-    stream.take([3, 0])
-    assert len(read) == 2
+    return replace(case, read=lambda: read.append(case.name) or volume, read_image=None)
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(0, "abcaba"), (1, "abcab"), (2, "abc")])
+def test_the_cases_of_last_use_are_kept_up_to_their_bytes(make_case, kept, expected):
+    read: list[str] = []
+    cases = [counting(make_case(name, np.zeros((3, 4, 4))), read) for name in "abc"]
+    size = cases[0].read().image.nbytes
+    read.clear()
+    stream = Stream(cases, num_classes=2, labels=False, kept_bytes=kept * size)
+    stream.take([0, 1, 2, 4, 3, 8, 6, 1, 0, 5, 2])  # of a, b, c, a, b, a
+    assert "".join(read) == expected
+
+
+VOLUMES = 4
+
+
+def write_volumes(root: Path, kind: str) -> Path:
+    """Volumes of two to five slices with numbers of their own range, some with a mask of the colours 0 and 9."""
+    rng = np.random.default_rng(0)
+    for number in range(VOLUMES):
+        image = rng.integers(-300 * number, 900, (2 + number, 20 + number, 30), np.int16)
+        label = (image > 100).astype(np.uint8) * 9
+        for place, pixels in (("images", image), ("masks", label)) if number else (("images", image),):
+            (root / place).mkdir(parents=True, exist_ok=True)
+            file = root / place / f"v{number}.{kind}"
+            if kind == "h5":
+                with h5py.File(file, "w") as written:
+                    array = pixels if number < 3 else np.repeat(pixels[:, None], 1 + 2 * (place == "masks"), axis=1)
+                    key = "image" if place == "images" else "label"
+                    written.create_dataset(key, data=array, chunks=(1, *array.shape[1:]))
+            elif kind == "tif":
+                tifffile.imwrite(file, pixels, photometric="minisblack")
+            else:
+                nibabel.save(nibabel.Nifti1Image(pixels.transpose(), np.eye(4)), file)
+    return describe(root, colors=[0, 9], ignore_index=7, channels=1)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("kind", ["h5", "tif", "nii.gz"])
+@pytest.mark.parametrize("normalize", ["minmax", "auto", "none"])
+def test_volumes_of_every_kind_are_streamed_as_they_are_stored(tmp_path, kind, normalize, labels):
+    cases = folder(write_volumes(tmp_path, kind), normalize=normalize, test_ratio=0, val_ratio=0.3).cases("train")
+    store = Store(cases, num_classes=2, labels=labels, device="cpu")
+    order = [5, 0, 3, 7, 1, 5, 6, 2, 0, 4, 3]
+    for kept in (0, 2**20):
+        stream = Stream(cases, num_classes=2, labels=labels, kept_bytes=kept)
+        for _ in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(store.take(order), stream.take(order), strict=True))
+
+
+def test_after_a_volume_was_read_its_slices_are_read_alone(tmp_path):
+    cases = folder(write_volumes(tmp_path, "h5"), test_ratio=0, val_ratio=0.3).cases("train")
+    store = Store(cases, num_classes=2, labels=True, device="cpu")
+    read: list[str] = []
+    stream = Stream([counting(case, read) for case in cases], num_classes=2, labels=True, kept_bytes=0)
+    order = list(range(len(store)))
+    for _ in range(3):
+        assert torch.equal(stream.take(order[::-1]).image, store.take(order[::-1]).image)
+    assert sorted(read) == sorted(case.name for case in cases)
+    first = cases[0].name
+    with h5py.File(tmp_path / f"images/{first}.h5", "r+") as file:
+        file["image"][1:] = 0  # what is not asked for may be anything
+    stream.take([len(store) - 1])
+    assert torch.equal(stream.take([0]).image, store.take([0]).image)
 
 
 def test_a_faulty_case_is_refused_when_it_is_read(make_case):

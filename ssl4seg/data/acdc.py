@@ -13,9 +13,9 @@ from typing import Unpack
 
 import numpy as np
 
-from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import h5_facts, normalized, read_h5
+from ssl4seg.data.files import Normalizer, h5_facts, read_h5
 from ssl4seg.errors import UserError
 
 
@@ -43,7 +43,7 @@ class ACDC(Dataset):
             raise UserError("dataset.root is not set: give the folder of ACDC, dataset.root=DATA/ACDC")
         if missing := [split for split in SPLITS if not patients.get(split)]:
             raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
-        self.patients = patients
+        self.patients, self.normalized = patients, Normalizer(self.normalize)
         self.files = self._find(Path(root).expanduser())
 
     def _find(self, root: Path) -> dict[str, list[Path]]:
@@ -82,16 +82,17 @@ class ACDC(Dataset):
             num_images=shape[0],
             size=shape[1:],
             labeled=labeled,
-            read=partial(self._read, file, labeled),
+            read=partial(self._read, file, None, labeled),
+            read_slice=partial(self._read, file),
             spacing=spacing,
         )
 
-    def _read(self, file: Path, labeled: bool) -> Volume:
-        image = normalized(read_h5(file, "image").astype(np.float32), self.normalize)
-        return Volume(image[:, None], self._label(file) if labeled else None)
+    def _read(self, file: Path, index: int | None, label: bool) -> Volume:
+        image = self.normalized(file, partial(_image, file), index)
+        return Volume(image, self._label(file, index) if label else None)
 
-    def _label(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-        label = read_h5(file, "label")
+    def _label(self, file: Path, index: int | None) -> LabelArray:
+        label = read_h5(file, "label", index)
         if self.ignore_index is not None:
             label = np.where(label == self.ignore_index, 255, label)
         elif (label == 255).any():
@@ -101,3 +102,8 @@ class ACDC(Dataset):
                 f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255"
             )
         return label.astype(np.uint8)
+
+
+def _image(file: Path, index: int | None) -> ImageArray:
+    """[S, 1, H, W]"""
+    return read_h5(file, "image", index).astype(np.float32)[:, None]

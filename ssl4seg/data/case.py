@@ -43,6 +43,8 @@ class Case:
     """Pure; a `partial` of a function or method, not a closure: some systems hand it to worker processes by pickle."""
     read_image: Callable[[], ImageArray] | None = None
     """Only the image, where that saves reading the mask."""
+    read_slice: Callable[[int, bool], Volume] | None = None
+    """Slice `index` as a volume of one, with or without its mask, where that saves reading the others."""
     spacing: Spacing | None = None
     """None where unknown."""
 

@@ -1,6 +1,6 @@
 """Reading and writing images: h5, NIfTI, TIFF, PNG and JPEG. Every fault becomes a UserError that names the file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ def ending(path: Path) -> str:
     return found
 
 
-def read_h5(path: Path, key: str, index: Any = ()) -> npt.NDArray[Any]:
-    """One array of an h5 file."""
+def read_h5(path: Path, key: str, index: int | None = None) -> npt.NDArray[Any]:
+    """One array of an h5 file, or of its first axis only `index`, as an axis of length 1."""
     try:
         with h5py.File(path, "r") as file:
             if key not in file:
                 raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
-            return np.asarray(file[key][index])
+            return np.asarray(file[key][() if index is None else slice(index, index + 1)])
     except UserError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file, KeyError among them
@@ -200,18 +200,21 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot be read as a picture ({_short(error)})") from None
 
 
-def normalized(image: ImageArray, how: str) -> ImageArray:
-    """The intensities of a whole volume, scaled.
+def normalized(image: ImageArray, how: str, span: tuple[Any, Any] | None = None) -> ImageArray:
+    """The intensities of a volume, scaled.
 
     `minmax`: to [0, 1], the normalisation of the ACDC literature (a constant volume becomes 0; scaling twice changes
     nothing); `none`: as they are in the file, pictures of 8 or 16 bit divided by their largest number; `auto`: minmax
     unless they lie in [0, 1] already, as those of pictures do.
+
+    Args:
+        span: lowest and highest number of the whole volume, where `image` is a part of it.
     """
     if how not in NORMALIZATIONS:
         raise UserError(f"dataset.normalize={how}: expected {' or '.join(NORMALIZATIONS)}")
     if how == "none" or (how == "auto" and image.dtype == np.uint8):
         return image
-    low, high = image.min(), image.max()
+    low, high = span or (image.min(), image.max())
     if how == "auto" and low >= 0 and high <= 1:
         return image
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -219,6 +222,27 @@ def normalized(image: ImageArray, how: str) -> ImageArray:
     if high == low:
         return np.zeros(image.shape, np.float32)
     return ((image - np.float32(low)) / np.float32(high - low)).astype(np.float32)
+
+
+class Normalizer:
+    """`normalized` for files; it remembers their spans, so that a slice of a volume is scaled without the others.
+
+    Args:
+        how: see `normalized`.
+    """
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.spans: dict[Path, tuple[Any, Any]] = {}
+
+    def __call__(self, path: Path, read: Callable[[int | None], ImageArray], index: int | None = None) -> ImageArray:
+        """What `read` gives of a file: slice `index` of its volume, or all of it with None."""
+        if index is not None and path not in self.spans:
+            self(path, read)
+        image = read(index)
+        if index is None:
+            self.spans[path] = image.min(), image.max()
+        return normalized(image, self.how, self.spans[path])
 
 
 def _three(values: Any) -> tuple[float, float, float]:

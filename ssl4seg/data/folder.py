@@ -20,7 +20,7 @@ import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import normalized
+from ssl4seg.data.files import H5, Normalizer, ending
 from ssl4seg.data.images import Facts, convertible, facts, read_image
 from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_whole, optional, or_word
 from ssl4seg.data.layout import Item, find
@@ -94,6 +94,7 @@ class Folder(Dataset):
         self.masks = MaskReader(
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
+        self.normalized = Normalizer(self.normalize)
         items = found_items(Path(root).expanduser(), group)
         self.facts = heads(items, self.channels)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
@@ -114,11 +115,12 @@ class Folder(Dataset):
             labeled=item.mask is not None,
             read=partial(self._read, item),
             read_image=partial(self._image, item),
+            read_slice=partial(self._slice, item) if fact.num_images > 1 and _sliceable(item) else None,
             spacing=fact.spacing,
         )
 
-    def _image(self, item: Item) -> ImageArray:
-        image = normalized(read_image(item.image, self.channels), self.normalize)
+    def _image(self, item: Item, index: int | None = None) -> ImageArray:
+        image = self.normalized(item.image, partial(read_image, item.image, self.channels), index)
         if self.value_bytes > 1 and image.dtype == np.uint8:  # beside images of other kinds: all are float32
             image = (image / np.float32(255)).astype(np.float32)
         return image
@@ -130,6 +132,9 @@ class Folder(Dataset):
         label = self.masks.read(item.mask)
         check_shape(item, (len(image), *image.shape[2:]), label.shape)
         return Volume(image, label)
+
+    def _slice(self, item: Item, index: int, label: bool) -> Volume:
+        return Volume(self._image(item, index), self.masks.read(item.mask, index) if label and item.mask else None)
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +155,11 @@ class Folder(Dataset):
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
         return full | {key: None for key in ("mean", "std") if full[key] == "none"}
+
+
+def _sliceable(item: Item) -> bool:
+    """Whether a slice can be read without the others."""
+    return all(ending(file) in H5 for file in (item.image, item.mask) if file)
 
 
 def read_description(root: Path) -> dict[str, Any]:

@@ -86,10 +86,13 @@ def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[i
     return (1, length, height, width) if length == channels else (length, 1, height, width)
 
 
-def read_image(path: Path, channels: int) -> ImageArray:
+def read_image(path: Path, channels: int, index: int | None = None) -> ImageArray:
     """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file says.
 
     Grey becomes RGB and RGB becomes grey where the dataset has the other.
+
+    Args:
+        index: of the slice that is wanted, in an h5 volume; None reads all.
     """
     kind = ending(path)
     if kind in PICTURE:
@@ -97,7 +100,7 @@ def read_image(path: Path, channels: int) -> ImageArray:
     if kind in NIFTI:
         found = read_nifti_channels(path)[0]
     elif kind in H5:
-        found = read_h5(path, "image")
+        found = read_h5(path, "image", index)
     else:
         found = read_tiff(path)
     image = found.reshape(stacked(found.shape, channels, path))
@@ -130,11 +133,12 @@ def _number(channels: int) -> str:
     return f"{channels} channel{'s' if channels > 1 else ''}"
 
 
-def read_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
+def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.NDArray[Any]:
     """What a mask file holds: numbers [S, H, W], or RGB colours [S, H, W, 3].
 
     Args:
         colored: take the colours of a palette, not its indices.
+        index: of the slice that is wanted, in an h5 volume; None reads all.
     """
     kind = ending(path)
     if kind in PICTURE:
@@ -142,7 +146,7 @@ def read_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
     if kind in NIFTI:
         found = read_nifti_channels(path)[0]
     elif kind in H5:
-        found = read_h5(path, "label")
+        found = read_h5(path, "label", index)
     else:
         found = read_tiff(path, indices=True)
     num, channels, height, width = stacked(found.shape, None, path)

@@ -85,9 +85,9 @@ class MaskReader:
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
-    def read(self, path: Path) -> LabelArray:
-        """[S, H, W] in 0..K-1 or IGNORED."""
-        return self.label(codes_of(read_values(path, colored=self.colored)), path)
+    def read(self, path: Path, index: int | None = None) -> LabelArray:
+        """[S, H, W] in 0..K-1 or IGNORED; of an h5 volume only slice `index`."""
+        return self.label(codes_of(read_values(path, colored=self.colored, index=index)), path)
 
     def label(self, codes: Codes, path: Path) -> LabelArray:
         """The same from codes [S, H, W] of the file."""

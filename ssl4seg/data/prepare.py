@@ -75,9 +75,10 @@ def _convert(frame: Path, target: Path) -> bool:
     checked(Volume(image[:, None], label), str(frame), ACDC_CLASSES)
     partial = target.with_suffix(".partial")
     with h5py.File(partial, "w") as file:
-        file.create_dataset("image", data=image, compression="gzip", compression_opts=1, shuffle=True)
+        keys = {"chunks": (1, *image.shape[1:]), "compression": "gzip", "compression_opts": 1}  # a slice at a time
+        file.create_dataset("image", data=image, shuffle=True, **keys)
         if label is not None:
-            file.create_dataset("label", data=label, compression="gzip", compression_opts=1)
+            file.create_dataset("label", data=label, **keys)
         file.attrs["spacing"] = nifti_spacing(header)
     os.replace(partial, target)
     return True

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssl4seg.data.case import Case, Volume, checked
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.store import Boxes, Raw, packed
 from ssl4seg.errors import UserError
 
 Item = TypeVar("Item")
 FOREVER = 2**62
+KEPT_BYTES = 2**27
+"""Of each process and stream: some fifty volumes of ACDC, or one of computed tomography."""
 KILLED = (
     "a process that reads images ahead was killed, perhaps for want of memory: lower engine.num_workers; a container "
     "may need more shared memory (docker run --shm-size=8g)"
@@ -30,36 +32,58 @@ class Stream:
         cases: each is checked whenever it is read.
         num_classes: K, to check the masks against.
         labels: whether masks are read.
+        kept_bytes: of decoded cases are kept, those of last use, and always the last one.
     """
 
-    def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool) -> None:
-        self.cases, self.num_classes, self.labels = cases, num_classes, labels
+    def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool, kept_bytes: int = KEPT_BYTES) -> None:
+        self.cases, self.num_classes, self.labels, self.kept_bytes = cases, num_classes, labels, kept_bytes
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
         self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32).reshape(-1, 2)
-        self.last: tuple[int, Volume] | None = None
+        self.kept: dict[int, Volume] = {}
+        self.seen: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def volume(self, number: int) -> Volume:
-        """A case, read; the last one is kept, for slices of a volume that are taken one after the other."""
-        if self.last is None or self.last[0] != number:
-            self.last = None  # not two at a time
-            case = self.cases[number]
-            self.last = number, checked(case.volume(label=self.labels), case.name, self.num_classes)
-        return self.last[1]
+        """A case, whole."""
+        found = self.kept.pop(number, None)
+        if found is None:
+            # Before it is read: a large one is gone by then.
+            while self.kept and sum(map(_nbytes, self.kept.values())) > self.kept_bytes:
+                del self.kept[next(iter(self.kept))]
+            found = self._checked(number, self.cases[number].volume(label=self.labels))
+            self.seen.add(number)
+        self.kept[number] = found
+        return found
+
+    def slice(self, number: int, i: int) -> tuple[ImageArray, LabelArray | None]:
+        """One slice of a case [C, H, W] and its mask [H, W]; a case is read whole, and checked, at first."""
+        read = self.cases[number].read_slice
+        if read and number in self.seen and number not in self.kept:
+            image, label = self._checked(number, read(i, self.labels and self.cases[number].labeled))
+            i = 0
+        else:
+            image, label = self.volume(number)
+        return image[i], label[i] if self.labels and label is not None else None
+
+    def _checked(self, number: int, volume: Volume) -> Volume:
+        return checked(volume, self.cases[number].name, self.num_classes)
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
         """The images at `indices`, in that order, or the parts `boxes` of them."""
         images: list[Tensor] = []
         labels: list[Tensor | None] = []
         for row, index in enumerate(indices):
-            number, i = self.places[index]
-            image, label = self.volume(number)
+            image, label = self.slice(*self.places[index])
             part = boxes[row].slices if boxes else ()
-            images.append(torch.from_numpy(image[i])[:, *part])
-            labels.append(torch.from_numpy(label[i])[part] if self.labels and label is not None else None)
+            images.append(torch.from_numpy(image)[:, *part])
+            labels.append(None if label is None else torch.from_numpy(label)[part])
         return packed(images, labels)
+
+
+def _nbytes(volume: Volume) -> int:
+    return volume.image.nbytes + (0 if volume.label is None else volume.label.nbytes)
 
 
 class _Refusal(NamedTuple):
