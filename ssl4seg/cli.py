@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -205,7 +205,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
             check_plugin(f"{override.key_or_group}={override.value()}")
         if override.key_or_group in groups and not override.is_delete():
             _check_choice(override, groups[override.key_or_group])
-            first = _values(override)[0]
+            first = _values(override, groups[override.key_or_group])[0]
             several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
             chosen.append(f"{override.key_or_group}={several}")
         elif override.key_or_group == "hydra.searchpath":
@@ -248,7 +248,8 @@ def _check_labels(parsed: Sequence[Override], composed: dict[str, Any]) -> None:
 
 
 def _check_choice(override: Override, known: Sequence[str]) -> None:
-    values = [name for value in _values(override) for name in (value if isinstance(value, list) else [value])]
+    values = _values(override, known)
+    values = [name for value in values for name in (value if isinstance(value, list) else [value])]
     for value in values:
         if value is not None and str(value) not in known:
             near = _nearest(str(value), known)
@@ -281,7 +282,10 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _values(override: Override) -> list[Any]:
+def _values(override: Override, names: Sequence[str] = ()) -> list[Any]:
+    """What an override can become; `names` is what a glob chooses from."""
+    if isinstance(pattern := override.value(), Glob):
+        return pattern.filter(list(names)) or [f"glob({','.join(pattern.include)})"]
     if isinstance(interval := override.value(), IntervalSweep):
         return [interval.start, interval.end]
     if override.is_sweep_override():

@@ -11,6 +11,7 @@ from helpers import MODULES, shell
 
 from ssl4seg.cli import CHOICES, check, conf_dir
 from ssl4seg.device import DEVICES, PRECISIONS
+from ssl4seg.errors import UserError
 from ssl4seg.metrics import Empty
 
 CONF = conf_dir()
@@ -39,6 +40,12 @@ def answer(command: str, *arguments: str, cwd: Path) -> Answer:
 def assert_at_once(given: Answer) -> None:
     assert not given.imported & {"torch", "torchvision", "lightning_fabric", "tensorboard"}
     assert "Traceback" not in given.output
+
+
+def test_a_pattern_stands_for_every_choice_that_it_matches() -> None:
+    check("train", ["method=glob(s*,exclude=supervised)"], [], sweep=True)
+    with pytest.raises(UserError, match=r"method=glob\(zz\*\): there is no such method"):
+        check("train", ["method=glob(zz*)"], [], sweep=True)
 
 
 # -- help -------------------------------------------------------------------------------------------------------------

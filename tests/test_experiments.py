@@ -1,6 +1,7 @@
 """Recipes: they compose, name keys that exist, set what their sources publish, and their commands are understood."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,19 @@ def test_the_page_lists_every_recipe_and_its_commands_are_understood() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(FILES)
     for words in commands(PAGE):
         check("train", [word for word in words if word != "-m"], [], sweep=words[0] == "-m")
+
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_commands_of_a_tables_script_are_understood(script: Path) -> None:
+    lines = script.read_text().replace("\\\n", " ").splitlines()
+    sweeps = [shlex.split(line)[1:] for line in lines if line.startswith("ssl4seg-train")]
+    assert sweeps
+    for words in sweeps:
+        assert (words[0], words[-1]) == ("-m", "$@")
+        check("train", [word.replace("$root", ".") for word in words[1:-1]], [], sweep=True)
 
 
 STEPS = {  # epochs of the unlabelled images, all images, images a step, labelled images
