@@ -15,7 +15,7 @@ from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
 from ssl4seg.metrics import check_empty
 from ssl4seg.native import Inference, Predict
-from ssl4seg.postprocess.base import Given, Step, check_order
+from ssl4seg.postprocess.base import Given, Step, check_steps
 from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.views import as_float
 
@@ -34,6 +34,7 @@ class Predictor:
         protocol: "default": as `inference` says, then argmax; "ssl4mis": slices to the square and label maps back by
             order-0 zoom, as the literature evaluates.
         steps: of post-processing, in their order; label maps of either protocol go through them at native size.
+        background: whether class 0 belongs to nothing, see `Dataset`.
     """
 
     predict: Predict
@@ -42,11 +43,12 @@ class Predictor:
     batch_size: int = 32
     protocol: str = "default"
     steps: Sequence[Step] = ()
+    background: bool = True
 
     def __post_init__(self) -> None:
         if self.protocol not in ("default", "ssl4mis"):
             raise UserError(f"protocol={self.protocol}: expected default or ssl4mis")
-        check_order(self.steps, probabilities=self.protocol == "default")
+        check_steps(self.steps, probabilities=self.protocol == "default", background=self.background)
 
     def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
         """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
@@ -119,7 +121,7 @@ def table_of(dataset: Dataset, cases: Sequence[Case], metrics: Mapping[str, Any]
     if dataset.scoring == "pixels" and not metrics["distances"]:
         return PixelTable(dataset.classes)
     unit = "voxel" if literal else distance_unit(metrics["unit"], cases)
-    table = CaseTable(dataset.classes, unit=unit, empty="zero" if literal else empty)
+    table = CaseTable(dataset.classes, unit=unit, empty="zero" if literal else empty, background=dataset.background)
     return table if dataset.scoring == "cases" else PixelTable(dataset.classes, distances=table)
 
 

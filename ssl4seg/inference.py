@@ -126,6 +126,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
         steps=steps,
+        background=dataset.background,
     )
     table = table_of(dataset, held, metrics, config["protocol"])
     bare = table_of(dataset, held, metrics, config["protocol"]) if steps else None
@@ -260,6 +261,7 @@ def predict_files(config: dict[str, Any]) -> None:
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         steps=steps,
+        background=data.get("background", True),
     )
     faults = []
     for target, file in targets.items():

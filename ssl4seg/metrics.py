@@ -82,13 +82,16 @@ def score_classes(
     num_classes: int,
     spacing: tuple[float, float, float] | None = None,
     empty: Empty = "worst",
+    *,
+    first: int = 1,
 ) -> list[Score]:
-    """Scores of the classes 1..K-1 of a case, both [S, H, W]; ignored pixels count as background in both."""
+    """Scores of the classes first..K-1 of a case, both [S, H, W]; ignored pixels count as none in both."""
     counted = label != IGNORE
     if label.shape[0] == 1:  # one slice is an image: medpy would take its whole area for the surface of a volume
         prediction, label, counted = prediction[0], label[0], counted[0]
         spacing = spacing and spacing[1:]  # type: ignore[assignment]
-    return [score((prediction == k) & counted, (label == k) & counted, spacing, empty) for k in range(1, num_classes)]
+    masks = (((prediction == k) & counted, (label == k) & counted) for k in range(first, num_classes))
+    return [score(p, y, spacing, empty) for p, y in masks]
 
 
 def confusion(prediction: LabelArray, label: LabelArray, num_classes: int) -> npt.NDArray[np.int64]:

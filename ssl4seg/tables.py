@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import LabelArray
+from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.metrics import METRICS, Empty, Score, confusion, score_classes
 
-Confusion = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.int64]
+"""[3, K]: of each class those that have it, those that are said to have it, and those of both."""
 
 
 class Table(ABC):
@@ -34,10 +35,8 @@ class Table(ABC):
         self.forward_seconds = self.postprocess_seconds = self.seconds = 0.0
 
     @abstractmethod
-    def add(
-        self, case: str, prediction: LabelArray, label: LabelArray, spacing: tuple[float, float, float] | None
-    ) -> None:
-        """Score a case, both [S, H, W]; spacing in mm."""
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
+        """Score a case, both [S, H, W]."""
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
@@ -61,32 +60,36 @@ class Table(ABC):
 
 
 class CaseTable(Table):
-    """Dice, HD95, ASD and IoU of each foreground class: mean over cases, then over classes.
+    """Dice, HD95, ASD and IoU of each class but the background: mean over cases, then over classes.
 
     Args:
         unit: "voxel" or "mm".
         empty: policy for empty masks, see `metrics.score`.
+        background: whether class 0 is one, and left out.
     """
 
     main, title = "dice", "Dice"
 
-    def __init__(self, classes: Sequence[str], *, unit: str = "voxel", empty: Empty = "worst") -> None:
+    def __init__(
+        self, classes: Sequence[str], *, unit: str = "voxel", empty: Empty = "worst", background: bool = True
+    ) -> None:
         super().__init__(classes)
         self.unit, self.empty = unit, empty
+        self.scored = self.classes[int(background) :]
         self.rows: dict[str, list[Score]] = {}
 
-    def add(
-        self, case: str, prediction: LabelArray, label: LabelArray, spacing: tuple[float, float, float] | None
-    ) -> None:
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
         used = spacing if self.unit == "mm" else None
-        self.rows[case] = score_classes(prediction, label, len(self.classes), used, self.empty)
+        num_classes = len(self.classes)
+        first = num_classes - len(self.scored)
+        self.rows[case] = score_classes(prediction, label, num_classes, used, self.empty, first=first)
 
     def summary(self) -> dict[str, Any]:
         """NaN is left out of the means."""
         result: dict[str, Any] = {}
         for m, metric in enumerate(METRICS):
             per_class = {
-                name: _mean(scores[k][m] for scores in self.rows.values()) for k, name in enumerate(self.classes[1:])
+                name: _mean(scores[k][m] for scores in self.rows.values()) for k, name in enumerate(self.scored)
             }
             result[metric] = {"mean": _mean(per_class.values()), **per_class}
         return result | {"distance_unit": self.unit, "num_cases": len(self.rows)}
@@ -97,7 +100,7 @@ class CaseTable(Table):
     def lines(self) -> Iterable[Sequence[object]]:
         yield "case", "class", *METRICS, "distance_unit"
         for case, scores in self.rows.items():
-            for name, values in zip(self.classes[1:], scores, strict=True):
+            for name, values in zip(self.scored, scores, strict=True):
                 yield case, name, *values, self.unit
 
 
@@ -113,21 +116,21 @@ class PixelTable(Table):
     def __init__(self, classes: Sequence[str], *, distances: CaseTable | None = None) -> None:
         super().__init__(classes)
         self.distances = distances
-        self.rows: dict[str, tuple[Confusion, list[Score]]] = {}
+        self.rows: dict[str, tuple[Pixels, list[Score]]] = {}
 
-    def add(
-        self, case: str, prediction: LabelArray, label: LabelArray, spacing: tuple[float, float, float] | None
-    ) -> None:
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
         scores: list[Score] = []
         if self.distances:
             self.distances.add(case, prediction, label, spacing)
             scores = self.distances.rows[case]
-        self.rows[case] = confusion(prediction, label, len(self.classes)), scores
+        matrix = confusion(prediction, label, len(self.classes))  # not kept: K x K for every image
+        self.rows[case] = np.stack([matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()]), scores
 
     def summary(self) -> dict[str, Any]:
         """A class that neither prediction nor truth has is NaN, and left out of the means."""
-        total = sum((matrix for matrix, _ in self.rows.values()), np.zeros((len(self.classes),) * 2, np.int64))
-        true, predicted, hits = total.sum(axis=1), total.sum(axis=0), total.diagonal()
+        true, predicted, hits = sum(
+            (pixels for pixels, _ in self.rows.values()), np.zeros((3, len(self.classes)), np.int64)
+        )
         scores = {"iou": _over(hits, true + predicted - hits), "dice": _over(2 * hits, true + predicted)}
         result: dict[str, Any] = {
             metric: {"mean": _mean(values), **dict(zip(self.classes, values, strict=True))}
@@ -147,8 +150,7 @@ class PixelTable(Table):
     def lines(self) -> Iterable[Sequence[object]]:
         """Of each case the classes that it shows, or is said to show."""
         yield "case", "class", "true_pixels", "predicted_pixels", "right_pixels", "iou"
-        for case, (matrix, _) in self.rows.items():
-            true, predicted, hits = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+        for case, ((true, predicted, hits), _) in self.rows.items():
             for k, iou in enumerate(_over(hits, true + predicted - hits)):
                 if not math.isnan(iou):
                     yield case, self.classes[k], int(true[k]), int(predicted[k]), int(hits[k]), iou

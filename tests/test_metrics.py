@@ -311,8 +311,9 @@ class Levels(Dataset):
 
 @pytest.fixture
 def table_for(cases):
-    def make(scoring: str = "cases", protocol: str = "default", **metrics: object) -> Table:
-        dataset = Levels(classes=CLASSES, num_classes=3, channels=1, image_size=16, scoring=scoring)
+    def make(scoring: str = "cases", protocol: str = "default", background: bool = True, **metrics: object) -> Table:
+        common = {"classes": CLASSES, "num_classes": 3, "channels": 1, "image_size": 16}
+        dataset = Levels(**common, scoring=scoring, background=background)
         keys = {"unit": "auto", "empty": "worst", "distances": False, **metrics}
         return table_of(dataset, [case for case, _ in cases], keys, protocol)
 
@@ -340,6 +341,23 @@ def test_the_dataset_says_how_it_is_scored_and_a_key_adds_distances(cases, table
     for key in ("hd95", "asd", "distance_unit"):
         assert both.summary()[key] == by_case.summary()[key]
     assert both.summary()["iou"] == by_pixel.summary()["iou"]
+
+
+@pytest.mark.parametrize(("scoring", "metrics"), [("cases", {}), ("pixels", {"distances": True})])
+def test_class_0_is_scored_as_the_others_where_it_is_no_background(cases, table_for, scoring, metrics):
+    def shifted(image: torch.Tensor) -> torch.Tensor:  # one pixel to the right, so that every class has a distance
+        return levels(image.roll(1, dims=-1))
+
+    found = {}
+    for background in (True, False):
+        table = table_for(scoring, background=background, **metrics)
+        evaluate(predictor_for(shifted, 16), cases, table)
+        found[background] = table.summary()["asd"]
+    assert list(found[False]) == ["mean", "background", "a", "b"]
+    assert list(found[True]) == ["mean", "a", "b"]
+    assert found[False].items() >= {name: found[True][name] for name in ("a", "b")}.items()
+    road = [binary.asd(np.roll(label == 0, 1, 2), label == 0, (5.0, 2.0, 2.0)) for _, (_, label) in cases]
+    assert found[False]["background"] == pytest.approx(np.mean(road))
 
 
 # -- pixels -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ssl4seg.assemble import postprocess_of
 from ssl4seg.cli import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.metrics import score_classes
-from ssl4seg.postprocess.base import Given, Step, check_order
+from ssl4seg.postprocess.base import Given, Step, check_steps
 from ssl4seg.postprocess.crf import DenseCRF
 from ssl4seg.postprocess.lattice import Lattice
 from ssl4seg.postprocess.regions import LargestComponent, SmallRegions
@@ -268,10 +268,17 @@ def test_a_wrong_value_is_named(name, key, value):
 
 def test_steps_whose_work_would_be_lost_are_refused():
     with pytest.raises(UserError, match=r"postprocess=\[superpixels,crf\]: crf .* first"):
-        check_order([Superpixels(), DenseCRF()], probabilities=True)
+        check_steps([Superpixels(), DenseCRF()], probabilities=True, background=True)
     with pytest.raises(UserError, match=r"postprocess=crf .*protocol=ssl4mis"):
-        check_order([DenseCRF()], probabilities=False)
-    check_order([DenseCRF(), Superpixels(), SmallRegions()], probabilities=True)
+        check_steps([DenseCRF()], probabilities=False, background=True)
+    check_steps([DenseCRF(), Superpixels(), SmallRegions()], probabilities=True, background=False)
+
+
+@pytest.mark.parametrize("step", [LargestComponent(), LargestComponent(classes=[1]), SmallRegions(into="background")])
+def test_without_a_background_nothing_is_turned_into_it(step):
+    check_steps([step], probabilities=True, background=True)
+    with pytest.raises(UserError, match=rf"postprocess={step.name} .*dataset\.background=false.*into=surrounding"):
+        check_steps([step], probabilities=True, background=False)
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------

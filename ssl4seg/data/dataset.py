@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import numpy as np
+import numpy.typing as npt
 
-from ssl4seg.data.case import Case
+from ssl4seg.data.case import Case, ImageArray
 from ssl4seg.data.keys import COMMON, check_keys
 from ssl4seg.errors import UserError
 
@@ -21,6 +22,23 @@ class Statistics(NamedTuple):
     std: list[float]
 
 
+def moments(image: ImageArray) -> npt.NDArray[np.float64]:
+    """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, H, W]."""
+    scale = 255.0 if image.dtype == np.uint8 else 1.0
+    values = image.swapaxes(0, 1).reshape(image.shape[1], -1)
+    first = values.sum(axis=1, dtype=np.float64) / scale
+    second = np.square(values, dtype=np.float64).sum(axis=1) / scale**2
+    return np.stack([np.full(len(values), float(values.shape[1])), first, second])
+
+
+def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:
+    """From the moments [3, C] of all images together; a channel that does not vary has the deviation 1."""
+    count, first, second = sums
+    mean = first / count
+    std = np.sqrt(np.maximum(second / count - mean**2, 0))
+    return Statistics(mean.tolist(), np.where(std > 0, std, 1).tolist())
+
+
 class Common(TypedDict):
     """The keys that every dataset has (see `Dataset`); a subclass takes them as `**common: Unpack[Common]`."""
 
@@ -33,13 +51,14 @@ class Common(TypedDict):
     mean: NotRequired[Sequence[float] | str | None]
     std: NotRequired[Sequence[float] | str | None]
     scoring: NotRequired[str]
+    background: NotRequired[bool]
 
 
 class Dataset(ABC):
     """Cases of three splits. A dataset is one subclass and one YAML in conf/dataset.
 
     Args:
-        classes: class names, background first, all different and none "mean"; their number is K.
+        classes: class names, background first if there is one, all different and none "mean"; their number is K.
         num_classes: K, to say it once more where a user changes `classes`.
         channels: C of the images.
         image_size: side in pixels of the square training input.
@@ -49,6 +68,8 @@ class Dataset(ABC):
             images, None leaves the input as it is.
         scoring: "cases" (Dice, IoU, HD95 and ASD of each case, background left out) or "pixels" (IoU and accuracy from
             one confusion matrix over all images); what val chooses the best model by is Dice or mIoU.
+        background: whether class 0 is what belongs to nothing: no Dice or distance of a case is taken of it, and
+            post-processing may turn other classes into it.
     """
 
     name: ClassVar[str]
@@ -71,9 +92,11 @@ class Dataset(ABC):
         mean: Sequence[float] | str | None = None,
         std: Sequence[float] | str | None = None,
         scoring: str = "cases",
+        background: bool = True,
     ) -> None:
         given = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
         given |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
+        given["background"] = background
         check_keys(given, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
@@ -84,7 +107,7 @@ class Dataset(ABC):
         for key, values in (("mean", mean), ("std", std)):
             if values not in (None, "auto") and len(values or ()) != channels:
                 raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")
-        self.mean, self.std, self.scoring = mean, std, scoring
+        self.mean, self.std, self.scoring, self.background = mean, std, scoring, background
         self.classes = tuple(classes)
         self.num_classes = num_classes
         self.channels = channels
@@ -110,14 +133,7 @@ class Dataset(ABC):
             return None
         if not isinstance(self.mean, str) and not isinstance(self.std, str):
             return Statistics(list(self.mean), list(self.std))
-        count, first, second = 0, np.zeros(self.channels), np.zeros(self.channels)
+        sums = np.zeros((3, self.channels))
         for case in self.cases("train"):
-            image = case.volume(label=False).image
-            scale = 255.0 if image.dtype == np.uint8 else 1.0
-            values = image.swapaxes(0, 1).reshape(self.channels, -1)
-            count += values.shape[1]
-            first += values.sum(axis=1, dtype=np.float64) / scale
-            second += np.square(values, dtype=np.float64).sum(axis=1) / scale**2
-        mean = first / count
-        std = np.sqrt(np.maximum(second / count - mean**2, 0))
-        return Statistics(mean.tolist(), np.where(std > 0, std, 1).tolist())
+            sums += moments(case.volume(label=False).image)
+        return statistics_of(sums)

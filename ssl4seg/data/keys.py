@@ -88,5 +88,6 @@ COMMON: dict[str, Key] = {
         )
     ),
     "scoring": one_of("cases", "pixels"),
+    "background": Key(lambda v: isinstance(v, bool), "true or false"),
 }
 """Those of every dataset."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-from ssl4seg.data.case import FloatArray, ImageArray, LabelArray
+from ssl4seg.data.case import FloatArray, ImageArray, LabelArray, Spacing
 from ssl4seg.errors import UserError
 
 
@@ -15,8 +15,8 @@ class Given(NamedTuple):
     """[S, C, H, W] as in `Volume`."""
     probability: FloatArray | None
     """[S, K, H, W] of the network; None unless a step reads it."""
-    spacing: tuple[float, float, float] | None
-    """Millimetres between slices, rows and columns; None where unknown."""
+    spacing: Spacing | None
+    """None where unknown."""
 
 
 class Step(ABC):
@@ -26,6 +26,8 @@ class Step(ABC):
     """Of the file."""
     reads_probabilities: ClassVar[bool] = False
     """Whether it starts from the probabilities, whatever the label map is."""
+    needs_background: bool = False
+    """Whether it turns other classes into class 0."""
 
     @abstractmethod
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
@@ -36,11 +38,12 @@ class Step(ABC):
         return UserError(f"postprocess.{self.name}.{key}={value}: expected {expected}")
 
 
-def check_order(steps: Sequence[Step], *, probabilities: bool) -> None:
+def check_steps(steps: Sequence[Step], *, probabilities: bool, background: bool) -> None:
     """Refuse steps whose result a later one would throw away, or that need what is not there.
 
     Args:
         probabilities: whether the predictions have probabilities at native size.
+        background: whether class 0 belongs to nothing.
     """
     names = [step.name for step in steps]
     for place, step in enumerate(steps):
@@ -53,4 +56,9 @@ def check_order(steps: Sequence[Step], *, probabilities: bool) -> None:
             raise UserError(
                 f"postprocess={step.name} needs probabilities at native size, and protocol=ssl4mis brings label maps "
                 "to it; use protocol=default"
+            )
+        if step.needs_background and not background:
+            raise UserError(
+                f"postprocess={step.name} turns what it takes away into class 0, which is no background in this "
+                "dataset (dataset.background=false); leave it out, or use small_regions with into=surrounding"
             )

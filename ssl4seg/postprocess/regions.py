@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage import measure
 
-from ssl4seg.data.case import LabelArray
+from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.errors import UserError
 from ssl4seg.postprocess.base import Given, Step
 
@@ -57,6 +57,7 @@ class LargestComponent(RegionStep):
     """
 
     name = "largest_component"
+    needs_background = True
 
     def __init__(self, *, three_d: bool = True, corners: bool = True, classes: Sequence[int] | None = None) -> None:
         super().__init__(three_d=three_d, corners=corners)
@@ -107,6 +108,7 @@ class SmallRegions(RegionStep):
         if into not in ("surrounding", "background"):
             raise self.wrong("into", into, "surrounding or background")
         self.min_size, self.unit, self.into = min_size, unit, into
+        self.needs_background = into == "background"
 
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
         numbers, sizes, classes = self.regions(label)
@@ -117,7 +119,7 @@ class SmallRegions(RegionStep):
             classes = merged(sizes.tolist(), classes, contacts(numbers), least)
         return np.array(classes, np.uint8)[numbers]
 
-    def pixel(self, spacing: tuple[float, float, float] | None) -> float:
+    def pixel(self, spacing: Spacing | None) -> float:
         """Its size in the unit."""
         if self.unit == "pixel":
             return 1.0
