@@ -15,12 +15,20 @@ import yaml
 from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
-from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.dataset import SPLITS, moments, statistics_of
 from ssl4seg.data.files import normalized
-from ssl4seg.data.folder import DEFAULTS, DESCRIPTION, Folder, check_shape, common_channels, read_description
+from ssl4seg.data.folder import (
+    DEFAULTS,
+    DESCRIPTION,
+    Folder,
+    check_shape,
+    common_channels,
+    read_description,
+    read_heads,
+)
 from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
 from ssl4seg.data.layout import Item, Layout, find
-from ssl4seg.data.masks import IGNORED, MaskReader, code_of, codes_of, name_of
+from ssl4seg.data.masks import IGNORED, MaskReader, code_of, codes_of, is_rgb, name_of
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 from ssl4seg.pictures import fullest, overlay, palette
@@ -42,7 +50,7 @@ class Look:
     faults: list[str] = field(default_factory=list)
     facts: Facts | None = None
     sums: npt.NDArray[np.float64] | None = None
-    """[3, C]: number of pixels, sum and sum of squares of each channel, normalised."""
+    """Of its moments."""
     span: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest value, normalised."""
     codes: Counter[float] = field(default_factory=Counter)
@@ -98,25 +106,14 @@ def _or_fault(faults: list[str], step: Any, otherwise: Any) -> Any:
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
     """Read everything; `keys` gets the number of channels if it has none."""
     reader = _or_fault(faults, partial(_reader, keys), None) if keys["classes"] else None
-    heads: dict[Item, Facts] = {}
-    with ThreadPoolExecutor(16) as pool:
-        for item, fact in zip(items, pool.map(partial(_head, channels=keys["channels"]), items), strict=True):
-            if fact:
-                heads[item] = fact
-    if heads and not keys["channels"]:
+    heads = read_heads(items, None)[0] if keys["channels"] is None else {}  # what is wrong is said as all is read
+    if heads:
         most = Counter(fact.channels for fact in heads.values()).most_common(1)[0][0]
         keys["channels"] = _or_fault(faults, partial(common_channels, heads), most)
         told = {item for item, fact in heads.items() if not convertible(fact.channels, keys["channels"])}
         items = [item for item in items if item not in told]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(partial(look_at, keys=keys, reader=reader), items)), reader
-
-
-def _head(item: Item, channels: int | None) -> Facts | None:
-    try:
-        return facts(item.image, channels)
-    except UserError:
-        return None  # reading it will say the same
 
 
 def _reader(keys: Mapping[str, Any]) -> MaskReader:
@@ -130,10 +127,9 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -
     image = _or_fault(look.faults, partial(_image, item, keys), None)
     if image is not None:
         look.facts = facts(item.image, keys["channels"])
-        values = image.swapaxes(0, 1).reshape(image.shape[1], -1) / (255.0 if image.dtype == np.uint8 else 1.0)
-        totals = values.sum(axis=1, dtype=np.float64), np.square(values, dtype=np.float64).sum(axis=1)
-        look.sums = np.stack([np.full(len(values), values.shape[1]), *totals])
-        look.span = float(values.min()), float(values.max())
+        look.sums = moments(image)
+        scale = 255 if image.dtype == np.uint8 else 1
+        look.span = float(image.min()) / scale, float(image.max()) / scale
     if item.mask:
         _or_fault(look.faults, partial(_look_at_mask, look, item.mask, image, reader), None)
     return look
@@ -182,9 +178,9 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
         number = len(codes)
         first = 0 if 0 in codes else sum((look.codes for look in looks), Counter()).most_common(1)[0][0]
         order = [first, *sorted(codes - {first}, key=abs)]
-        colored = min(codes) < -1
+        colored = any(map(is_rgb, codes))
         suggested["colors"] = [
-            f"#{code:02x}{code:02x}{code:02x}" if colored and code >= 0 else _written(code) for code in order
+            name_of(code) if is_rgb(code) else f"#{3 * f'{code:02x}'}" if colored else int(code) for code in order
         ]
     return {"classes": _names(number), **suggested, "channels": keys["channels"], **_statistics(looks, keys)}
 
@@ -197,19 +193,13 @@ def _ignored(keys: Mapping[str, Any]) -> set[float]:
     return {code_of(keys[key]) for key in ("ignore_index", "ignore_color") if keys[key] is not None}
 
 
-def _written(code: float) -> int | str:
-    return name_of(code) if code < -1 else int(code)
-
-
 def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, list[float]]:
     """mean and std of all images that may be trained on, if they are to be of them."""
     sums = [look.sums for look in looks if look.sums is not None and look.item.split in (None, "train")]
     if (keys["mean"], keys["std"]) != ("auto", "auto") or not sums:
         return {}
-    count, first, second = np.sum(sums, axis=0)
-    mean = first / count
-    std = np.sqrt(np.maximum(second / count - mean**2, 0))
-    return {"mean": [round(v, 5) for v in mean.tolist()], "std": [round(v, 5) or 1.0 for v in std.tolist()]}
+    found = statistics_of(np.sum(sums, axis=0))
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in found._asdict().items()}
 
 
 def _tell_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:

@@ -249,6 +249,33 @@ def test_what_is_wrong_in_dataset_yaml_is_told_once_a_key(root, capsys):
     assert "suggested" not in capsys.readouterr().out
 
 
+def test_small_numbers_keep_their_digits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine/images").mkdir(parents=True)
+    pixels = np.stack([drawn(number)[0] * np.float32(3e-6) + np.float32(0.25) for number in range(4)])
+    for number, part in enumerate(pixels):
+        tifffile.imwrite(tmp_path / f"mine/images/{number}.tif", part, photometric="minisblack")
+        save(tmp_path / f"mine/masks/{number}.png", drawn(number)[1])
+    check_folder(tmp_path / "mine", write=True)
+    written = yaml.safe_load((tmp_path / "mine/dataset.yaml").read_text())
+    exact = pixels.astype(np.float64)
+    assert written["mean"] == [pytest.approx(exact.mean(), rel=1e-5)]
+    assert written["std"] == [pytest.approx(exact.std(), rel=1e-5)]
+    assert 1e-4 < written["std"][0] < 2e-4
+    found = folder(tmp_path / "mine", mean="auto", std="auto", val_ratio=0.25, test_ratio=0).statistics()
+    assert found.std[0] == pytest.approx(written["std"][0], rel=0.2)
+
+
+def test_numbers_below_zero_are_suggested_as_such(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "mine", [*"abcd"])
+    for number, name in enumerate("abcd"):
+        (tmp_path / f"mine/masks/{name}.png").unlink()
+        tifffile.imwrite(tmp_path / f"mine/masks/{name}.tif", drawn(number)[1].astype(np.int16) * -5)
+    check_folder(tmp_path / "mine", write=True)
+    assert yaml.safe_load((tmp_path / "mine/dataset.yaml").read_text())["colors"] == [0, -5]
+
+
 def test_a_description_that_is_there_is_never_overwritten(root, capsys):
     (root / "dataset.yaml").write_text("group: (p.)_\n")
     check_folder(root, write=True)

@@ -279,6 +279,13 @@ def test_greys_of_volumes_may_be_any_numbers(tmp_path):
     assert reader.read(tmp_path / "a.nii").ravel().tolist() == [0, 2, 1]
 
 
+def test_a_number_below_zero_is_no_colour(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.array([[[0, -5, 1]]], np.int16), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"a\.nii: label values -5 \(1 pixels\) lie outside the 2 classes 0\.\.1"):
+        MaskReader(num_classes=2, colors=None).read(tmp_path / "a.nii")
+    assert MaskReader(num_classes=3, colors=[0, -5, 1]).read(tmp_path / "a.nii").ravel().tolist() == [0, 1, 2]
+
+
 def test_a_palette_is_read_by_its_indices_or_by_its_colours(tmp_path):
     picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     picture.putpalette([0, 0, 0, 0, 0, 255, 255, 0, 0])

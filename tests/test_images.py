@@ -79,6 +79,16 @@ def test_every_kind_becomes_slices_channels_rows_columns(tmp_path, name, write, 
     assert (told.num_images, told.channels, *told.size) == image.shape == expected.shape
 
 
+def test_the_third_axis_of_nifti_is_slices_also_where_there_are_as_many_channels(tmp_path):
+    nifti(tmp_path / "a.nii", pixels := numbers(3, dtype="i2"))
+    image, told = read_image(tmp_path / "a.nii", 3), facts(tmp_path / "a.nii", 3)
+    assert np.array_equal(image, np.repeat(pixels[:, None], 3, axis=1))
+    assert (told.num_images, told.channels) == (3, 1)
+    nifti(tmp_path / "b.nii", numbers(4, dtype="i2"))
+    with pytest.raises(UserError, match=r"b\.nii: has 1 channel, but 4 are expected"):
+        read_image(tmp_path / "b.nii", 4)
+
+
 def test_pictures_and_byte_tiffs_stay_bytes_and_volumes_do_not(tmp_path):
     png(tmp_path / "a.png", numbers(1))
     tiff(tmp_path / "a.tif", numbers())
@@ -90,6 +100,14 @@ def test_pictures_and_byte_tiffs_stay_bytes_and_volumes_do_not(tmp_path):
 def test_one_bit_tiffs_are_black_and_white(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.array([[False, True]]), photometric="minisblack")
     assert read_image(tmp_path / "a.tif", 1).tolist() == [[[[0, 255]]]]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_one_bit_masks_hold_0_and_1_or_black_and_white(tmp_path, name):
+    pixels = np.array([[False, True]])
+    Image.fromarray(pixels).save(tmp_path / name) if name == "a.png" else tifffile.imwrite(tmp_path / name, pixels)
+    assert read_values(tmp_path / name, colored=False).tolist() == [[[0, 1]]]
+    assert read_values(tmp_path / name, colored=True).tolist() == [[[0, 255]]]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

@@ -1,7 +1,8 @@
 """Image files of any kind as [S, C, H, W], mask files as what they hold, and predicted masks back into files.
 
 The kinds are those of `files.ENDINGS`. A file with one axis more than an image holds slices, or channels where the
-dataset has as many: [3, H, W] is one image for 3 channels and three slices for 1.
+dataset has as many: [3, H, W] is one image for 3 channels and three slices for 1. The third axis of NIfTI
+is always one of slices.
 """
 
 from pathlib import Path
@@ -71,7 +72,7 @@ def facts(path: Path, channels: int | None = None) -> Facts:
         with opened(path) as picture:
             held = 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
             shape, is_bytes = (1, held, picture.height, picture.width), picture.mode[0] not in "IF"
-    num, held, *size = stacked(shape, channels, path)
+    num, held, *size = stacked(shape, None if kind in NIFTI else channels, path)
     return Facts(num, held, (size[0], size[1]), is_bytes, spacing, labeled)
 
 
@@ -103,7 +104,7 @@ def read_image(path: Path, channels: int, index: int | None = None) -> ImageArra
         found = read_h5(path, "image", index)
     else:
         found = read_tiff(path)
-    image = found.reshape(stacked(found.shape, channels, path))
+    image = found.reshape(stacked(found.shape, None if kind in NIFTI else channels, path))
     if kind in TIFF and found.dtype.itemsize == 1 and found.dtype.kind in "ub":
         return _converted(image.astype(np.uint8) * (255 if found.dtype == bool else 1), channels, path)
     scale = 65535 if kind in TIFF and found.dtype == np.uint16 else 1
@@ -149,6 +150,8 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
         found = read_h5(path, "label", index)
     else:
         found = read_tiff(path, indices=True)
+        if found.dtype == bool:
+            found = found * np.uint8(255 if colored else 1)  # as in pictures of 1 bit
     num, channels, height, width = stacked(found.shape, None, path)
     values = found.reshape(num, channels, height, width)
     if channels == 1:

@@ -1,6 +1,6 @@
 """From what mask files hold to classes: class ids, grey values or colours.
 
-A code stands for a grey value or colour: v for the grey value v and for the colour [v, v, v], below -1 for any other.
+A code stands for a number or colour: v for the number v and for the colour [v, v, v], RGB and more for any other.
 """
 
 import re
@@ -19,6 +19,8 @@ from ssl4seg.errors import UserError
 
 IGNORED = 255
 """In a label, what nothing counts."""
+RGB = 2**30
+"""Beyond the numbers that masks hold."""
 Color = int | str | Sequence[int]
 """A grey value (any whole number), "#rrggbb", or [red, green, blue]."""
 Codes = npt.NDArray[Any]
@@ -37,7 +39,7 @@ def code_of(color: Color) -> int:
     if isinstance(color, int):
         return color
     red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color
-    return red if red == green == blue else -1 - (red << 16 | green << 8 | blue)
+    return red if red == green == blue else RGB + (red << 16 | green << 8 | blue)
 
 
 def codes_of(values: npt.NDArray[Any]) -> Codes:
@@ -45,13 +47,18 @@ def codes_of(values: npt.NDArray[Any]) -> Codes:
     if values.ndim == 3:
         return values
     red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
-    codes: Codes = np.where((red == green) & (green == blue), red, -1 - (red << 16 | green << 8 | blue))
+    codes: Codes = np.where((red == green) & (green == blue), red, RGB + (red << 16 | green << 8 | blue))
     return codes
+
+
+def is_rgb(code: float) -> bool:
+    """Whether a code stands for a colour that is no grey."""
+    return RGB <= code < RGB + 2**24
 
 
 def name_of(code: float) -> str:
     """As the user would write it."""
-    return f"#{-1 - int(code):06x}" if code < -1 else f"{code:g}"
+    return f"#{int(code) - RGB:06x}" if is_rgb(code) else f"{code:g}"
 
 
 class MaskReader:
@@ -112,7 +119,7 @@ class MaskReader:
             return f"unknown colours {told}; JPEG blurs masks, keep them as PNG"
         if self.colored:
             return f"unknown colours {told}; add them to colors in dataset.yaml, or ignore_color, or mend the mask"
-        if (codes < -1).any():
+        if any(map(is_rgb, codes.tolist())):
             return f"has colours {told}; say in dataset.yaml which colour is which class (colors)"
         hint = "; if 255 is a class: colors: [0, 255], if nothing counts it: ignore_index: 255"
         return (
