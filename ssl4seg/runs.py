@@ -178,6 +178,20 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_failures(file: Path) -> tuple[list[dict[str, str]], int]:
+    """Lines of a FAILURES file, and how many of its lines are damaged: of a process that was ended as it wrote."""
+    lines = [line for line in file.read_text(errors="replace").splitlines() if line] if file.exists() else []
+    read: list[dict[str, str]] = []
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.keys() >= {"sweep", "overrides", "folder", "error"}:
+            read.append(found)
+    return read, len(lines) - len(read)
+
+
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """NaN becomes null, which every JSON reader takes."""
     write_text(file, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")

@@ -4,6 +4,7 @@ A launcher (joblib, Slurm) computes runs in other processes, on other machines. 
 of the sweep: a failing run writes a line there, and the process that sweeps reads them.
 """
 
+import io
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 from uuid import uuid4
 
 import yaml
@@ -21,7 +22,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ssl4seg.errors import UserError
-from ssl4seg.runs import FAILURES
+from ssl4seg.runs import FAILURES, read_failures
 
 SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
@@ -57,6 +58,21 @@ def check_plugin(choice: str) -> None:
         raise UserError(f"{choice} needs packages that are not installed: pip install 'ssl4seg[sweeps]'")
 
 
+class Named(io.TextIOBase):
+    """A stream that writes whole lines, with a name before each: runs that are computed at once write to one screen."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self.stream, self.name, self.left = stream, name, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.left = (self.left + text).split("\n")
+        self.stream.write("".join(f"{self.name}: {line}\n" for line in lines))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 class Sweep(Callback):
     """What Hydra calls around a sweep, in the process that sweeps, and around each run, where that is computed.
 
@@ -75,6 +91,9 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.file = Path(config.hydra.sweep.dir).resolve() / FAILURES
         Sweep.current = self
+        if self.file.exists() and not self.file.read_bytes().endswith(b"\n"):
+            with self.file.open("a") as lines:  # the last line was cut off; the next must not become a part of it
+                lines.write("\n")
         if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other runs
             os.environ["TERM"] = "dumb"  # no progress bars, which would write over one another
@@ -89,6 +108,11 @@ class Sweep(Callback):
         if "best_params" in found:
             words = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
             print(f"best of the search, with {found['best_value']:.4f} on val: {words} ({file})")
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.file and config.hydra.launcher._target_.endswith(".JoblibLauncher"):
+            name = os.path.relpath(config.hydra.runtime.output_dir, self.file.parent)
+            sys.stderr = Named(sys.__stderr__ or sys.stderr, name)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Tell a run's failure and write it down; then, for the sweeper, it is a run without a score."""
@@ -116,7 +140,5 @@ class Sweep(Callback):
 
     def failures(self) -> list[dict[str, str]]:
         """Of this sweep's runs, in the order in which they failed."""
-        if self.file is None or not self.file.exists():
-            return []
-        lines = [json.loads(line) for line in self.file.read_text().splitlines()]
+        lines = read_failures(self.file)[0] if self.file else []
         return [line for line in lines if line["sweep"] == self.name]

@@ -1,5 +1,6 @@
 """Sweeps by launchers and sweepers of other packages, with runs that fail."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
+from omegaconf import OmegaConf
 
 from ssl4seg import sweeps
 from ssl4seg.errors import UserError
@@ -61,6 +63,7 @@ def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
     assert 'raise ZeroDivisionError("on purpose")' in (broken / "train.log").read_text()
     assert not list(runs.rglob("*99cases*"))
     if launcher == "joblib":
+        assert "\nphantom/supervised/unet-1cases-s0: step 4: val Dice " in output
         assert int(done["versions"]["num_threads"]) == max(1, len(os.sched_getaffinity(0)) // 2)
 
     report = succeed("report", "outputs", "--no-figures", cwd=tmp_path)
@@ -76,6 +79,26 @@ def test_a_fault_outside_of_a_sweep_has_its_traceback(mine: Path, tmp_path: Path
     code, output = shell(*command, cwd=tmp_path, env={"PYTHONPATH": str(mine)})
     assert code == 1
     assert output.rstrip().endswith("ZeroDivisionError: on purpose")
+
+
+def test_a_line_that_was_cut_off_hides_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.Sweep, "current", None)
+    (tmp_path / "failed.jsonl").write_text('{"sweep": "of befo')
+    config = {"sweep": {"dir": str(tmp_path)}, "launcher": {"_target_": "hydra.BasicLauncher"}}
+    one = sweeps.Sweep()
+    one.on_multirun_start(OmegaConf.create({"hydra": config}))
+    line = {"sweep": one.name, "overrides": "seed=1", "folder": "a", "error": "what"}
+    with (tmp_path / "failed.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n" + '{"sweep": "')
+    assert one.failures() == [line]
+
+
+def test_lines_of_runs_that_are_computed_at_once_say_whose_they_are() -> None:
+    screen = io.StringIO()
+    one, other = sweeps.Named(screen, "one"), sweeps.Named(screen, "other")
+    for stream, text in ((one, "step 1"), (other, "step 9"), (one, "\nstep"), (other, "\n"), (one, " 2\nend\n")):
+        stream.write(text)
+    assert screen.getvalue() == "one: step 1\nother: step 9\none: step 2\none: end\n"
 
 
 # -- Slurm ------------------------------------------------------------------------------------------------------------

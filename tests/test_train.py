@@ -394,7 +394,7 @@ def test_the_report_gives_mean_and_deviation_over_seeds(sweep: tuple[Path, int, 
     for method, line in zip(("supervised", "mean_teacher"), lines[1:], strict=True):
         tests = [results(sweep[0] / f"outputs/phantom/{method}/unet-1cases-s{seed}")["test"] for seed in (0, 1)]
         cells = line.split(",")
-        assert cells[:4] == ["phantom", method, "unet", "1 of 4 (26.7 %)"]
+        assert cells[:4] == ["phantom", method, "unet", "1 of 4 (26.7 % of images)"]
         for cell, metric, scale in ((cells[-2], "dice", 100), (cells[-1], "hd95", 1)):
             a, b = (scale * test[metric]["mean"] for test in tests)
             assert cell == f"{(a + b) / 2:.2f} ± {abs(a - b) / math.sqrt(2):.2f}"

@@ -1,14 +1,13 @@
-"""Run folders in, rows out (a row is the runs that differ only in their seed), and what did not finish and why."""
+"""Run folders in, rows out (a row is the runs that differ only in their seed), and what is in no row and why."""
 
-import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssl4seg.errors import UserError
-from ssl4seg.runs import FAILURES, MAY_DIFFER, flat, read_config, read_json
+from ssl4seg.runs import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
 MAIN = {"dice": "Dice", "iou": "mIoU"}
@@ -17,8 +16,25 @@ MAIN = {"dice": "Dice", "iou": "mIoU"}
 PATIENT = r"^(.+)_(?:frame\d+|ed|es)$"
 """Of a case's name, the patient: two phases of one heart are no two independent samples (ACDC, the phantom)."""
 
+LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
+"""Keys that say which cases are labelled, of which a row's labels speak."""
+
+NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "dataset": str,
+    "method": str,
+    "network": str,
+    "seed": int,
+    "selected_by": str,
+    "labeled.ratio": (int, float),
+    "labeled.cases": int,
+    "labeled.images": int,
+    "labeled.of_cases": int,
+    "labeled.of_images": int,
+}
+"""What results.json must hold, beside the scores."""
+
 Settings = dict[str, Any]
-"""config.yaml, flat, without what may differ between the runs of a row."""
+"""config.yaml, flat, without nulls and without what may differ between the runs of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +45,35 @@ class Run:
     result: dict[str, Any]
     """results.json"""
     settings: Settings
+    split: str = ""
+    """The hash in split.json; empty where there is none."""
 
     @property
     def seed(self) -> int:
         return int(self.result["seed"])
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """dataset, method, network, labels, tag"""
+        labeled = self.result["labeled"]
+        of_images = "" if labeled["of_images"] == labeled["of_cases"] else " of images"
+        labels = f"{labeled['cases']} of {labeled['of_cases']} ({100 * labeled['ratio']:.3g} %{of_images})"
+        return *(self.result[name] for name in HEAD[:3]), labels, self.result.get("tag") or ""
+
+    @property
+    def cases(self) -> tuple[int, int]:
+        """Labelled ones, of how many."""
+        return self.result["labeled"]["cases"], self.result["labeled"]["of_cases"]
+
+    @property
+    def train_seconds(self) -> float:
+        """Median seconds of a step times steps, validation left out; NaN where the run does not say."""
+        seconds = (self.result.get("speed") or {}).get("step_seconds")
+        return math.nan if seconds is None else float(seconds) * int(self.result.get("iterations", 0))
+
     def score(self, split: str, metric: str, name: str = "mean") -> float:
         """Of val or test; NaN where the run has none, or had NaN (null in the file)."""
-        value = self.result[split].get(metric, {}).get(name)
+        value = (self.result[split].get(metric) or {}).get(name)
         return math.nan if value is None else float(value)
 
 
@@ -44,11 +81,14 @@ class Run:
 class Row:
     """The finished runs that differ only in their seed."""
 
-    key: tuple[str, ...]
-    """dataset, method, network, labels, tag"""
     runs: tuple[Run, ...]
     differs: str = ""
-    """ "key=value ..." of the settings by which rows of the same key differ."""
+    """ "key=value ..." of the settings by which rows of the same method and number of labelled cases differ."""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """dataset, method, network, labels, tag"""
+        return self.runs[0].key
 
     @property
     def first(self) -> dict[str, Any]:
@@ -68,13 +108,18 @@ class Row:
         return self.key[2]
 
     @property
+    def labels(self) -> str:
+        return self.key[3]
+
+    @property
     def cases(self) -> int:
         """Labelled."""
-        return int(self.first["labeled"]["cases"])
+        return self.runs[0].cases[0]
 
     @property
     def all_labeled(self) -> bool:
-        return bool(self.first["labeled"]["cases"] == self.first["labeled"]["of_cases"])
+        cases, of_cases = self.runs[0].cases
+        return cases == of_cases
 
     @property
     def main(self) -> str:
@@ -82,9 +127,14 @@ class Row:
         return str(self.first["selected_by"]).split()[1]
 
     @property
+    def variant(self) -> str:
+        """What tells the row from another of the same method and number of labelled cases."""
+        return " ".join(word for word in (self.key[4], self.differs) if word)
+
+    @property
     def name(self) -> str:
-        """The method, and what tells the row from another row of the same method and labels."""
-        return " ".join(word for word in (self.method, self.key[4], self.differs) if word)
+        """The method and its variant."""
+        return f"{self.method} {self.variant}".strip()
 
     def values(self, split: str, metric: str, name: str = "mean") -> list[float]:
         """One a seed."""
@@ -93,7 +143,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """A run without results."""
+    """A run that is in no row."""
 
     run: str
     """Its folder, or the command line of one that was refused before it had a folder."""
@@ -105,7 +155,7 @@ class Missing:
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Row], list[Missing]]:
-    """Rows of all finished runs below `roots`, and every run that is not finished."""
+    """Rows of all finished runs below `roots`, and every run that is in none."""
     runs: list[Run] = []
     missing: list[Missing] = []
     seen: set[Path] = set()
@@ -122,69 +172,117 @@ def collect(roots: Sequence[Path]) -> tuple[list[Row], list[Missing]]:
         missing += [lost for file in sorted(root.rglob(FAILURES)) for lost in _refused(file)]
     if not runs and not missing:
         raise UserError(f"{', '.join(map(str, roots))}: holds no run folder")
-    return _rows(runs), missing
+    groups, copies = _grouped(runs)
+    return _rows(groups), missing + copies
 
 
 def _read(folder: Path) -> Run | Missing:
     try:
-        file = folder / "results.json"
+        file, split = folder / "results.json", folder / "split.json"
         result = read_json(file) if file.exists() else {"status": "not finished", "error": "no results.json yet"}
-        every = sorted(flat(read_config(folder)).items())
+        settings = _settings(read_config(folder))
+        if result.get("status") != "finished":
+            return Missing(run=str(folder), status=str(result.get("status")), reason=str(result.get("error")))
+        _check(file, result)
+        labeled = read_json(split) if split.exists() else {}
     except UserError as error:
         return Missing(run=str(folder), status="damaged", reason=str(error))
-    if result.get("status") != "finished":
-        return Missing(run=str(folder), status=str(result.get("status")), reason=str(result.get("error")))
-    return Run(
-        folder=folder,
-        result=result,
-        settings={key: value for key, value in every if key not in (*MAY_DIFFER, "seed")},
-    )
+    return Run(folder=folder, result=result, settings=settings, split=str(labeled.get("sha256", "")))
+
+
+def _check(file: Path, result: Mapping[str, Any]) -> None:
+    """Refuse results.json of a run that says it is finished and lacks what a row is made of."""
+    facts = flat(result)
+    wrong = [key for key, kind in NEEDED.items() if not isinstance(facts.get(key), kind)]
+    if not wrong and facts["selected_by"] not in {f"val {metric} mean" for metric in MAIN}:
+        wrong = ["selected_by"]
+    if not wrong:
+        main = facts["selected_by"].split()[1]
+        scores = {key: facts.get(key, "missing") for key in (f"{split}.{main}.mean" for split in ("val", "test"))}
+        wrong = [key for key, value in scores.items() if not isinstance(value, int | float | None)]
+    if wrong:
+        raise UserError(f"{file}: the run is finished, but there is no {wrong[0]}, or what it says makes no sense")
+
+
+def _settings(config: Mapping[str, Any]) -> Settings:
+    """In the order of the keys; a null is the same as a key that an older version did not have."""
+    left_out = (*MAY_DIFFER, "seed")
+    return {key: value for key, value in sorted(_leaves(config)) if value is not None and key not in left_out}
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Of nested mappings, and of lists that hold such (views.strong.0.p): what differs is then a key and a value."""
+    if isinstance(value, Mapping):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        items = enumerate(value)
+    else:
+        yield key, value
+        return
+    for name, item in items:
+        yield from _leaves(item, f"{key}.{name}" if key else str(name))
 
 
 def _refused(file: Path) -> list[Missing]:
     """Runs of a sweep that left no folder: the last word on each. Those with a folder speak for themselves."""
-    lines = (json.loads(line) for line in file.read_text().splitlines())
+    lines, damaged = read_failures(file)
     last = {line["folder"]: line for line in lines}
-    return [
+    told = (
+        [Missing(run=str(file), status="damaged", reason=f"{damaged} of its lines cannot be read")] if damaged else []
+    )
+    return told + [
         Missing(run=line["overrides"], status="refused", reason=line["error"])
         for folder, line in last.items()
         if not (file.parent / folder / "config.yaml").exists()
     ]
 
 
-def _rows(runs: Iterable[Run]) -> list[Row]:
-    grouped: dict[str, list[Run]] = {}
+def _grouped(runs: Iterable[Run]) -> tuple[list[list[Run]], list[Missing]]:
+    """The runs of each row by seed, and those whose settings and seed another run has too, which count once."""
+    grouped: dict[str, dict[int, Run]] = {}
+    copies = []
     for run in runs:
-        grouped.setdefault(repr(run.settings), []).append(run)
-    groups = sorted(grouped.values(), key=lambda group: _order(group[0].result))
-    alike: dict[tuple[str, ...], list[Settings]] = {}
-    for group in groups:
-        alike.setdefault(_key(group[0].result), []).append(group[0].settings)
+        group = grouped.setdefault(repr((run.key[:3], run.settings)), {})
+        first = group.setdefault(run.seed, run)
+        if first is not run:
+            same = "" if first.result["test"] == run.result["test"] else ", though other scores"
+            reason = f"has the settings and the seed of {first.folder}{same}; only that one is counted"
+            copies.append(Missing(run=str(run.folder), status="left out", reason=reason))
+    groups = [[group[seed] for seed in sorted(group)] for group in grouped.values()]
+    return sorted(groups, key=lambda group: _order(group[0])), copies
+
+
+def _order(run: Run) -> tuple[Any, ...]:
+    return run.key[0], run.result["labeled"]["images"], run.key[1] != "supervised", run.key
+
+
+def _rows(groups: Sequence[Sequence[Run]]) -> list[Row]:
+    families: dict[tuple[str, ...], list[Run]] = {}
+    for first, *_ in groups:
+        families.setdefault((*first.key[:3], first.key[4]), []).append(first)
     return [
-        Row(
-            key=(key := _key(group[0].result)),
-            runs=tuple(sorted(group, key=lambda run: run.seed)),
-            differs=_differing(group[0].settings, alike[key]),
-        )
+        Row(runs=tuple(group), differs=_differs(group[0], families[(*group[0].key[:3], group[0].key[4])]))
         for group in groups
     ]
 
 
-def _differing(settings: Settings, alike: Sequence[Settings]) -> str:
-    """ "key=value ..." of the keys whose values are not the same in all of `alike`."""
-    keys = [
-        key for key in {key: None for other in alike for key in other} if len({repr(s.get(key)) for s in alike}) > 1
-    ]
+def _differs(run: Run, family: Sequence[Run]) -> str:
+    """ "key=value ..." of the keys by which rows of a method differ, so that a row is called alike with any labels.
+
+    Args:
+        family: a run of each row with the same dataset, method, network and tag.
+    """
+    told: dict[str, None] = {}
+    for cases in dict.fromkeys(other.cases for other in family):
+        keys = _differing([other.settings for other in family if other.cases == cases])
+        told |= {key: None for key in keys if cases == run.cases or key not in LABELS}
+    values = ((key, run.settings.get(key)) for key in told)
+    return " ".join(f"{key}={'null' if value is None else value}" for key, value in values)
+
+
+def _differing(alike: Sequence[Settings]) -> list[str]:
+    """Keys whose values are not the same in all of them."""
+    keys = [key for key in {key: None for one in alike for key in one} if len({repr(s.get(key)) for s in alike}) > 1]
     # What a recipe says shows in the keys that follow it.
-    told = [key for key in keys if not key.startswith("dataset.recipe.")] or keys
-    return " ".join(f"{key}={'null' if (value := settings.get(key)) is None else value}" for key in told)
-
-
-def _key(result: dict[str, Any]) -> tuple[str, ...]:
-    labeled = result["labeled"]
-    labels = f"{labeled['cases']} of {labeled['of_cases']} ({100 * labeled['ratio']:.3g} %)"
-    return result["dataset"], result["method"], result["network"], labels, result.get("tag") or ""
-
-
-def _order(result: dict[str, Any]) -> tuple[Any, ...]:
-    return result["dataset"], result["labeled"]["images"], result["method"] != "supervised", _key(result)
+    told = [key for key in keys if not key.startswith("dataset.recipe.")]
+    return told if len({repr([s.get(key) for key in told]) for s in alike}) == len(alike) else keys

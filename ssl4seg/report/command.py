@@ -3,12 +3,14 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from ssl4seg.errors import UserError
 from ssl4seg.report.collect import PATIENT, Missing, Row, collect
+from ssl4seg.report.folder import FigureFolder
 
 if TYPE_CHECKING:
     from ssl4seg.report.page import Image
@@ -18,8 +20,8 @@ def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     result = argparse.ArgumentParser(
         prog="ssl4seg-report",
-        description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds. Runs "
-        "that differ in more than their seed are rows of their own; runs without results are listed with the reason.",
+        description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds. "
+        "Runs that differ in more than their seed are rows of their own; those in no row are listed with the reason.",
     )
     add = result.add_argument
     add("folders", nargs="+", type=Path, metavar="DIR", help="run folders, or folders that hold them")
@@ -37,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
         "--pictures",
         nargs="*",
         metavar="METHOD",
-        help="predict and draw the worst, median and best test case of these methods (none named: of all); needs the "
-        "checkpoints and the datasets. Stands after the folders",
+        help="predict and draw the worst, median and best test patient of these methods (none named: of all); "
+        "needs the checkpoints and the datasets. Stands after the folders",
     )
     add("--no-figures", action="store_true", help="tables alone, in a second")
     return result
@@ -49,8 +51,8 @@ def main() -> None:
     output: Path = arguments.output or arguments.folders[0]
     try:
         rows, missing = collect(arguments.folders)
-        if rows:
-            report(arguments, rows, missing, output)
+        check(arguments, {row.method for row in rows})
+        report(arguments, rows, missing, output)
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -61,29 +63,40 @@ def main() -> None:
         sys.exit("error: no run is finished yet")
 
 
+def check(arguments: argparse.Namespace, methods: Collection[str]) -> None:
+    """Refuse what cannot be done before anything is written.
+
+    Args:
+        methods: of the finished runs.
+    """
+    if arguments.no_figures and arguments.pictures is not None:
+        raise UserError("--pictures: --no-figures leaves them out; give one of the two")
+    named = [("--pictures", name) for name in arguments.pictures or ()]
+    named += [("--baseline", arguments.baseline)] if arguments.baseline != "supervised" else []
+    for option, name in named if methods else ():
+        if name not in methods:
+            raise UserError(f"{option} {name}: no finished run has this method; there are {', '.join(sorted(methods))}")
+
+
 def report(arguments: argparse.Namespace, rows: Sequence[Row], missing: Sequence[Missing], output: Path) -> None:
     """Write everything into `output`, and the tables onto the screen."""
     from ssl4seg.report import compare, page, sheets
 
     patient = compare.patient_of(arguments.patient)
-    if arguments.baseline not in {row.method for row in rows} and arguments.baseline != "supervised":
-        raise UserError(f"--baseline {arguments.baseline}: no finished run has this method")
     results = sheets.results(rows, classes=arguments.classes)
     comparisons, notes = compare.compare(rows, arguments.baseline, patient)
-    differences = compare.sheets(comparisons, arguments.baseline)
-    shown = [sheet.folded() for sheet in (*results, *differences)]
+    shown = [sheet.shown() for sheet in sheets.results(rows, classes=False)]
+    shown += [sheet.shown() for sheet in (sheets.results_of_classes(rows) if arguments.classes else ())]
+    shown += [sheet.shown() for sheet in compare.sheets(comparisons, arguments.baseline)]
     for sheet in shown:
         sheets.show(sheet)
     output.mkdir(parents=True, exist_ok=True)
-    told = "".join(f"- {one.run}: {one.status}. {one.reason}\n".replace("\n", "\n  ")[:-2] for one in missing)
-    (output / "report.md").write_text(
-        "\n".join(map(sheets.markdown, shown)) + (f"\n## Runs without results\n\n{told}" if missing else "")
-    )
+    (output / "report.md").write_text("\n".join([*map(sheets.markdown, shown), markdown_of(missing)]))
     (output / "report.tex").write_text("\n".join(map(sheets.latex, shown)))
     sheets.write_csv(results, output / "report.csv")
     compare.write_csv(comparisons, output / "comparison.csv")
     sheets.write_runs(rows, output / "runs.csv")
-    images = [] if arguments.no_figures else figures(arguments, rows, patient, output / "figures", notes)
+    images = figures(arguments, rows, patient, FigureFolder(output / "figures"), notes)
     (output / "report.html").write_text(page.page(rows, shown, images, missing, notes))
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
@@ -92,35 +105,41 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], missing: Sequence
         print(f"         {output}/figures/*.png and *.svg")
 
 
+def markdown_of(missing: Sequence[Missing]) -> str:
+    """A list with the reasons as they are."""
+    from ssl4seg.report.page import MISSING
+
+    told = (f"- `{one.run}`: {one.status}\n\n{indent(one.reason, ' ' * 6)}\n" for one in missing)
+    return "\n".join([f"## {MISSING}\n", *told]) if missing else ""
+
+
 def figures(
-    arguments: argparse.Namespace, rows: Sequence[Row], patient: re.Pattern[str], folder: Path, notes: list[str]
+    arguments: argparse.Namespace, rows: Sequence[Row], patient: re.Pattern[str], folder: FigureFolder, notes: list[str]
 ) -> "list[Image]":
     """Drawn and written; what cannot be drawn goes into `notes`."""
+    if arguments.no_figures:
+        return []
     from ssl4seg.report import figures as drawn
     from ssl4seg.report.page import Image
 
     images = []
     for group in drawn.groups(rows):
         for drawing in drawn.draw(group, patient, notes):
-            drawing.save(folder)
-            images.append(Image(file=folder / f"{drawing.name}.svg", caption=drawing.caption))
+            images.append(Image(file=Path(f"{folder.save(drawing)}.svg"), caption=drawing.caption))
     wanted = arguments.pictures
     if wanted is None:
         return images
-    if unknown := sorted(set(wanted) - {row.method for row in rows}):
-        raise UserError(f"--pictures {unknown[0]}: no finished run has this method")
     from ssl4seg.report import pictures  # imports torch
 
     for row in rows:
         if wanted and row.method not in wanted:
             continue
         try:
-            drawing = pictures.draw(row)
+            drawing = pictures.draw(row, patient)
         except UserError as error:
-            notes.append(f"pictures of {row.name}, {row.key[3]}: {error}")
+            notes.append(f"pictures of {row.name}, {row.labels}: {error}")
             continue
-        drawing.save(folder)
-        images.append(Image(file=folder / f"{drawing.name}.png", caption=drawing.caption))
+        images.append(Image(file=Path(f"{folder.save(drawing)}.png"), caption=drawing.caption))
     return images
 
 

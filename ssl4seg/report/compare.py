@@ -4,14 +4,14 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssl4seg.errors import UserError
-from ssl4seg.report.collect import MAIN, Row, Run
+from ssl4seg.report.collect import LABELS, MAIN, Row, Run
 from ssl4seg.report.sheets import WORDS, Sheet
 
 RESAMPLES = 10_000
@@ -22,22 +22,26 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A row against the baseline of the same dataset, network and labels.
+    """A row against the baseline of the same dataset, network and number of labelled cases.
 
-    Differences are row minus baseline; a patient's score is the mean over the classes, volumes and seeds.
+    Differences are row minus baseline; a patient's score is the mean over the classes, volumes and common seeds.
     """
 
     row: Row
     baseline: Row
+    num_seeds: int
+    """That both have; no other is used."""
     difference: float
     low: float
     high: float
     """95 % bootstrap interval of the mean difference."""
     p: float
     """Wilcoxon's signed-rank test, two-sided."""
+    p_holm: float = math.nan
+    """Adjusted for the number of comparisons on the dataset."""
     better: int
     num_patients: int
-    other: tuple[str, ...] = field(default=())
+    other: tuple[str, ...] = ()
     """Settings beside the method's own that differ from the baseline's."""
 
 
@@ -53,7 +57,11 @@ def patient_of(pattern: str) -> re.Pattern[str]:
 
 
 def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
-    """Of cases_test.csv, by case: mean over the classes that have a score."""
+    """Of cases_test.csv, by case: mean over the classes that have a score, NaN where none has.
+
+    Raises:
+        UserError: the file cannot be read or does not hold all that results.json was computed from.
+    """
     file = run.folder / "cases_test.csv"
     found: dict[str, list[float]] = {}
     try:
@@ -62,8 +70,12 @@ def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
                 found.setdefault(line["case"], []).append(float(line[metric]))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-    means = {case: mean_of_known(values) for case, values in found.items()}
-    return {case: mean for case, mean in means.items() if not math.isnan(mean)}
+    expected = run.result["test"].get("num_cases", len(found))
+    if len(found) != expected or not found:
+        raise UserError(f"{file}: holds {len(found)} cases, and results.json {expected}; it is not complete")
+    if metric == "dice" and len(set(map(len, found.values()))) > 1:
+        raise UserError(f"{file}: its cases have not all the same number of classes; it is not complete")
+    return {case: mean_of_known(values) for case, values in found.items()}
 
 
 def mean_of_known(values: Sequence[float]) -> float:
@@ -72,54 +84,86 @@ def mean_of_known(values: Sequence[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+def by_patient(cases: Scores, patient: re.Pattern[str]) -> dict[str, dict[str, float]]:
+    """The cases of each patient. What `patient` does not match is a patient of its own; NaN is left out."""
+    patients: dict[str, dict[str, float]] = {}
+    for case, score in cases.items():
+        if not math.isnan(score):
+            match = patient.match(case)
+            patients.setdefault(match[1] if match else case, {})[case] = score
+    return patients
+
+
 def scores_of_patients(row: Row, patient: re.Pattern[str]) -> dict[str, float]:
-    """Mean over the volumes of a patient, of each the mean over seeds. What `patient` does not match is its own."""
-    cases: dict[str, list[float]] = {}
-    for run in row.runs:
-        for case, score in scores_of_cases(run, row.main).items():
-            cases.setdefault(case, []).append(score)
-    patients: dict[str, list[float]] = {}
-    for case, scores in cases.items():
-        match = patient.match(case)
-        patients.setdefault(match[1] if match else case, []).append(sum(scores) / len(scores))
-    return {name: sum(scores) / len(scores) for name, scores in patients.items()}
+    """Mean over the volumes of a patient, of each the mean over seeds."""
+    each = [scores_of_cases(run, row.main) for run in row.runs]
+    for run, scores in zip(row.runs, each, strict=True):
+        if other := sorted(scores.keys() ^ each[0].keys()):
+            first = row.runs[0].seed
+            raise UserError(f"{run.folder}/cases_test.csv: has not the cases of seed {first}: {other[0]} for one")
+    cases = {case: mean_of_known([scores[case] for scores in each]) for case in each[0]}
+    return {name: mean_of_known([*volumes.values()]) for name, volumes in by_patient(cases, patient).items()}
 
 
-def baseline_of(row: Row, rows: Sequence[Row], method: str) -> Row | None:
-    """Of the rows of `method` with the same dataset, network and labels, the one of most alike settings."""
-    same = [
-        other
-        for other in rows
-        if other.method == method
-        and (other.dataset, other.network, other.key[3]) == (row.dataset, row.network, row.key[3])
-    ]
-    return min(same, key=lambda other: len(_other_settings(row, other)), default=None)
+def baseline_of(row: Row, bases: Sequence[Row]) -> Row | None:
+    """The one of the same dataset, network and number of labelled cases that is most alike."""
+
+    def unlike(other: Row) -> tuple[bool, bool, int]:
+        return not _common(row, other), not _same_labels(row, other), len(_other_settings(row, other))
+
+    place = (row.dataset, row.network, row.runs[0].cases)
+    same = [other for other in bases if (other.dataset, other.network, other.runs[0].cases) == place]
+    return min(same, key=unlike, default=None)
+
+
+def _common(row: Row, other: Row) -> set[int]:
+    """Seeds."""
+    return {run.seed for run in row.runs} & {run.seed for run in other.runs}
+
+
+def _same_labels(row: Row, other: Row) -> bool:
+    """Whether the same cases are labelled, as far as it can be known."""
+    a, b = row.runs[0], other.runs[0]
+    if a.result["labeled"] != b.result["labeled"]:
+        return False
+    return a.split == b.split if a.split and b.split else a.settings.get("split_seed") == b.settings.get("split_seed")
 
 
 def _other_settings(row: Row, other: Row) -> tuple[str, ...]:
     a, b = row.runs[0].settings, other.runs[0].settings
-    keys = [key for key in {**a, **b} if not key.startswith(("method.", "dataset.recipe.")) and key != "tag"]
-    return tuple(key for key in keys if repr(a.get(key)) != repr(b.get(key)))
+    left_out = (*LABELS, "split_seed", "tag")
+    keys = [key for key in {**a, **b} if not key.startswith(("method.", "dataset.recipe.")) and key not in left_out]
+    labels = () if _same_labels(row, other) else ("labelled cases",)
+    return *labels, *(key for key in keys if repr(a.get(key)) != repr(b.get(key)))
 
 
 def compare(rows: Sequence[Row], method: str, patient: re.Pattern[str]) -> tuple[list[Comparison], list[str]]:
     """Every row that has a baseline against it; and a message for each that cannot be compared."""
+    bases = [row for row in rows if row.method == method]
+    if rows and not bases:
+        return [], [f"the comparison: no finished run has the method {method} (--baseline)"]
     found, notes = [], []
     for row in rows:
-        baseline = baseline_of(row, rows, method)
-        if baseline is None or row.method == method:
+        if row.method == method:
             continue
         try:
-            found.append(_compared(row, baseline, patient))
+            found.append(_compared(row, baseline_of(row, bases), patient))
         except UserError as error:
-            notes.append(f"{row.name}, {row.key[3]}: not compared with {method}: {error}")
-    return found, notes
+            notes.append(f"{row.name}, {row.labels}: not compared with {method}: {error}")
+    return [one for group in _by_dataset(found) for one in _adjusted(group)], notes
 
 
-def _compared(row: Row, baseline: Row, patient: re.Pattern[str]) -> Comparison:
+def _compared(row: Row, baseline: Row | None, patient: re.Pattern[str]) -> Comparison:
+    if baseline is None:
+        raise UserError("it has no run with the same dataset, network and number of labelled cases")
     if row.main != baseline.main:
         raise UserError(f"one is chosen by {row.main}, the other by {baseline.main}")
-    mine, theirs = scores_of_patients(row, patient), scores_of_patients(baseline, patient)
+    if not (common := _common(row, baseline)):
+        raise UserError("they have no seed in common")
+    mine, theirs = (
+        scores_of_patients(replace(one, runs=tuple(run for run in one.runs if run.seed in common)), patient)
+        for one in (row, baseline)
+    )
     if mine.keys() != theirs.keys():
         only = sorted(mine.keys() ^ theirs.keys())
         raise UserError(f"{len(only)} test cases are not in both, {only[0]} for one")
@@ -128,6 +172,7 @@ def _compared(row: Row, baseline: Row, patient: re.Pattern[str]) -> Comparison:
     return Comparison(
         row=row,
         baseline=baseline,
+        num_seeds=len(common),
         difference=float(differences.mean()),
         low=low,
         high=high,
@@ -136,6 +181,15 @@ def _compared(row: Row, baseline: Row, patient: re.Pattern[str]) -> Comparison:
         num_patients=len(differences),
         other=_other_settings(row, baseline),
     )
+
+
+def _by_dataset(comparisons: Sequence[Comparison]) -> list[list[Comparison]]:
+    datasets = dict.fromkeys(c.row.dataset for c in comparisons)
+    return [[c for c in comparisons if c.row.dataset == dataset] for dataset in datasets]
+
+
+def _adjusted(group: Sequence[Comparison]) -> list[Comparison]:
+    return [replace(c, p_holm=p) for c, p in zip(group, holm([c.p for c in group]), strict=True)]
 
 
 def interval(differences: Any) -> tuple[float, float]:
@@ -163,49 +217,55 @@ def holm(p: Sequence[float]) -> list[float]:
 
 def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
     """A line a comparison, numbers as they are (differences in [-1, 1])."""
-    head = ("difference", "low", "high", "better", "patients", "p")
+    head = ("seeds", "difference", "low", "high", "better", "patients", "p", "p_holm")
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow([*WORDS, "baseline", "metric", *head, "other settings"])
         for c in comparisons:
-            numbers = (c.difference, c.low, c.high, c.better, c.num_patients, c.p)
+            numbers = (c.num_seeds, c.difference, c.low, c.high, c.better, c.num_patients, c.p, c.p_holm)
             writer.writerow([*c.row.key, c.row.differs, c.baseline.name, c.row.main, *numbers, " ".join(c.other)])
 
 
 def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:
     """A table for each dataset."""
-    datasets = {c.row.dataset: [d for d in comparisons if d.row.dataset == c.row.dataset] for c in comparisons}
-    return [_sheet(dataset, group, method) for dataset, group in datasets.items()]
+    return [_sheet(group, method) for group in _by_dataset(comparisons)]
 
 
-def _sheet(dataset: str, group: Sequence[Comparison], method: str) -> Sheet:
+def _sheet(group: Sequence[Comparison], method: str) -> Sheet:
     words = " or ".join(dict.fromkeys(MAIN[c.row.main] for c in group))
     lines = [
         (
             *c.row.key,
             c.row.differs,
-            f"{100 * c.difference:+.2f}",
-            f"{100 * c.low:+.2f} to {100 * c.high:+.2f}",
+            c.baseline.variant,
+            str(c.num_seeds),
+            _signed(c.difference),
+            f"{_signed(c.low)} to {_signed(c.high)}",
             f"{c.better} of {c.num_patients}",
             _p(c.p),
-            _p(adjusted),
+            _p(c.p_holm),
             ", ".join(c.other),
         )
-        for c, adjusted in zip(group, holm([c.p for c in group]), strict=True)
+        for c in group
     ]
     num = len(group)
     return Sheet(
-        title=f"Difference from {method} on {dataset}",
+        title=f"Difference from {method} on {group[0].row.dataset}",
         caption=(
             f"Mean difference in test {words} (points) over patients, each patient's score the mean over classes, "
-            f"volumes and seeds; 95 % bootstrap interval ({RESAMPLES:,} resamples of patients); how many patients are "
-            "better; Wilcoxon's signed-rank test, two-sided"
+            f"volumes and the seeds that both have; 95 % bootstrap interval ({RESAMPLES:,} resamples of patients); how "
+            "many patients are better; Wilcoxon's signed-rank test, two-sided"
             + (f", and adjusted by Holm for the {num} comparisons here." if num > 1 else ".")
         ),
-        head=(*WORDS, "Δ points", "95 % interval", "better", "p", "p (Holm)", "other settings"),
+        head=(*WORDS, "baseline", "seeds", "Δ points", "95 % interval", "better", "p", "p (Holm)", "other settings"),
         lines=tuple(lines),
-        words=(*WORDS, "other settings"),
+        words=(*WORDS, "baseline", "other settings"),
     )
+
+
+def _signed(difference: float) -> str:
+    """In points."""
+    return f"{100 * difference:+.2f}".replace("-", "−")
 
 
 def _p(value: float) -> str:

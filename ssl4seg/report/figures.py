@@ -3,12 +3,14 @@
 Figure sizes are in inches. Colours are Okabe and Ito's, which the colour-blind tell apart; markers and dashes besides.
 """
 
+import itertools
+import logging
 import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from ssl4seg.errors import UserError
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import scores_of_patients
+from ssl4seg.report.words import short
 
 BOUND = "supervised"
 """The method that bounds the others: from below with the same labels, from above with all of them."""
@@ -44,6 +47,7 @@ STYLE: Any = {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a tag is a $
     "svg.hashsalt": "ssl4seg",
 }
 
@@ -60,19 +64,25 @@ class Drawing:
     caption: str
     figure: Figure
 
-    def save(self, folder: Path) -> None:
-        """PNG and SVG, the same bytes for the same figure."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, file: Path) -> None:
+        """PNG and SVG, the same bytes for the same figure.
+
+        Args:
+            file: without the ending.
+        """
         with rc_context(STYLE):
-            self.figure.savefig(folder / f"{self.name}.png", dpi=150, metadata={"Software": None})
-            self.figure.savefig(folder / f"{self.name}.svg", metadata={"Date": None})
+            self.figure.savefig(f"{file}.png", dpi=150, metadata={"Software": None})
+            self.figure.savefig(f"{file}.svg", metadata={"Date": None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Points of a method: x, mean and standard deviation over seeds, in %."""
+    """Points of a row's name: x, mean and standard deviation over seeds, in %."""
 
     name: str
+    label: str
+    """What it is called in the figure."""
+    bound: bool
     x: Sequence[float]
     mean: Sequence[float]
     deviation: Sequence[float]
@@ -109,19 +119,27 @@ class Group:
     @property
     def labels(self) -> dict[str, list[Row]]:
         """Rows by labels, as few as possible first."""
-        ordered = sorted(self.rows, key=lambda row: row.cases)
-        return {key: list(rows) for key, rows in groupby(ordered, key=lambda row: row.key[3])}
+        found: dict[str, list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: (row.cases, row.first["labeled"]["images"])):
+            found.setdefault(row.labels, []).append(row)
+        return found
 
     @property
-    def upper(self) -> Row | None:
-        """The bound with all labels."""
-        return next((row for row in self.rows if row.all_labeled and row.name == BOUND), None)
+    def upper(self) -> list[Row]:
+        """The bound with all labels, of each setting that it was computed with."""
+        return [row for row in self.rows if row.all_labeled and row.method == BOUND]
 
-    def style(self, name: str) -> dict[str, Any]:
-        """The same for a name in all figures; the bound is black."""
-        if name == BOUND:
-            return BLACK
-        i = [other for other in dict.fromkeys(row.name for row in self.rows) if other != BOUND].index(name)
+    @cached_property
+    def called(self) -> dict[str, str]:
+        """What a row's name is in figures."""
+        return short(row.name for row in self.rows)
+
+    def style(self, line: Line) -> dict[str, Any]:
+        """The same for a name in all figures; bounds are black."""
+        alike = [row.name for row in self.rows if (row.method == BOUND) == line.bound]
+        i = list(dict.fromkeys(alike)).index(line.name)
+        if line.bound:
+            return BLACK | {"linestyle": ("--", "-.", ":", "-")[i % 4]}
         dash = DASHES[i // len(COLORS) % len(DASHES)]
         return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": dash}
 
@@ -142,17 +160,27 @@ def groups(rows: Sequence[Row]) -> list[Group]:
 def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[Drawing]:
     """All figures of a group; what cannot be drawn is said in `notes`."""
     with rc_context(STYLE):
-        few = [row for row in group.rows if not row.all_labeled or row.name != BOUND]
-        if few:
-            yield labels(group, few)
+        few = [row for row in group.rows if row not in group.upper]
+        if scored := [row for row in few if _scored(row, notes)]:
+            yield labels(group, scored)
+        counts = [rows[0].cases for rows in group.labels.values()]
         for key, rows in group.labels.items():
-            if rows == [group.upper] and few:
+            if few and all(row in group.upper for row in rows):
                 continue  # nothing to compare it with
             stem = f"{group.stem}-{rows[0].cases}cases"
+            if counts.count(rows[0].cases) > 1:
+                stem += f"-{rows[0].first['labeled']['images']}images"
             if drawing := steps(group, key, rows, stem, notes):
                 yield drawing
             if drawing := patients(group, key, rows, stem, patient, notes):
                 yield drawing
+
+
+def _scored(row: Row, notes: list[str]) -> bool:
+    lost = [run.seed for run in row.runs if math.isnan(run.score("test", row.main))]
+    if lost:
+        notes.append(f"{row.name}, {row.labels}, among the labels: no test {MAIN[row.main]} with seed {lost[0]}")
+    return not lost
 
 
 # -- score against labelled cases -------------------------------------------------------------------------------------
@@ -161,36 +189,54 @@ def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[D
 def labels(group: Group, rows: Sequence[Row]) -> Drawing:
     """Lines over the numbers of labelled cases; where there is one number only, the methods in order."""
     counts = sorted({row.cases for row in rows})
-    seeds = max(len(row.runs) for row in rows)
     caption = f"Test {group.score} {{}} ({group.words}). "
-    if seeds > 1:
+    if max(len(row.runs) for row in rows) > 1:
         caption += "Mean and standard deviation over seeds. "
-    caption += f"Lower bound: {BOUND} with the same labels. "
+    caption += f"Lower bound: {BOUND} with as many labels. "
     if group.upper:
-        caption += f"Upper bound: {BOUND} with all {group.upper.cases} labelled."
+        caption += f"Upper bound: {BOUND} with all {group.upper[0].cases} labelled."
     if len(counts) == 1:
-        return Drawing(
-            name=f"{group.stem}-labels",
-            caption=caption.format(f"with {rows[0].key[3]} labelled").strip(),
-            figure=_ranking(group, rows),
-        )
+        where, figure = f"with {_labelled(rows)} labelled", _ranking(group, rows)
+    else:
+        where, figure = "against labelled cases", _over_labels(group, rows, counts)
+    return Drawing(name=f"{group.stem}-labels", caption=caption.format(where).strip(), figure=figure)
+
+
+def _labelled(rows: Sequence[Row]) -> str:
+    """ "2 of 40", with the share of the images if they all have the same."""
+    cases, of_cases = rows[0].runs[0].cases
+    return rows[0].labels if len({row.labels for row in rows}) == 1 else f"{cases} of {of_cases}"
+
+
+def _over_labels(group: Group, rows: Sequence[Row], counts: Sequence[int]) -> Figure:
+    found = {row.name: sorted((r for r in rows if r.name == row.name), key=lambda r: r.cases) for row in rows}
+    together = sum(mine[0].method != BOUND for mine in found.values()) <= TOGETHER
+    shifts = _shifts(len(found) if together else 2, counts)
     lines = []
-    for name in dict.fromkeys(row.name for row in rows):
-        mine = sorted((row for row in rows if row.name == name), key=lambda row: row.cases)
-        scores = [percent(row.values("test", row.main)) for row in mine]
-        x = [row.cases for row in mine]
-        lines.append(Line(name=name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
+    for i, (name, mine) in enumerate(found.items()):
+        shift = shifts[i if together else int(mine[0].method != BOUND)]
+        mean, deviation = zip(*(percent(row.values("test", row.main)) for row in mine), strict=True)
+        x = [row.cases * shift for row in mine]
+        bound = mine[0].method == BOUND
+        label = f"{group.called[name]} (lower bound)" if bound else group.called[name]
+        lines.append(Line(name=name, label=label, bound=bound, x=x, mean=mean, deviation=deviation))
     figure, axes = _lines(group, lines, group.words, dots=True)
     for each in axes:
         each.set_xscale("log")
         each.xaxis.set_minor_locator(NullLocator())
         each.set_xticks(counts, [str(count) for count in counts])
-        if group.upper:
-            _bound(each, group.upper)
+        for row in group.upper:
+            _bound(each, row)
     _label(figure, axes, x="labelled cases", y=f"test {group.score} (%)")
-    bound = {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {}
-    _legend(figure, axes, bound, names={BOUND: f"{BOUND} (lower bound)"})
-    return Drawing(name=f"{group.stem}-labels", caption=caption.format("against labelled cases").strip(), figure=figure)
+    _legend(figure, axes, lines, {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {})
+    return figure
+
+
+def _shifts(num: int, counts: Sequence[int]) -> list[float]:
+    """Factors of x, so that the error bars of `num` lines do not cover one another."""
+    nearest = min(math.log(b / a) for a, b in itertools.pairwise(counts))
+    reach = min(0.01 * (num - 1), nearest / 4)
+    return [math.exp(reach * (2 * i / max(1, num - 1) - 1)) for i in range(num)]
 
 
 def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
@@ -200,19 +246,22 @@ def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
     axes = figure.add_subplot()
     for y, row in enumerate(ordered):
         mean, deviation = percent(row.values("test", row.main))
-        style = BLACK if row.name == BOUND else BLUE
+        style = BLACK if row.method == BOUND else BLUE
         axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **{**style, "linestyle": "none"})
         if len(row.runs) > 1:
             axes.plot([100 * v for v in row.values("test", row.main)], [y] * len(row.runs), "k.", markersize=2.5)
-        if row.name == BOUND:
-            axes.axvline(mean, color="black", linestyle="--", linewidth=1, label="lower bound")
-    if group.upper:
-        mean, _ = percent(group.upper.values("test", group.upper.main))
-        axes.axvline(mean, color="black", linestyle=":", linewidth=1, label="upper bound")
-    axes.set_yticks(range(len(ordered)), [row.name for row in ordered])
+    for kind, found, dash in (
+        ("lower", [row for row in rows if row.method == BOUND], "--"),
+        ("upper", group.upper, ":"),
+    ):
+        for number, row in enumerate(found):
+            mean, _ = percent(row.values("test", row.main))
+            label = "_" if number else f"{kind} bound"
+            axes.axvline(mean, color="black", linestyle=dash, linewidth=1, label=label)
+    axes.set_yticks(range(len(ordered)), [group.called[row.name] for row in ordered])
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlabel(f"test {group.score} (%)")
-    axes.set_title(f"{group.words}: {rows[0].key[3]} labelled")
+    axes.set_title(f"{group.words}: {_labelled(rows)} labelled")
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower right", ncols=2)
     return figure
@@ -226,8 +275,10 @@ def _bound(axes: Axes, row: Row) -> None:
 
 
 def percent(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (0 for a single value) in %."""
+    """Mean and standard deviation (0 for a single value) in %; NaN and 0 where there is a NaN."""
     scaled = [100 * value for value in values]
+    if any(map(math.isnan, scaled)):
+        return math.nan, 0.0
     return statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else 0.0
 
 
@@ -241,18 +292,20 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
         try:
             curves = [curve(run, row.main) for run in row.runs]
         except UserError as error:
-            notes.append(str(error))
+            notes.append(f"the curve of {row.name}, {labels}: {error}")
             continue
         x = sorted(set.intersection(*(set(one) for one in curves)))
         scores = [percent([one[step] for one in curves]) for step in x]
-        lines.append(Line(name=row.name, x=x, mean=[m for m, _ in scores], deviation=[d for _, d in scores]))
+        mean, deviation = [m for m, _ in scores], [d for _, d in scores]
+        called, bound = group.called[row.name], row.method == BOUND
+        lines.append(Line(name=row.name, label=called, bound=bound, x=x, mean=mean, deviation=deviation))
     if not any(len(line.x) > 1 for line in lines):
         return None
     figure, axes = _lines(group, lines, f"{group.words}: {labels} labelled")
     for each in axes:
-        each.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True))
+        each.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
     _label(figure, axes, x="step", y=f"val {group.score} (%)")
-    _legend(figure, axes)
+    _legend(figure, axes, lines)
     spread = " Bands: standard deviation over seeds." if any(max(line.deviation, default=0) for line in lines) else ""
     caption = f"Val {group.score} against step ({group.words}, {labels} labelled).{spread}"
     return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
@@ -262,11 +315,11 @@ def curve(run: Run, metric: str) -> Curve:
     """Of the TensorBoard files of a run; of steps that were done twice (a run that was gone on with) the later."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    folder = run.folder / "tensorboard"
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # warns of every run that was gone on with
+    folder, tag = run.folder / "tensorboard", f"val/{metric}/mean"
     kept = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
-    events = EventAccumulator(str(folder), size_guidance=kept).Reload()
-    tag = f"val/{metric}/mean"
-    if tag not in events.Tags()["scalars"]:
+    events = EventAccumulator(str(folder), size_guidance=kept)
+    if not folder.is_dir() or tag not in events.Reload().Tags()["scalars"]:
         raise UserError(f"{folder}: holds no curve {tag}")
     return {event.step: event.value for event in events.Scalars(tag)}
 
@@ -278,34 +331,34 @@ def patients(
     group: Group, labels: str, rows: Sequence[Row], stem: str, patient: re.Pattern[str], notes: list[str]
 ) -> Drawing | None:
     """Boxes of the patients' scores, the best median on top."""
-    found: dict[str, list[float]] = {}
+    found: list[tuple[Row, list[float]]] = []
     for row in rows:
         try:
-            found[row.name] = [100 * score for score in scores_of_patients(row, patient).values()]
+            found.append((row, [100 * score for score in scores_of_patients(row, patient).values()]))
         except UserError as error:
-            notes.append(str(error))
+            notes.append(f"the patients of {row.name}, {labels}: {error}")
+    found = sorted((one for one in found if one[1]), key=lambda one: statistics.median(one[1]))
     if not found:
         return None
-    names = sorted(found, key=lambda name: statistics.median(found[name]))
-    figure = Figure(figsize=(6.4, 1.0 + 0.28 * len(names)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.0 + 0.28 * len(found)), layout="constrained")
     axes = figure.add_subplot()
     boxes = axes.boxplot(
-        [found[name] for name in names],
+        [scores for _, scores in found],
         orientation="horizontal",
         widths=0.6,
         patch_artist=True,
         showfliers=False,
         medianprops={"color": "black", "linewidth": 1.4},
     )
-    for at, (name, box) in enumerate(zip(names, boxes["boxes"], strict=True), start=1):
-        box.set(facecolor="#cccccc" if name == BOUND else "#9ecae1", edgecolor="#444444", linewidth=0.8)
-        jitter = np.random.default_rng(at).uniform(-0.16, 0.16, len(found[name]))
-        few = len(found[name]) <= 100  # more than that hide the box
-        axes.plot(found[name], at + jitter, ".", color="#222222", markersize=2.5, alpha=0.6 if few else 0)
-    axes.set_yticks(range(1, len(names) + 1), names)
+    for at, ((row, scores), box) in enumerate(zip(found, boxes["boxes"], strict=True), start=1):
+        box.set(facecolor="#cccccc" if row.method == BOUND else "#9ecae1", edgecolor="#444444", linewidth=0.8)
+        jitter = np.random.default_rng(at).uniform(-0.16, 0.16, len(scores))
+        few = len(scores) <= 100  # more than that hide the box
+        axes.plot(scores, at + jitter, ".", color="#222222", markersize=2.5, alpha=0.6 if few else 0)
+    axes.set_yticks(range(1, len(found) + 1), [group.called[row.name] for row, _ in found])
     axes.set_xlabel(f"test {group.score} of a patient (%)")
     axes.set_title(f"{group.words}: {labels} labelled")
-    num = max(map(len, found.values()))
+    num = max(len(scores) for _, scores in found)
     caption = (
         f"Test {group.score} of {num} patients, each the mean over classes, volumes and seeds ({group.words}, "
         f"{labels} labelled). Boxes: quartiles and median; whiskers: the furthest patient within 1.5 times the box."
@@ -318,8 +371,8 @@ def patients(
 
 def _lines(group: Group, lines: Sequence[Line], title: str, *, dots: bool = False) -> tuple[Figure, list[Axes]]:
     """All in one pair of axes, or, where they are many, a panel each with the bound in all of them."""
-    base = [line for line in lines if line.name == BOUND]
-    others = [line for line in lines if line.name != BOUND]
+    base = [line for line in lines if line.bound]
+    others = [line for line in lines if not line.bound]
     together = len(others) <= TOGETHER
     panels = 1 if together else len(others)
     columns = min(panels, 5)
@@ -333,10 +386,10 @@ def _lines(group: Group, lines: Sequence[Line], title: str, *, dots: bool = Fals
     for i, each in enumerate(axes):
         shown = [*base, *others] if together else [*base, others[i]]
         for line in shown:
-            alone = BLACK if line.name == BOUND else BLUE
-            _line(each, line, group.style(line.name) if together else alone, dots=dots)
+            style = group.style(line) if together or line.bound else BLUE
+            _line(each, line, {**style, "label": line.label}, dots=dots)
         if not together:
-            each.set_title(others[i].name, fontsize=8)
+            each.set_title(others[i].label, fontsize=8)
             each.tick_params(labelbottom=i + columns >= panels)  # the last of its column
     if together:
         axes[0].set_title(title)
@@ -349,9 +402,9 @@ def _line(axes: Axes, line: Line, style: Mapping[str, Any], *, dots: bool) -> No
     x, mean, deviation = (np.array(values, dtype=float) for values in (line.x, line.mean, line.deviation))
     shown = {**style, "markersize": 5} if dots else {**style, "marker": None}
     if dots:
-        axes.errorbar(x, mean, yerr=deviation if deviation.any() else None, capsize=2, label=line.name, **shown)
+        axes.errorbar(x, mean, yerr=deviation if deviation.any() else None, capsize=2, **shown)
         return
-    axes.plot(x, mean, label=line.name, **shown)
+    axes.plot(x, mean, **shown)
     if deviation.any():
         axes.fill_between(x, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0)
 
@@ -366,20 +419,18 @@ def _label(figure: Figure, axes: Sequence[Axes], *, x: str, y: str) -> None:
 
 
 def _legend(
-    figure: Figure,
-    axes: Sequence[Axes],
-    more: Mapping[str, Mapping[str, Any]] | None = None,
-    names: Mapping[str, str] | None = None,
+    figure: Figure, axes: Sequence[Axes], lines: Sequence[Line], more: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Beside the axes; of panels, whose titles name their lines, only the bound's.
+    """Beside the axes; of panels, whose titles name their lines, only the bounds.
 
     Args:
         more: styles of lines that are in no axes' legend, by name.
-        names: what lines are called here.
     """
-    handles, words = axes[0].get_legend_handles_labels()
-    shown = len(handles) if len(axes) == 1 else 1
-    bounds = [axes[0].plot([], [], linewidth=1.2, **style)[0] for style in (more or {}).values()]
-    called = [(names or {}).get(word, word) for word in words[:shown]]
+    told = {line.label for line in lines if line.bound or len(axes) == 1}
+    shown = [(handle, word) for handle, word in zip(*axes[0].get_legend_handles_labels(), strict=True) if word in told]
+    shown += [(axes[0].plot([], [], linewidth=1.2, **style)[0], name) for name, style in (more or {}).items()]
+    if not shown:
+        return
     where: Any = "outside right upper" if len(axes) == 1 else "outside lower right"
-    figure.legend([*handles[:shown], *bounds], [*called, *(more or {})], loc=where, ncols=1 if len(axes) == 1 else 3)
+    handles, words = zip(*shown, strict=True)
+    figure.legend(handles, words, loc=where, ncols=1 if len(axes) == 1 else 3)

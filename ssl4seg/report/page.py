@@ -25,6 +25,10 @@ pre { white-space: pre-wrap; background: #f6f6f6; padding: .5rem .8rem; overflow
 """
 
 
+MISSING = "Runs that are not in the tables"
+"""The heading of those that failed, are not finished, ..."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """A figure's file and what is written below it."""
@@ -43,14 +47,15 @@ def page(
     """The page as text."""
     num = sum(len(row.runs) for row in rows)
     datasets = ", ".join(dict.fromkeys(row.dataset for row in rows))
-    title = f"Segmentation runs on {datasets}"
-    parts = [f"<h1>{escape(title)}</h1>", f"<p>{num} finished runs in {len(rows)} settings. {_machines(rows)}</p>"]
+    title = f"Segmentation runs on {datasets}" if rows else "Segmentation runs"
+    told = f"{num} finished runs in {len(rows)} settings. {_machines(rows)}" if rows else "No run is finished yet."
+    parts = [f"<h1>{escape(title)}</h1>", f"<p>{told}</p>"]
     parts += map(_table, sheets)
     if images:
         parts += ["<h2>Figures</h2>", *map(_figure, images)]
     if missing:
         parts += [
-            f"<h2>Runs without results ({len(missing)})</h2>",
+            f"<h2>{MISSING} ({len(missing)})</h2>",
             *(f"<pre>{escape(str(one))}</pre>" for one in missing),
         ]
     if notes:

@@ -1,5 +1,7 @@
-"""The worst, the median and the best test case of a run, with contours of prediction and truth."""
+"""The worst, the median and the best test patient of a run, with contours of prediction and truth."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +10,6 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
@@ -19,45 +20,58 @@ from ssl4seg.evaluate import Predictor
 from ssl4seg.inference import load_run
 from ssl4seg.pictures import COLORS, fullest, grey
 from ssl4seg.report.collect import MAIN, Row, Run
-from ssl4seg.report.compare import scores_of_cases
+from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
+from ssl4seg.report.words import short
 from ssl4seg.runs import read_config
 
 WHICH = ("worst", "median", "best")
 
+COLUMNS = 6
+"""Of the legend."""
 
-def draw(row: Row) -> Drawing:
-    """Of the first seed's run.
+
+def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
+    """Of the first seed's run: of each of the three patients a volume.
 
     Raises:
         UserError: its checkpoint or its dataset is not there.
     """
     run = row.runs[0]
-    scores = scores_of_cases(run, row.main)
-    ordered = sorted(scores, key=lambda name: scores[name])
-    names = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
+    patients = by_patient(scores_of_cases(run, row.main), patient)
+    means = {name: mean_of_known([*cases.values()]) for name, cases in patients.items()}
+    ordered = sorted(means, key=lambda name: means[name])
+    if not ordered:
+        raise UserError(f"{run.folder}: no test case has a score")
+    chosen = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
     config = read_config(run.folder)
     try:
-        shown = predict(run, config, names)
+        shown = predict(run, config, [_volume(patients[name]) for name in chosen])
     except KeyError as error:
         raise UserError(f"{run.folder}: its config.yaml has no key {error}; another version has written it") from None
-    classes, spared = config["dataset"]["classes"], row.main == "dice"
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.2), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        for axes, which, name in zip(figure.subplots(1, 3), WHICH, names, strict=True):
-            volume, prediction = shown[name]
-            present = _picture(axes, volume, prediction, range(int(spared), len(classes)))
-            axes.set_title(f"{which}: {MAIN[row.main]} {100 * scores[name]:.1f} %\n{name}", fontsize=8)
-        _legend(figure, classes, sorted(present))
+    titles = []
+    for which, name in zip(WHICH, chosen, strict=True):
+        volume, few = _volume(patients[name]), len(patients[name]) == 1
+        told = volume if few else f"{volume} ({100 * patients[name][volume]:.1f} %)"
+        titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([told], 32)[told]}")
+    foreground = range(int(row.main == "dice"), len(config["dataset"]["classes"]))
+    panels = [shown[_volume(patients[name])] for name in chosen]
     labels = file_name(f"{row.cases}cases-{row.name}")
     return Drawing(
         name=f"{file_name(f'{row.dataset}-{row.network}')}-{labels}-pictures",
         caption=(
-            f"{row.name} ({row.dataset}, {row.network}, {row.key[3]} labelled, seed {run.seed}): the worst, median and "
-            "best test case. Solid: truth; dashed: prediction. Of a volume the slice with most of the truth."
+            f"{row.name} ({row.dataset}, {row.network}, {row.labels} labelled, seed {run.seed}): the test patients "
+            "with the worst, the median and the best score, the mean over their volumes. Shown is the volume nearest "
+            "to it (its own score in brackets), the slice with most of the truth. Solid: truth; dashed: prediction."
         ),
-        figure=figure,
+        figure=_figure(panels, titles, config["dataset"]["classes"], foreground),
     )
+
+
+def _volume(cases: Mapping[str, float]) -> str:
+    """The case whose score is nearest to the mean, of several the first."""
+    mean = mean_of_known([*cases.values()])
+    return min(sorted(cases), key=lambda name: round(abs(cases[name] - mean), 9))
 
 
 def predict(run: Run, config: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
@@ -80,7 +94,32 @@ def predict(run: Run, config: Mapping[str, Any], names: Sequence[str]) -> dict[s
     }
 
 
-def _picture(axes: Axes, volume: Volume, prediction: LabelArray, classes: Sequence[int]) -> set[int]:
+def _figure(
+    panels: Sequence[tuple[Volume, LabelArray]], titles: Sequence[str], classes: Sequence[str], foreground: range
+) -> Figure:
+    """Panels of one size, side by side, with a legend of all classes that are seen in any of them.
+
+    The places are given in inches: what an automatic layout leaves between titles, panels and legend differs.
+    """
+    shapes = [volume.image.shape[-2:] for volume, _ in panels]
+    ratio = float(np.clip(np.median([width / height for height, width in shapes]), 0.5, 2.0))
+    width, gap, title, legend = 2.4, 0.1, 0.45, 0.25
+    height = width / ratio
+    with rc_context(STYLE):
+        lines = math.ceil((len(classes) + 2) / COLUMNS)
+        size = (3 * width + 4 * gap, title + height + gap + legend * lines)
+        figure = Figure(figsize=size)
+        seen: set[int] = set()
+        for i, ((volume, prediction), told) in enumerate(zip(panels, titles, strict=True)):
+            left, bottom = gap + i * (width + gap), size[1] - title - height
+            axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
+            seen |= _picture(axes, volume, prediction, foreground, ratio)
+            axes.set_title(told, fontsize=8)
+        _legend(figure, classes, sorted(seen))
+    return figure
+
+
+def _picture(axes: Axes, volume: Volume, prediction: LabelArray, classes: Sequence[int], ratio: float) -> set[int]:
     """Contours over the slice with most of the truth, enlarged to the foreground; which classes are seen."""
     assert volume.label is not None  # `read_all` refuses a case without
     at = fullest(volume.label)
@@ -94,20 +133,27 @@ def _picture(axes: Axes, volume: Volume, prediction: LabelArray, classes: Sequen
                 contour = axes.contour(mask, levels=[0.5], colors=[color], linewidths=width, linestyles=[style])
                 contour.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
                 seen.add(k)
-    _enlarge(axes, np.isin(volume.label[at], classes) | np.isin(prediction[at], classes))
+    x, y = _window(np.isin(volume.label[at], classes) | np.isin(prediction[at], classes), ratio)
+    axes.set_xlim(*x)
+    axes.set_ylim(*y[::-1])
     return seen
 
 
-def _enlarge(axes: Axes, shown: npt.NDArray[np.bool_]) -> None:
-    """The square that holds `shown` [H, W], and half as much again on each side."""
-    rows, columns = np.nonzero(shown)
-    if not len(rows):
-        return
-    y, x = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
-    half = max(np.ptp(rows), np.ptp(columns), 8)
-    height, width = shown.shape
-    axes.set_xlim(max(x - half, -0.5), min(x + half, width - 0.5))
-    axes.set_ylim(min(y + half, height - 0.5), max(y - half, -0.5))
+def _window(shown: npt.NDArray[np.bool_], ratio: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Left and right, top and bottom of a window of width / height `ratio`.
+
+    It holds `shown` [H, W] and, as far as the image goes, half as much again on each side.
+    """
+    rows, columns = np.nonzero(shown if shown.any() else np.ones_like(shown))
+    sides = shown.shape
+    bare = max(8.0, float(np.ptp(rows)) + 4, (float(np.ptp(columns)) + 4) / ratio)
+    height = max(bare, min(2 * bare, sides[0], sides[1] / ratio))
+    ends = []
+    for at, size, side in ((columns, height * ratio, sides[1]), (rows, height, sides[0])):
+        middle = (at.min() + at.max()) / 2
+        low = min(max(middle - size / 2, -0.5), side - 0.5 - size) if size <= side else (side - 1 - size) / 2
+        ends.append((low, low + size))
+    return ends[0], ends[1]
 
 
 def _legend(figure: Figure, classes: Sequence[str], seen: Sequence[int]) -> None:
@@ -116,4 +162,4 @@ def _legend(figure: Figure, classes: Sequence[str], seen: Sequence[int]) -> None
         Line2D([], [], color="#555555", linestyle="-", label="truth"),
         Line2D([], [], color="#555555", linestyle="--", label="prediction"),
     ]
-    figure.legend(handles=[*lines, *kinds], loc="outside lower center", ncols=min(6, len(lines) + 2), fontsize=8)
+    figure.legend(handles=[*lines, *kinds], loc="lower center", ncols=COLUMNS, fontsize=8, borderaxespad=0.2)

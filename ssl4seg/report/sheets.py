@@ -2,19 +2,32 @@
 
 import csv
 import math
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from ssl4seg.report.collect import HEAD, MAIN, Row
+from ssl4seg.report.words import short
 
 WORDS = (*HEAD, "differs")
 """The columns that name a row."""
+
+NAME = 60
+"""Characters of a name in a table."""
+
+ABREAST = 6
+"""Classes in a table."""
+
+DISTANCES = ("hd95",)
+"""Metrics that are lengths, and no shares."""
 
 EMPTY = {"worst": "HD95 is the volume's diagonal", "nan": "left out of the mean HD95", "zero": "HD95 0"}
 """What the policies for empty masks do."""
@@ -31,51 +44,115 @@ class Sheet:
     words: tuple[str, ...] = WORDS
     """Columns that hold words: on the left, and into the caption where all lines say the same."""
 
-    def folded(self) -> "Sheet":
-        """Without the columns that say the same on every line, which the caption says instead."""
+    def shown(self) -> "Sheet":
+        """For reading: long names cut, and what all lines say said once, in the caption."""
+        columns = {name: list(cells) for name, *cells in zip(self.head, *self.lines, strict=True)}
         same: dict[str, str] = {}
-        for name, *cells in zip(self.head, *self.lines, strict=True):
-            if name in self.words and name != "method" and len(set(cells)) == 1:
-                same[name] = cells[0]
-        kept = [i for i, name in enumerate(self.head) if name not in same]
+        for name in (name for name in self.head if name in self.words):
+            cut = short(columns[name], NAME)
+            columns[name] = [cut[cell] for cell in columns[name]]
+            if name != "method" and len(cut) == 1:
+                same[name] = columns.pop(name)[0]
         told = ", ".join(f"{name} {value}" for name, value in same.items() if value)
-        return Sheet(
-            title=self.title,
+        return replace(
+            self,
             caption=f"{told[:1].upper()}{told[1:]}. {self.caption}" if told else self.caption,
-            head=tuple(self.head[i] for i in kept),
-            lines=tuple(tuple(line[i] for i in kept) for line in self.lines),
-            words=self.words,
+            head=tuple(columns),
+            lines=tuple(zip(*columns.values(), strict=True)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Scores of a table of results."""
+
+    head: str
+    split: str
+    metric: str
+    name: str = "mean"
+
+    def cell(self, row: Row, unit: str) -> str:
+        """Mean ± deviation; where the rows have no common `unit`, with the row's."""
+        distance = self.metric in DISTANCES
+        cell = spread(row.values(self.split, self.metric, self.name), 1 if distance else 100)
+        return (
+            f"{cell} {row.first['test'].get('distance_unit', '')}".rstrip() if distance and cell and not unit else cell
         )
 
 
 def results(rows: Sequence[Row], *, classes: bool) -> list[Sheet]:
     """A table for each dataset: val and test, mean ± deviation over seeds; with `classes` also of every class."""
-    datasets = {row.dataset: [other for other in rows if other.dataset == row.dataset] for row in rows}
-    return [_results(dataset, group, classes=classes) for dataset, group in datasets.items()]
+    return [
+        _results(
+            f"Results on {group[0].dataset}", group, [*_means(group), *(_classes(group) if classes else ())], timed=True
+        )
+        for group in _by_dataset(rows)
+    ]
 
 
-def _results(dataset: str, rows: Sequence[Row], *, classes: bool) -> Sheet:
-    names = [name for name in ("dice", "iou") if any(row.main == name for row in rows)]
+def results_of_classes(rows: Sequence[Row]) -> list[Sheet]:
+    """A table for each dataset and metric, or, where the classes are many, several."""
+    sheets = []
+    for group in _by_dataset(rows):
+        of_metric = groupby(_classes(group), key=lambda column: column.metric)
+        for metric, columns in ((metric, list(found)) for metric, found in of_metric):
+            word = _word(metric, _unit(group))
+            parts = [columns[i : i + ABREAST] for i in range(0, len(columns), ABREAST)]
+            for number, part in enumerate(parts, start=1):
+                which = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+                named = [replace(column, head=column.name) for column in part]
+                sheets.append(_results(f"Test {word} of each class on {group[0].dataset}{which}", group, named))
+    return sheets
+
+
+def _by_dataset(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[row for row in rows if row.dataset == dataset] for dataset in dict.fromkeys(row.dataset for row in rows)]
+
+
+def _means(rows: Sequence[Row]) -> list[Column]:
+    found = [
+        Column(head=f"{split} {MAIN[metric]} %", split=split, metric=metric)
+        for metric in _mains(rows)
+        for split in ("val", "test")
+    ]
+    if any("hd95" in row.first["test"] for row in rows):
+        found.append(Column(head=f"test {_word('hd95', _unit(rows))}", split="test", metric="hd95"))
+    return found
+
+
+def _classes(rows: Sequence[Row]) -> list[Column]:
+    found = []
+    for metric in (*_mains(rows), "hd95"):
+        names = dict.fromkeys(name for row in rows for name in row.first["test"].get(metric) or {} if name != "mean")
+        word = _word(metric, _unit(rows))
+        found += [Column(head=f"{name} {word}", split="test", metric=metric, name=name) for name in names]
+    return found
+
+
+def _word(metric: str, unit: str) -> str:
+    return f"HD95 {unit}".rstrip() if metric in DISTANCES else f"{MAIN[metric].removeprefix('m')} %"
+
+
+def _unit(rows: Sequence[Row]) -> str:
+    """Of distances, if it is the same in all rows that have them."""
     units = {unit for row in rows if (unit := row.first["test"].get("distance_unit"))}
-    unit = units.pop() if len(units) == 1 else ""
-    columns: list[tuple[str, str, str, str]] = []  # head, split, metric, class
-    for metric in names:
-        columns += [(f"{split} {MAIN[metric]} %", split, metric, "mean") for split in ("val", "test")]
-    columns += [(f"test HD95 {unit}".rstrip(), "test", "hd95", "mean")] if unit or units else []
-    for metric in (*names, "hd95") if classes else ():
-        word = f"HD95 {unit}".rstrip() if metric == "hd95" else f"{MAIN[metric].removeprefix('m')} %"
-        found = {name: None for row in rows for name in row.first["test"].get(metric, {}) if name != "mean"}
-        columns += [(f"{name} {word}", "test", metric, name) for name in found]
+    return str(units.pop()) if len(units) == 1 else ""
+
+
+def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, timed: bool = False) -> Sheet:
+    unit = _unit(rows)
+    times = [statistics.fmean(run.train_seconds for run in row.runs) / 60 for row in rows]
+    timed = timed and not all(map(math.isnan, times))
     lines = []
-    for row in rows:
-        told = "" if unit else f" {row.first['test'].get('distance_unit', '')}".rstrip()
-        cells = [spread(row.values(split, m, name), 1 if m == "hd95" else 100) for _, split, m, name in columns]
-        cells = [f"{cell}{told}" if c[2] == "hd95" and cell else cell for c, cell in zip(columns, cells, strict=True)]
-        lines.append((*row.key, row.differs, str(len(row.runs)), *cells))
+    for row, minutes in zip(rows, times, strict=True):
+        time = ("" if math.isnan(minutes) else f"{minutes:.3g}",) if timed else ()
+        cells = (column.cell(row, unit) for column in columns)
+        lines.append((*row.key, row.differs, str(len(row.runs)), *time, *cells))
+    told = "Minutes: steps times the median time of one, without validation. " if timed else ""
     return Sheet(
-        title=f"Results on {dataset}",
-        caption=_conventions(rows),
-        head=(*WORDS, "seeds", *(column[0] for column in columns)),
+        title=title,
+        caption=told + _conventions(rows),
+        head=(*WORDS, "seeds", *(("minutes",) if timed else ()), *(column.head for column in columns)),
         lines=tuple(lines),
     )
 
@@ -118,7 +195,7 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A floating table with booktabs' rules."""
+    """A floating table with booktabs' rules, made smaller where it is wider than a line."""
     kind = "".join("l" if name in sheet.words else "r" for name in sheet.head)
     rows = [" & ".join(map(_escaped, line)) + r" \\" for line in sheet.lines]
     head = " & ".join(map(_escaped, sheet.head)) + r" \\"
@@ -127,9 +204,12 @@ def latex(sheet: Sheet) -> str:
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{_escaped(sheet.title)}. {_escaped(sheet.caption)}}}",
+            rf"  \label{{tab:{re.sub('[^a-z0-9]+', '-', sheet.title.lower()).strip('-')}}}",
+            r"  \begin{adjustbox}{max width=\linewidth}",
             rf"  \begin{{tabular}}{{{kind}}}",
             *(f"    {line}" for line in (r"\toprule", head, r"\midrule", *rows, r"\bottomrule")),
             r"  \end{tabular}",
+            r"  \end{adjustbox}",
             r"\end{table}",
             "",
         ]
@@ -137,7 +217,7 @@ def latex(sheet: Sheet) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "Δ": r"$\Delta$", "~": r"\textasciitilde{}", "^": r"\^{}"}
-_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "−": "$-$"}
+_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "|": "$|$", "−": "$-$", "…": r"\dots{}"}
 
 
 def _escaped(text: str) -> str:
@@ -157,11 +237,14 @@ def write_csv(sheets: Iterable[Sheet], file: Path) -> None:
 
 def show(sheet: Sheet) -> None:
     """On the screen."""
-    table = RichTable(title=sheet.title, title_justify="left", caption=sheet.caption, caption_justify="left")
+    table = RichTable(
+        title=Text(sheet.title), title_justify="left", caption=Text(sheet.caption), caption_justify="left"
+    )
     for name in sheet.head:
-        table.add_column(name, justify="left" if name in sheet.words else "right")
+        word = name in sheet.words
+        table.add_column(name, justify="left" if word else "right", overflow="fold", no_wrap=name == "method")
     for line in sheet.lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -170,12 +253,10 @@ def write_runs(rows: Sequence[Row], file: Path) -> None:
     numbers = ("val_dice", "test_dice", "val_iou", "test_iou", "test_hd95")
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow([*WORDS, "seed", "best_step", *numbers, "distance_unit", "folder"])
+        writer.writerow([*WORDS, "seed", "best_step", *numbers, "distance_unit", "train_seconds", "folder"])
         for row in rows:
             for run in row.runs:
-                scores = [run.score(*name.split("_")) for name in numbers]
-                cells = ["" if math.isnan(score) else score for score in scores]
-                unit = run.result["test"].get("distance_unit", "")
-                writer.writerow(
-                    [*row.key, row.differs, run.seed, run.result["best_step"], *cells, unit, str(run.folder)]
-                )
+                scores = [*(run.score(*name.split("_")) for name in numbers), run.train_seconds]
+                *cells, seconds = ["" if math.isnan(score) else score for score in scores]
+                unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
+                writer.writerow([*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)])
