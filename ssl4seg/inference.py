@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ from ssl4seg.assemble import (
     read_all,
 )
 from ssl4seg.data.case import Volume, checked
-from ssl4seg.data.dataset import SPLITS, Statistics
+from ssl4seg.data.dataset import SPLITS, Dataset, Split, Statistics
 from ssl4seg.data.files import ENDINGS, PICTURE, ending, normalized, stem
 from ssl4seg.data.images import facts, read_image, write_label
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained
@@ -35,6 +35,7 @@ from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.pictures import captioned, fullest, panel, save_labels
 from ssl4seg.record import show, start_log
 from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
+from ssl4seg.tables import Table
 
 log = logging.getLogger("ssl4seg")
 
@@ -72,6 +73,22 @@ def _fabric(config: Config) -> Fabric:
 # -- ssl4seg-eval -----------------------------------------------------------------------------------------------------
 
 
+class Source(NamedTuple):
+    """What is evaluated, on what."""
+
+    model: nn.Module
+    dataset: Dataset
+    data: Config
+    """The configuration that the dataset is built from."""
+    inference: Config
+    told: dict[str, Any]
+    """What the results say of it."""
+    usual: Config
+    """The configuration of the run, if there is one."""
+    given: Sequence[str]
+    """The keys on the command line that make an evaluation another one."""
+
+
 def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given: Sequence[str]) -> None:
     """Score a checkpoint and write results_<split>.json and cases_<split>.csv (for other names see `circumstances`).
 
@@ -80,86 +97,114 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         names: the choice of each group.
         given: the keys on the command line; of a run's own keys only these are taken from `config`.
     """
-    split, usual = config["split"], {}
-    if split not in SPLITS[1:]:
-        raise UserError(f"split={split}: expected val or test")
+    if config["split"] not in SPLITS[1:]:
+        raise UserError(f"split={config['split']}: expected val or test")
     start_log(None)
     steps = postprocess_of(config)
     if config["run"] is not None:
         config = _as_the_run(config, read_config(Path(config["run"])), given)
-    fabric, metrics = _fabric(config), config["metrics"]
-    if config["run"] is not None:
-        if mine := [key for key in given if key.split(".")[0] == "network"]:
-            raise UserError(f"{mine[0]}: the network comes from run={config['run']}; leave one of the two out")
-        run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
-        data = _merged("dataset", run["dataset"], config["dataset"], given)
-        how = _merged("inference", run["inference"], config["inference"], given)
-        for key in ("num_classes", "channels"):
-            if data[key] != run["dataset"][key]:
-                raise UserError(f"dataset.{key} is {data[key]}, but the run was trained with {run['dataset'][key]}")
-        source = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
-        usual = run
+        fabric = _fabric(config)
+        source = _run_source(config, given, fabric.device)
     else:
-        data, how = config["dataset"], config["inference"]
-        source = {group: names[group] for group in ("dataset", "network")}
-        source["weights"] = str(config["network"]["weights"])
-        given = [key for key in given if key not in ("dataset", "dataset.root", "network", "network.weights")]
-        statistics = dataset_of({"dataset": data}).statistics()
-        model = network_maker(config, data["channels"], data["num_classes"], statistics=statistics)()
-        model = model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    output, chosen = _output_of(config, names)
-    ending = split
-    if not chosen:
-        ending += circumstances({**config, "dataset": data}, usual, given, names)
-        _check_weights(output / f"results_{ending}.json", source)
-    _writable(output)
-    dataset = dataset_of({"dataset": data})
+        fabric = _fabric(config)
+        source = _weights_source(config, names, given, fabric.device)
+    output, ending = _place(config, names, source)
+    dataset, split = source.dataset, config["split"]
     scored = dataset.tested_on if split == "test" else split
     if scored != split:
         log.info(NO_TEST.format(dataset.name))
-    held = dataset.cases(scored)
-    cases = read_all(held, dataset.num_classes, resident=decoded_gib(held, dataset) <= config["resident_gib"])
     predictor = Predictor(
-        predict=predictor_of(model, fabric),
-        inference=build(how, "inference", side=dataset.image_size),
+        predict=predictor_of(source.model, fabric),
+        inference=build(source.inference, "inference", side=dataset.image_size),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
         steps=steps,
         background=dataset.background,
     )
-    table = table_of(dataset, held, metrics, config["protocol"])
-    bare = table_of(dataset, held, metrics, config["protocol"]) if steps else None
-    with out_of_memory_explained():
-        evaluate(predictor, cases, table, bare=bare)
-    summary = table.summary()
-    table.write_csv(output / f"cases_{ending}.csv")
-    results = {
-        **source,
-        "dataset": dataset.name,
-        "protocol": config["protocol"],
-        "empty": "zero" if config["protocol"] == "ssl4mis" else metrics["empty"],
-        "precision": fabric.strategy.precision.precision,
-        split: summary,
-        "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
-    }
+    table, bare = _scores(config, dataset, scored, predictor)
+    results = _results(config, source, table, bare) | {"precision": fabric.strategy.precision.precision}
     if split == "test":
         results["tested_on"] = scored
+    table.write_csv(output / f"cases_{ending}.csv")
+    write_json(output / f"results_{ending}.json", results)
+    _tell(config, split if scored == split else f"{split} on {scored}", table, bare)
+    log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
+
+
+def _run_source(config: Config, given: Sequence[str], device: torch.device) -> Source:
+    """A run's checkpoint, on its dataset but for what the command line says."""
+    if mine := [key for key in given if key.split(".")[0] == "network"]:
+        raise UserError(f"{mine[0]}: the network comes from run={config['run']}; leave one of the two out")
+    run, model = load_run(Path(config["run"]), config["checkpoint"], device)
+    data, how = (_merged(group, run[group], config[group], given) for group in ("dataset", "inference"))
+    for key in ("num_classes", "channels"):
+        if data[key] != run["dataset"][key]:
+            raise UserError(f"dataset.{key} is {data[key]}, but the run was trained with {run['dataset'][key]}")
+    told = {"run": str(config["run"]), "checkpoint": config["checkpoint"], "seed": run["seed"]}
+    return Source(model, dataset_of({"dataset": data}), data, how, told, run, given)
+
+
+def _weights_source(config: Config, names: Mapping[str, str], given: Sequence[str], device: torch.device) -> Source:
+    """The weights of a bare network."""
+    data = config["dataset"]
+    dataset = dataset_of(config)
+    model = network_maker(config, data["channels"], data["num_classes"], statistics=dataset.statistics())()
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    told = {group: names[group] for group in ("dataset", "network")} | {"weights": str(config["network"]["weights"])}
+    given = [key for key in given if key not in ("dataset", "dataset.root", "network", "network.weights")]
+    return Source(model, dataset, data, config["inference"], told, {}, given)
+
+
+def _place(config: Config, names: Mapping[str, str], source: Source) -> tuple[Path, str]:
+    """The folder of the results, which can be written to, and how their names end."""
+    output, chosen = _output_of(config, names)
+    ending = config["split"]
+    if not chosen:
+        ending += circumstances({**config, "dataset": source.data}, source.usual, source.given, names)
+        _check_weights(output / f"results_{ending}.json", source.told)
+    _writable(output)
+    return output, ending
+
+
+def _scores(config: Config, dataset: Dataset, split: Split, predictor: Predictor) -> tuple[Table, Table | None]:
+    """Of the cases of a split; with post-processing also those without."""
+    held = dataset.cases(split)
+    cases = read_all(held, dataset.num_classes, resident=decoded_gib(held, dataset) <= config["resident_gib"])
+    table = table_of(dataset, held, config["metrics"], config["protocol"])
+    bare = table_of(dataset, held, config["metrics"], config["protocol"]) if predictor.steps else None
+    with out_of_memory_explained():
+        evaluate(predictor, cases, table, bare=bare)
+    return table, bare
+
+
+def _results(config: Config, source: Source, table: Table, bare: Table | None) -> dict[str, Any]:
+    """What results_<split>.json holds."""
+    split = config["split"]
+    results = {
+        **source.told,
+        "dataset": source.dataset.name,
+        "protocol": config["protocol"],
+        "empty": "zero" if config["protocol"] == "ssl4mis" else config["metrics"]["empty"],
+        split: table.summary(),
+        "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
+    }
     if bare:
         results |= {"postprocess": config["postprocess"], f"{split}_without_postprocess": bare.summary()}
         results["speed"]["postprocess_seconds"] = table.postprocess_seconds
-    write_json(output / f"results_{ending}.json", results)
-    where = split if scored == split else f"{split} on {scored}"
-    title = f"{where}, {len(cases)} cases, protocol {config['protocol']}"
+    return results
+
+
+def _tell(config: Config, where: str, table: Table, bare: Table | None) -> None:
+    """The tables and times on the screen."""
+    title = f"{where}, {len(table.rows)} cases, protocol {config['protocol']}"
+    times = f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting"
     if bare:
         show(f"{title}, without post-processing", bare.summary())
-        title += f", postprocess {', '.join(step.name for step in steps)}"
-    show(title, summary)
-    log.info(
-        f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting"
-        f"{f', {table.postprocess_seconds:.1f} s post-processing' if steps else ''})"
-    )
-    log.info(f"written: {output}/results_{ending}.json and cases_{ending}.csv")
+        title += f", postprocess {', '.join(config['postprocess'])}"
+        times += f", {table.postprocess_seconds:.1f} s post-processing"
+    show(title, table.summary())
+    log.info(f"{times})")
 
 
 def _output_of(config: Config, names: Mapping[str, str]) -> tuple[Path, bool]:

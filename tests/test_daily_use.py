@@ -6,19 +6,22 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import PHANTOM, SMALL, acdc, composed, refused, results, save_nifti, shell, succeed, table, write_h5
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ssl4seg.cli import conf_dir, help_text
+from ssl4seg.data.phantom import Phantom
 from ssl4seg.eval import names_of
-from ssl4seg.inference import circumstances
+from ssl4seg.inference import circumstances, evaluate_checkpoint
+from ssl4seg.networks.unet import UNet
 from ssl4seg.report.collect import collect
 
 SETTINGS = ("metrics.unit=voxel", "metrics.empty=nan", "eval_every=4")
@@ -71,6 +74,15 @@ def test_eval_that_measures_otherwise_writes_beside_the_runs_own_files(home: Pat
 SCALES = "inference.scales=[0.5,0.75,1.0,1.25,1.5,1.75]"
 
 
+def eval_arguments(*overrides: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """What ssl4seg-eval hands to `evaluate_checkpoint`."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        composition: Any = compose("eval", [*overrides], return_hydra_config=True)
+    choices = composition.hydra.runtime.choices
+    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(composition, [*composition.keys() - {"hydra"}]))
+    return config, names_of(choices, config), [word.split("=")[0] for word in overrides]
+
+
 @pytest.mark.parametrize(
     ("trained", "overrides", "ending"),
     [
@@ -97,12 +109,28 @@ SCALES = "inference.scales=[0.5,0.75,1.0,1.25,1.5,1.75]"
     ],
 )
 def test_the_files_of_an_evaluation_are_named_by_what_was_chosen(trained: str, overrides: str, ending: str) -> None:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        composition: Any = compose("eval", overrides.split(), return_hydra_config=True)
-    choices = composition.hydra.runtime.choices
-    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(composition, [*composition.keys() - {"hydra"}]))
-    given = [word.split("=")[0] for word in overrides.split()]
-    assert circumstances(config, composed(*trained.split()), given, names_of(choices, config)) == ending
+    config, names, given = eval_arguments(*overrides.split())
+    assert circumstances(config, composed(*trained.split()), given, names) == ending
+
+
+class Counted(Phantom):
+    """Knows how often it was made."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self, **keys: Any) -> None:
+        super().__init__(**keys)
+        Counted.made += 1
+
+
+def test_eval_of_bare_weights_makes_the_dataset_once(tmp_path: Path) -> None:
+    torch.save(UNet(in_channels=1, num_classes=4, channels=[4, 8], dropout=[0, 0]).state_dict(), tmp_path / "a.pt")
+    data = [key for key in PHANTOM if key.startswith(("dataset", "network", "device", "num_threads"))]
+    weights = (f"network.weights={tmp_path}/a.pt", f"output={tmp_path}")
+    config, names, given = eval_arguments(*weights, *data, "split=val", "dataset._target_=test_daily_use.Counted")
+    evaluate_checkpoint(config, names, given)
+    assert Counted.made == 1
+    assert results(tmp_path, "results_val.json")["val"]["num_cases"] == 2
 
 
 def test_eval_never_writes_into_the_folder_of_another_run(home: Path, tmp_path: Path) -> None:
