@@ -2,7 +2,9 @@
 
 import csv
 import math
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from medpy.metric import binary
 from scipy.ndimage import zoom
 
+from ssl4seg.assemble import read_all
 from ssl4seg.data.case import Case, Spacing, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
@@ -289,6 +292,38 @@ def test_the_parts_of_the_processes_make_up_the_table(cases):
     parts = [scored(predictor, cases, part=slice(rank, None, 2)).rows for rank in range(2)]
     assert parts[0] | parts[1] == scored(predictor, cases).rows
     assert not parts[0].keys() & parts[1].keys()
+
+
+def test_cases_that_are_not_resident_are_scored_alike(cases):
+    predictor = predictor_for(levels, 8)
+    disk = read_all([case for case, _ in cases], 3, resident=False)
+    assert scored(predictor, disk).rows == scored(predictor, cases).rows
+    part = slice(1, None, 2)
+    assert scored(predictor, disk, part=part).rows == scored(predictor, cases, part=part).rows
+
+
+@pytest.mark.parametrize(("num_images", "ahead"), [(1, 8), (20, 1)])
+def test_while_a_case_is_scored_the_next_are_read_but_not_more(make_case, num_images, ahead):
+    begun = [threading.Event() for _ in range(12)]
+
+    def made(number: int) -> Case:
+        case = make_case(f"c{number}", *np.zeros((2, num_images, 4, 4)))
+        return replace(case, read=lambda: begun[number].set() or case.read())
+
+    found = []
+    for case, _ in read_all([made(number) for number in range(12)], 3, resident=False):
+        found.append(case.name)
+        assert all(event.wait(10) for event in begun[: len(found) + ahead])
+        assert not any(event.is_set() for event in begun[len(found) + ahead :])
+    assert found == [f"c{number}" for number in range(12)]
+
+
+def test_what_is_wrong_with_a_case_is_told_at_its_turn(make_case, cases):
+    disk = read_all([cases[0][0], cases[1][0], make_case("bare", np.zeros((1, 16, 16)))], 3, resident=False)
+    coming = iter(disk)
+    assert [next(coming)[0].name for _ in range(2)] == ["c0", "c1"]
+    with pytest.raises(UserError, match="bare: has no mask"):
+        next(coming)
 
 
 def test_a_case_without_mask_cannot_be_scored(make_case):
