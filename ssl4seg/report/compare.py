@@ -68,7 +68,7 @@ def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
         with file.open(newline="") as handle:
             for line in csv.DictReader(handle):
                 found.setdefault(line["case"], []).append(float(line[metric]))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
     expected = run.result["test"].get("num_cases", len(found))
     if len(found) != expected or not found:
