@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.dataset import SPLITS, moments, statistics_of
-from ssl4seg.data.files import normalized
+from ssl4seg.data.files import convertible, ending, normalized
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
@@ -26,7 +26,7 @@ from ssl4seg.data.folder import (
     read_description,
     read_heads,
 )
-from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
+from ssl4seg.data.images import Facts, facts, read_image, read_values
 from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import IGNORED, MaskReader, code_of, codes_of, is_rgb, name_of
 from ssl4seg.data.split import check_disjoint
@@ -241,13 +241,15 @@ def report(root: Path, found: Layout, looks: Sequence[Look]) -> None:
         )
     if not heads:
         return
-    kinds = Counter(item.image.suffix.lower() for item in items)
+    kinds = Counter(ending(item.image) for item in items)
     sizes = Counter(fact.size for fact in heads)
     print(f"  files      {_counted((kind, n) for kind, n in kinds.most_common())}")
     print(f"  images     {sum(fact.num_images for fact in heads)} (slices of volumes, or one a file)")
     print(f"  sizes      {_counted((f'{h} x {w}', n) for (h, w), n in sizes.most_common(5))} (height x width)", end="")
     print(f" and {len(sizes) - 5} others, from {min(sizes)} to {max(sizes)}" if len(sizes) > 5 else "")
-    print(f"  channels   {_counted(Counter(fact.channels for fact in heads).most_common())}")
+    clear = sum(fact.opacity for fact in heads)
+    print(f"  channels   {_counted(Counter(fact.channels for fact in heads).most_common())}", end="")
+    print(f"; the opacity (alpha) of {clear} of them is left out" if clear else "")
     low, high = (f([look.span[i] for look in looks if look.facts]) for i, f in enumerate((min, max)))
     print(f"  values     {low:.4g} to {high:.4g}, as the network sees them before it standardises")
     if high < DIM:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -181,6 +182,29 @@ def test_the_report_counts_what_is_there(root, capsys):
     assert f"0 ground {1 - share:.3%} of the pixels, in 12 of 12 masks" in out
     assert f"1 disc {share:.3%} of the pixels, in 1 of 12 masks" in out
     assert "no fault found" in out
+
+
+def test_opacity_is_counted_and_never_a_fourth_channel(root, capsys):
+    for name in ("p0_a", "p0_b"):
+        grey = np.asarray(Image.open(root / f"images/{name}.png"))
+        save(root / f"images/{name}.png", np.dstack([grey, grey]))
+    check_folder(root)
+    assert "channels   1 (13); the opacity (alpha) of 2 of them is left out\n" in capsys.readouterr().out
+    words = r"p0_a\.png: has 1 channel \(its opacity is left out\), but 4 are expected \(dataset\.channels\)"
+    for refused in (check_folder, read_all):
+        with pytest.raises(UserError, match=words):
+            refused(describe(root, group=r"(p\d)_", channels=4))
+
+
+def test_volumes_are_counted_by_their_whole_ending(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "mine", [*"abcd"])
+    for name in "abcd":
+        pixels = np.asarray(Image.open(image := tmp_path / f"mine/images/{name}.png"))
+        nibabel.save(nibabel.Nifti1Image(pixels.T, np.eye(4)), image.with_suffix(".nii.gz"))
+        image.unlink()
+    check_folder(describe(tmp_path / "mine"))
+    assert "files      .nii.gz (4)\n" in capsys.readouterr().out
 
 
 def test_the_report_counts_copies(root, capsys):

@@ -111,7 +111,7 @@ def test_one_bit_masks_hold_0_and_1_or_black_and_white(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_grey_becomes_colour_colour_grey_and_opacity_is_left_out(tmp_path, name):
+def test_grey_becomes_colour_and_colour_grey(tmp_path, name):
     def write(pixels):
         if name == "a.png":
             return png(tmp_path / name, pixels)
@@ -120,10 +120,36 @@ def test_grey_becomes_colour_colour_grey_and_opacity_is_left_out(tmp_path, name)
     colors = np.array([[[255, 0]], [[0, 255]], [[0, 0]]], np.uint8)
     write(colors)
     assert read_image(tmp_path / name, 1).tolist() == [[[[76, 150]]]]  # 0.299 and 0.587 of 255
-    write(np.concatenate([colors, np.full((1, 1, 2), 9, np.uint8)]))
-    assert np.array_equal(read_image(tmp_path / name, 3)[0], colors)
     write(grey := np.array([[[1, 200]]], np.uint8))
     assert np.array_equal(read_image(tmp_path / name, 3)[0], np.repeat(grey, 3, axis=0))
+
+
+@pytest.mark.parametrize("held", [1, 3])
+def test_the_opacity_of_a_picture_is_left_out_and_told(tmp_path, held):
+    pixels = numbers(held)
+    png(tmp_path / "bare.png", pixels)
+    png(tmp_path / "a.png", np.concatenate([pixels, numbers(1)]))
+    assert np.array_equal(read_image(tmp_path / "a.png", held)[0], pixels)
+    told = [facts(tmp_path / name) for name in ("bare.png", "a.png")]
+    assert [(fact.channels, fact.opacity) for fact in told] == [(held, False), (held, True)]
+    with pytest.raises(
+        UserError, match=rf"a\.png: has {held} channels? \(its opacity is left out\), but 4 are expected"
+    ):
+        read_image(tmp_path / "a.png", 4)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_the_fourth_channel_of_a_tiff_is_one_whatever_its_tag_says(tmp_path, dtype):
+    pixels = numbers(4, dtype=dtype)
+    tiff(tmp_path / "a.tif", pixels.transpose(1, 2, 0), photometric="rgb")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,)
+    image = read_image(tmp_path / "a.tif", 4)[0]
+    np.testing.assert_allclose(image, pixels / (1 if dtype == "u1" else 65535), rtol=1e-6)
+    assert facts(tmp_path / "a.tif").channels == 4
+    for channels in (1, 3):
+        with pytest.raises(UserError, match=rf"a\.tif: has 4 channels, but {channels} are expected"):
+            read_image(tmp_path / "a.tif", channels)
 
 
 def test_other_numbers_of_channels_are_refused(tmp_path):

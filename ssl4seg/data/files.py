@@ -159,9 +159,8 @@ def write_nifti(path: Path, label: npt.NDArray[np.uint8], like: Any) -> None:
 
 def read_picture(path: Path, channels: int) -> ImageArray:
     """A picture as [C, H, W]: grey for 1 channel, RGB for 3; uint8, or float32 in [0, 1] of one with 16 bit."""
-    if channels not in (1, 3):
-        raise UserError(f"{path}: a picture has 1 or 3 channels, but {channels} are expected")
     with opened(path) as picture:
+        check_channels(path, picture_channels(picture), channels, opacity=picture.has_transparency_data)
         deep = picture.mode.startswith("I")
         wanted = picture.mode if deep else "L" if channels == 1 else "RGB"
         # A copy: Pillow's own memory may not be written to, of which PyTorch warns.
@@ -169,6 +168,27 @@ def read_picture(path: Path, channels: int) -> ImageArray:
     image = (pixels / 65535.0).astype(np.float32) if deep else pixels
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return np.repeat(image, channels, axis=0) if len(image) != channels else image
+
+
+def picture_channels(picture: Image.Image) -> int:
+    """1 of grey, 3 of colours; the opacity, or alpha, is none."""
+    return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
+
+
+def convertible(found: int, channels: int) -> bool:
+    """Whether an image with `found` channels can be read for a dataset with `channels`: grey as RGB and RGB as grey."""
+    return found == channels or {found, channels} == {1, 3}
+
+
+def check_channels(path: Path, found: int, channels: int, *, opacity: bool = False) -> None:
+    """Refuse an image whose channels cannot become those of the dataset.
+
+    Args:
+        opacity: whether the file has one too, which is left out.
+    """
+    if not convertible(found, channels):
+        held = f"{found} channel{'s' if found > 1 else ''}{' (its opacity is left out)' if opacity else ''}"
+        raise UserError(f"{path}: has {held}, but {channels} are expected (dataset.channels)")
 
 
 def read_mask(path: Path) -> LabelArray:

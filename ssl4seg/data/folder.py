@@ -20,8 +20,8 @@ import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import H5, Normalizer, ending
-from ssl4seg.data.images import Facts, convertible, facts, read_image
+from ssl4seg.data.files import H5, Normalizer, check_channels, ending
+from ssl4seg.data.images import Facts, facts, read_image
 from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_whole, optional, or_word
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, is_color
@@ -209,10 +209,10 @@ def read_heads(items: Sequence[Item], channels: int | None) -> tuple[dict[Item, 
 def _head(item: Item, channels: int | None) -> Facts | str:
     try:
         fact = facts(item.image, channels)
+        if channels:
+            check_channels(item.image, fact.channels, channels, opacity=fact.opacity)
     except UserError as error:
         return str(error)
-    if channels and not convertible(fact.channels, channels):
-        return f"{item.image}: has {fact.channels} channels, but {channels} are expected (dataset.channels)"
     return fact
 
 

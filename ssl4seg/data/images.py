@@ -19,10 +19,12 @@ from ssl4seg.data.files import (
     NIFTI,
     PICTURE,
     TIFF,
+    check_channels,
     ending,
     h5_facts,
     nifti_facts,
     opened,
+    picture_channels,
     read_h5,
     read_nifti_channels,
     read_picture,
@@ -42,7 +44,7 @@ class Facts(NamedTuple):
     num_images: int
     """Slices."""
     channels: int
-    """In the file."""
+    """In the file, but for the opacity of a PNG."""
     size: tuple[int, int]
     """Height and width."""
     is_bytes: bool
@@ -51,6 +53,8 @@ class Facts(NamedTuple):
     """Millimetres between slices, rows and columns; None where unknown."""
     labeled: bool
     """Whether the file holds its mask too (h5)."""
+    opacity: bool = False
+    """Whether the picture has an opacity, or alpha, which is left out."""
 
 
 def facts(path: Path, channels: int | None = None) -> Facts:
@@ -59,7 +63,7 @@ def facts(path: Path, channels: int | None = None) -> Facts:
     Args:
         channels: of the dataset, if known; decides whether a third axis is one of slices or of channels.
     """
-    kind, is_bytes, spacing, labeled = ending(path), False, None, False
+    kind, is_bytes, spacing, labeled, opacity = ending(path), False, None, False, False
     shape: tuple[int, ...]
     if kind in NIFTI:
         shape, spacing = nifti_facts(path)
@@ -70,10 +74,10 @@ def facts(path: Path, channels: int | None = None) -> Facts:
         is_bytes = dtype.itemsize == 1 and dtype.kind in "ub"
     else:
         with opened(path) as picture:
-            held = 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
-            shape, is_bytes = (1, held, picture.height, picture.width), picture.mode[0] not in "IF"
+            shape, is_bytes = (1, picture_channels(picture), picture.height, picture.width), picture.mode[0] not in "IF"
+            opacity = picture.has_transparency_data
     num, held, *size = stacked(shape, None if kind in NIFTI else channels, path)
-    return Facts(num, held, (size[0], size[1]), is_bytes, spacing, labeled)
+    return Facts(num, held, (size[0], size[1]), is_bytes, spacing, labeled, opacity)
 
 
 def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[int, int, int, int]:
@@ -90,7 +94,8 @@ def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[i
 def read_image(path: Path, channels: int, index: int | None = None) -> ImageArray:
     """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file says.
 
-    Grey becomes RGB and RGB becomes grey where the dataset has the other.
+    Grey becomes RGB and RGB becomes grey where the dataset has the other. The opacity of a PNG is left out; the fourth
+    channel of a TIFF may be any band, whatever its tag says (tifffile calls the fourth of every RGB image an opacity).
 
     Args:
         index: of the slice that is wanted, in an h5 volume; None reads all.
@@ -111,27 +116,15 @@ def read_image(path: Path, channels: int, index: int | None = None) -> ImageArra
     return _converted((image / np.float32(scale)).astype(np.float32), channels, path)
 
 
-def convertible(found: int, channels: int) -> bool:
-    """Whether an image with `found` channels can be read for a dataset with `channels`."""
-    return found == channels or {found, channels} == {1, 3} or (found, channels) == (4, 3)
-
-
 def _converted(image: npt.NDArray[Any], channels: int, path: Path) -> ImageArray:
     found = image.shape[1]
-    if not convertible(found, channels):
-        raise UserError(f"{path}: has {_number(found)}, but {channels} are expected (dataset.channels)")
-    if found == 4 and channels == 3:
-        return np.ascontiguousarray(image[:, :3])  # without the opacity
+    check_channels(path, found, channels)
     if found == 1 < channels:
         return np.repeat(image, channels, axis=1)
     if channels == 1 < found:
         grey = np.tensordot(image, np.array(LUMA, np.float32), axes=(1, 0))[:, None]
         return grey.round().astype(np.uint8) if image.dtype == np.uint8 else grey.astype(np.float32)
     return image
-
-
-def _number(channels: int) -> str:
-    return f"{channels} channel{'s' if channels > 1 else ''}"
 
 
 def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.NDArray[Any]:
