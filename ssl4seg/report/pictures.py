@@ -103,11 +103,11 @@ def _figure(
     """
     shapes = [volume.image.shape[-2:] for volume, _ in panels]
     ratio = float(np.clip(np.median([width / height for height, width in shapes]), 0.5, 2.0))
-    width, gap, title, legend = 2.4, 0.1, 0.45, 0.25
+    width, gap, title, legend = 2.4, 0.1, 0.45, 0.18
     height = width / ratio
     with rc_context(STYLE):
         lines = math.ceil((len(classes) + 2) / COLUMNS)
-        size = (3 * width + 4 * gap, title + height + gap + legend * lines)
+        size = (3 * width + 4 * gap, title + height + 2 * gap + legend * lines)
         figure = Figure(figsize=size)
         seen: set[int] = set()
         for i, ((volume, prediction), told) in enumerate(zip(panels, titles, strict=True)):
