@@ -284,7 +284,7 @@ def _tell_splits(root: Path, keys: Mapping[str, Any]) -> None:
     empty = {"root": str(root), "num_classes": None, "image_size": 256}
     dataset = Folder(**Folder.completed({**empty, **keys}))
     cases = {split: dataset.cases(split) for split in SPLITS}
-    check_disjoint(cases)
+    check_disjoint(cases, dataset.remedy)
     print("splits")
     for split, part in cases.items():
         labeled = [case for case in part if case.labeled]

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,8 @@ def check_root(dataset: dict[str, Any]) -> None:
     root = dataset.get("root", _MISSING)
     if root is _MISSING or not _is_ours(dataset):
         return
-    if root is None:
-        raise UserError("dataset.root is not set: give the folder of the dataset, for instance dataset.root=DATA/ACDC")
-    if dataset.get("download") is not True and not Path(str(root)).expanduser().is_dir():
+    folder: Path = get_class(str(dataset["_target_"])).folder(root if root is None else str(root))
+    if dataset.get("download") is not True and not folder.is_dir():
         raise UserError(f"dataset.root={root}: there is no such folder")
 
 
@@ -221,7 +220,8 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
             continue
         added = override.is_add() or override.is_force_add()
         if key not in known and not (added and (_is_argument(composed, key) or choices(key, folders))):
-            raise UserError(_unknown(key, [*known, *groups], override.input_line or key))
+            others = _with_key(key, groups, folders)
+            raise UserError(_unknown(key, [*known, *groups], override.input_line or key, others))
         if not added or key in known:
             for value in _values(override):
                 check_value(key, value, composed)
@@ -259,8 +259,30 @@ def _check_choice(override: Override, known: Sequence[str]) -> None:
             )
 
 
-def _unknown(key: str, known: Sequence[str], line: str) -> str:
+def _with_key(key: str, groups: Iterable[str], folders: Sequence[Path]) -> list[str]:
+    """The choices of a group that have such a key, where the one that is chosen has not."""
+    group, _, name = key.partition(".")
+    if group not in groups:
+        return []
+    return [choice for choice in choices(group, folders) if name in _keys(_content(group, choice, folders))]
+
+
+def _content(group: str, choice: str, folders: Sequence[Path]) -> Any:
+    file = next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    return content if isinstance(content, dict) else {}
+
+
+def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -> str:
+    """The message for a key that is not there.
+
+    Args:
+        others: choices of its group that have it.
+    """
     group, _, name = key.rpartition(".")
+    if others:
+        chosen = key.partition(".")[0]
+        return f"{line}: there is no key {key!r} in the chosen {chosen}, but in {chosen}={', '.join(others)}"
     near = _sibling(group, name, known) or _nearest(key, known)
     near = near or _nearest(name, [k for k in known if "." not in k])
     if not near:  # the right name in the wrong place

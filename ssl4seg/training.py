@@ -120,7 +120,7 @@ class Training:
         cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
         if self.dataset.tested_on == "test":
             cases["test"] = self.dataset.cases("test")
-        check_disjoint(cases)
+        check_disjoint(cases, self.dataset.remedy)
         if config["labeled_list"] is not None and config["labeled_cases"] is not None:
             raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
         self.split = split_labeled(

@@ -126,11 +126,17 @@ def test_a_good_folder_has_no_fault(root, capsys):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: shutil.rmtree(root / "val"), r"has train/ but no val/"),
+        (
+            lambda root: shutil.rmtree(root / "val"),
+            r"has train/ but no val/; part your cases into both, or put all into images/",
+        ),
         (lambda root: shutil.rmtree(root / "val/masks"), r"val: no image has a mask"),
         (lambda root: (root / "val/images/v.png").unlink(), r"val/images: holds no image \(\.nii\.gz"),
         (lambda root: shutil.rmtree(root / "train/images"), r"train/images: is missing"),
-        (lambda root: describe(root, group="([a-z])"), r"a is in both train and val"),
+        (
+            lambda root: describe(root, group="([a-z])"),
+            r"a is in both train and val \(train: a; val: a2\); keep the files of each in one",
+        ),
     ],
 )
 def test_faults_of_given_splits(tmp_path, monkeypatch, spoil, message):

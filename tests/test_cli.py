@@ -119,7 +119,9 @@ def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
         ("precision=8", ["precision=8", "bf16-mixed"]),
         ("metrics.unit=km", ["metrics.unit=km", "voxel"]),
         ("metrics.empty=some", ["metrics.empty=some", "worst"]),
-        ("dataset=acdc", ["dataset.root is not set"]),
+        ("dataset=acdc", ["dataset.root is not set", "dataset.root=DATA/ACDC"]),
+        ("dataset=folder", ["dataset.root is not set", "dataset.root=DATA/MINE"]),
+        ("network.encoder=resnet18", ["no key 'network.encoder' in the chosen network, but in network=deeplabv3, "]),
         ("dataset=acdc dataset.root=none", ["dataset.root=none", "no such folder"]),
         ("--config-dir nowhere", ["--config-dir nowhere"]),
     ],
@@ -130,6 +132,16 @@ def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list
     assert all(word in given.output for word in named), given.output
     assert_at_once(given)
     assert not [path for path in tmp_path.rglob("*") if path.name != "outputs"]
+
+
+def test_the_choices_that_have_a_key_are_all_named() -> None:
+    with pytest.raises(UserError) as told:
+        check("train", ["network=unet", "network.encoder=resnet18"], [], sweep=False)
+    files = {file.stem for file in (CONF / "network").glob("*.yaml") if "\nencoder: " in file.read_text()}
+    assert len(files) > 5
+    assert str(told.value).endswith(f"network={', '.join(sorted(files))}")
+    with pytest.raises(UserError, match=r"did you mean network\.dropout\?"):
+        check("train", ["network.dropuot=0"], [], sweep=False)
 
 
 @pytest.mark.parametrize("key", ["+optimizer.foreach", "++iterations", "+views.weak.fill_image"])

@@ -158,8 +158,10 @@ def test_a_patient_in_two_given_splits_is_refused(tmp_path):
     for split, name in (("train", "p1_a"), ("val", "p1_b")):
         write_pairs(tmp_path / split, [name])
     dataset = folder(describe(tmp_path, group=r"(p\d)_"))
-    with pytest.raises(UserError, match="p1 is in both train and val"):
-        check_disjoint({split: dataset.cases(split) for split in SPLITS})
+    with pytest.raises(
+        UserError, match=r"p1 is in both train and val \(train: p1_a; val: p1_b\); keep the files of each"
+    ):
+        check_disjoint({split: dataset.cases(split) for split in SPLITS}, dataset.remedy)
 
 
 def test_labelled_lists_may_name_files_in_subfolders(tmp_path):
@@ -171,6 +173,14 @@ def test_labelled_lists_may_name_files_in_subfolders(tmp_path):
 
 
 # -- dataset.yaml and the command line --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("place", "meant"), [("", "$"), ("images", r" \(is .*/mine meant\?\)$")])
+def test_what_is_no_folder_of_images_is_not_asked_for_its_classes(tmp_path, place, meant):
+    root = tmp_path / "mine" / place
+    root.mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{root}: has neither images/ nor train/; expected .* masks/{meant}"):
+        folder(root)
 
 
 def test_the_command_line_wins_over_dataset_yaml_which_wins_over_the_files(root):
@@ -232,7 +242,18 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], group: '(p'}", "dataset.group=.*is no regular expression"),
         ("{classes: [a, b], group: p1}", r"dataset.group=p1: has no \(...\)"),
         ("{classes: [a, b], val_ratio: 2}", "dataset.yaml: val_ratio=2: expected a share"),
-        ("{classes: [a, b], val_ratio: 0.6, test_ratio: 0.5}", "too few for"),
+        (
+            "{classes: [a, b], val_ratio: 0}",
+            r"dataset.yaml: val_ratio=0: expected a share in \(0, 1\): .*chosen on val",
+        ),
+        (
+            "{classes: [a, b], val_ratio: 0.9, test_ratio: 0.5}",
+            "dataset.val_ratio=0.9 dataset.test_ratio=0.5: expected less than 1 together",
+        ),
+        (
+            "{classes: [a, b], val_ratio: 0.9, test_ratio: 0.05}",
+            "dataset.val_ratio=0.9 dataset.test_ratio=0.05: 11 cases with a mask are too few for 10 of val, 1 of test",
+        ),
     ],
 )
 def test_what_is_wrong_in_dataset_yaml_is_told(root, content, message):

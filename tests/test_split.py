@@ -258,8 +258,11 @@ def test_a_dataset_without_masks_is_refused():
 
 def test_a_patient_in_two_splits_is_refused():
     train, rest = cases_of([[(4, True)], [(4, True)]]), cases_of([[(4, True)]])
-    with pytest.raises(UserError, match="p00 is in both train and test"):
+    words = rf"p00 is in both train and test \(train: {train[0].name}; test: {rest[0].name}\); mend the lists"
+    with pytest.raises(UserError, match=words):
         check_disjoint({"train": train, "val": [], "test": rest})
+    with pytest.raises(UserError, match=r"and so are 1 more; keep them apart"):
+        check_disjoint({"train": train, "val": train}, "keep them apart")
 
 
 @given(st.permutations(range(9)), st.integers(1, 4), st.integers(5, 8))

@@ -180,7 +180,10 @@ def break_size(root: Path) -> None:
     [
         (lambda root: (root / "JPEGImages").rename(root / "Images"), ["dataset.root=", "holds no VOC2012", "download"]),
         (lambda root: (root / f"JPEGImages/{TRAIN[0]}.jpg").unlink(), ["train.txt", "1 of the 4 lines", TRAIN[0]]),
-        (lambda root: (root / f"SegmentationClass/{TRAIN[3]}.png").unlink(), [TRAIN[3], "1 of the 4", "no mask"]),
+        (
+            lambda root: (root / f"SegmentationClass/{TRAIN[3]}.png").unlink(),
+            [f"1 of the 4 train images ({TRAIN[3]}) has no mask in SegmentationClass or SegmentationClassAug; add "],
+        ),
         (lambda root: (root / "ImageSets/Segmentation/train.txt").unlink(), ["train.txt", "dataset.lists.train=FILE"]),
         (lambda root: (root / "ImageSets/Segmentation/train.txt").write_text("\n"), ["train.txt", "names no image"]),
         (break_list, ["train.txt", "1 of the 2 lines name no image", "line 2 '1999_000001' (nearest"]),

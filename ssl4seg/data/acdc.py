@@ -28,6 +28,8 @@ class ACDC(Dataset):
     """
 
     name = "acdc"
+    place = "the folder of ACDC, dataset.root=DATA/ACDC"
+    remedy = "mend dataset.patients"
 
     def __init__(
         self,
@@ -39,12 +41,11 @@ class ACDC(Dataset):
         super().__init__(**common)
         if self.channels != 1:
             raise UserError(f"dataset.channels={self.channels}: ACDC has 1")
-        if root is None:
-            raise UserError("dataset.root is not set: give the folder of ACDC, dataset.root=DATA/ACDC")
+        place = self.folder(root)
         if missing := [split for split in SPLITS if not patients.get(split)]:
             raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
         self.patients, self.normalized = patients, Normalizer(self.normalize)
-        self.files = self._find(Path(root).expanduser())
+        self.files = self._find(place)
 
     def _find(self, root: Path) -> dict[str, list[Path]]:
         """The volume files by patient, in the order of their frames."""

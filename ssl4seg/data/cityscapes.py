@@ -12,7 +12,7 @@ from typing import Unpack
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.pairs import WORDS, Pair, cases_of, read_list, told
+from ssl4seg.data.pairs import REMEDY, WORDS, Pair, cases_of, read_list, without_mask
 from ssl4seg.errors import UserError
 
 IMAGES, MASKS = "leftImg8bit", "gtFine"
@@ -30,6 +30,8 @@ class Cityscapes(Dataset):
 
     name = "cityscapes"
     words = WORDS
+    place = "the folder of Cityscapes, dataset.root=DATA/cityscapes"
+    remedy = REMEDY
     tested_on = "val"
 
     def __init__(
@@ -50,10 +52,8 @@ class Cityscapes(Dataset):
             )
         if self.ignore_index != 255:
             raise UserError(f"dataset.ignore_index={self.ignore_index}: Cityscapes has 255")
-        if root is None:
-            raise UserError("dataset.root is not set: give the folder of Cityscapes, dataset.root=DATA/cityscapes")
         self.value_bytes = 4 if self.normalize == "minmax" else 1
-        self.root, self.lists = Path(root).expanduser(), lists or {}
+        self.root, self.lists = self.folder(root), lists or {}
         if missing := [folder for folder in (IMAGES, MASKS) if not (self.root / folder).is_dir()]:
             raise UserError(
                 f"dataset.root={self.root}: holds no {' and no '.join(missing)}; unpack leftImg8bit_trainvaltest.zip "
@@ -72,7 +72,7 @@ class Cityscapes(Dataset):
         pairs = [(name, images[name], self._mask(images[name], name)) for name in names]
         if missing := [name for name, _, mask in pairs if mask is None]:
             raise UserError(
-                f"{self.root / MASKS}: of {told(missing, len(names), f'{split} images')} no masks there "
+                f"{self.root / MASKS}: {without_mask(missing, len(names), split)} there "
                 f"(NAME_gtFine_{' or '.join(self.kinds)}.png)"
             )
         return cases_of([Pair(name, image, *mask) for name, image, mask in pairs if mask], self.normalize)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, get_args
 
 import numpy as np
@@ -79,6 +80,10 @@ class Dataset(ABC):
     """Of a channel of a pixel in memory; 1 for pictures."""
     tested_on: Split = "test"
     """"val" where the test split has no masks: then the model is tested on what it was chosen on."""
+    place: ClassVar[str] = "the folder of the dataset"
+    """What `dataset.root` is, with an example, where there is one."""
+    remedy: ClassVar[str] = "mend the lists of the dataset"
+    """What to do where a group is in two splits."""
 
     def __init__(
         self,
@@ -114,6 +119,13 @@ class Dataset(ABC):
         self.image_size = image_size
         self.normalize = normalize
         self.ignore_index = ignore_index
+
+    @classmethod
+    def folder(cls, root: str | None) -> Path:
+        """`dataset.root`, which must be set."""
+        if root is None:
+            raise UserError(f"dataset.root is not set: give {cls.place}")
+        return Path(root).expanduser()
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:

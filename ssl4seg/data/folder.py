@@ -46,13 +46,14 @@ DEFAULTS: dict[str, Any] = {
 }
 """What may stand in dataset.yaml, and what holds where it does not; see conf/dataset/folder.yaml."""
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
-SHARE = Key(lambda value: is_number(value) and 0 <= value < 1, "a share in [0, 1)")
 OWN = {
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
-    "val_ratio": SHARE,
-    "test_ratio": SHARE,
+    "val_ratio": Key(
+        lambda value: is_number(value) and 0 < value < 1, "a share in (0, 1): the best model is chosen on val"
+    ),
+    "test_ratio": Key(lambda value: is_number(value) and 0 <= value < 1, "a share in [0, 1)"),
     "seed": Key(is_whole, "a whole number"),
 }
 """What the keys that only a folder has may be."""
@@ -74,6 +75,8 @@ class Folder(Dataset):
 
     name = "folder"
     words = ("cases", "images")
+    place = "the folder of your images, dataset.root=DATA/MINE"
+    remedy = "keep the files of each in one of train/, val/ and test/, or mend dataset.group"
 
     def __init__(
         self,
@@ -88,15 +91,14 @@ class Folder(Dataset):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        if root is None:
-            raise UserError("dataset.root is not set: give the folder of your images, dataset.root=DATA/MINE")
+        place = self.folder(root)
         own = {"colors": colors, "ignore_color": ignore_color, "group": group}
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.masks = MaskReader(
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
         self.normalized = Normalizer(self.normalize)
-        items = found_items(Path(root).expanduser(), group)
+        items = found_items(place, group)
         self.facts = heads(items, self.channels)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
@@ -145,6 +147,7 @@ class Folder(Dataset):
         check_keys(given, KEYS, "dataset.")
         full = dict(keys) | DEFAULTS | read_description(root) | given
         if full["classes"] is None:
+            found_items(root, full["group"])  # a folder of another kind has no classes either
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
@@ -256,15 +259,22 @@ def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, s
     if any(item.split for item in items):
         parts = {split: [item for item in ordered if item.split == split] for split in SPLITS}
     else:
-        groups = list(dict.fromkeys(item.group for item in ordered if item.mask))
-        num_val, num_test = (round(ratio * len(groups)) for ratio in (val_ratio, test_ratio))
-        num_val, num_test = max(1, num_val), max(int(test_ratio > 0), num_test)
-        if len(groups) <= num_val + num_test:
-            raise UserError(
-                f"dataset.root: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test "
-                "and one to train on; add masks, or set dataset.test_ratio=0 (the model is then tested on val)"
-            )
-        held: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
-        held |= dict.fromkeys(groups[num_val : num_val + num_test], "test")
+        held = _held_out(list(dict.fromkeys(item.group for item in ordered if item.mask)), val_ratio, test_ratio)
         parts = {split: [item for item in ordered if held.get(item.group, "train") == split] for split in SPLITS}
     return {split: [item for item in part if item.mask or split == "train"] for split, part in parts.items()}
+
+
+def _held_out(groups: Sequence[str], val_ratio: float, test_ratio: float) -> dict[str, Split]:
+    """The first of the groups for val, the next for test; at least one is left to train on."""
+    ratios = f"dataset.val_ratio={val_ratio} dataset.test_ratio={test_ratio}"
+    if val_ratio + test_ratio >= 1:
+        raise UserError(f"{ratios}: expected less than 1 together; what they leave is trained on")
+    num_val = max(1, round(val_ratio * len(groups)))
+    num_test = max(int(test_ratio > 0), round(test_ratio * len(groups)))
+    if len(groups) <= num_val + num_test:
+        raise UserError(
+            f"{ratios}: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test and one "
+            "to train on; add masks or lower the ratios (dataset.test_ratio=0: the model is tested on val)"
+        )
+    held: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
+    return held | dict.fromkeys(groups[num_val : num_val + num_test], "test")

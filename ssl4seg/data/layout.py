@@ -67,10 +67,15 @@ def find(root: Path, pattern: str | None = None) -> Layout:
         found.faults.append(f"{root}: has two layouts at once, {IMAGES}/ and {given[0]}/; {EXPECTED}")
         return found
     if not drawn and not given:
-        found.faults.append(f"{root}: has neither {IMAGES}/ nor train/; {EXPECTED}")
+        inside = root.resolve().name in (IMAGES, MASKS, UNLABELED)
+        meant = f" (is {root.resolve().parent} meant?)" if inside else ""
+        found.faults.append(f"{root}: has neither {IMAGES}/ nor train/; {EXPECTED}{meant}")
         return found
     if given and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in given]):
-        found.faults.append(f"{root}: has {given[0]}/ but {' and '.join(missing)}")
+        found.faults.append(
+            f"{root}: has {given[0]}/ but {' and '.join(missing)}; part your cases into both, or put all into {IMAGES}/ "
+            f"and {MASKS}/, of which a split is drawn"
+        )
     places: Sequence[Split | None] = given or [None]
     for split in places:
         _pair(root / split if split else root, split, found)
@@ -182,13 +187,12 @@ def _grouped(found: Layout, pattern: str | None) -> list[Item]:
         raise UserError(f"dataset.group={pattern}: is no regular expression ({error})") from None
     if not compiled.groups:
         raise UserError(f"dataset.group={pattern}: has no (...) around what names the patient, as in '(patient\\d+)_'")
-    items, missed = [], []
+    items, missed = [], []  # those too: what else is wrong with them is told as well
     for item in found.items:
         match = compiled.search(item.name.removeprefix(f"{UNLABELED}/"))
-        if match and match[1]:
-            items.append(replace(item, group=match[1]))
-        else:
+        if not (match and match[1]):
             missed.append(item.name)
+        items.append(replace(item, group=match[1] if match and match[1] else item.name))
     if missed:
         named = f"{', '.join(missed[:3])}{', ...' if len(missed) > 3 else ''}"
         found.faults.append(

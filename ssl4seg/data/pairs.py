@@ -9,12 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, Volume
+from ssl4seg.data.dataset import Split
 from ssl4seg.data.files import normalized, picture_size, read_mask, read_picture
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 
 WORDS = ("images", "images")
 """Each image is a group of its own."""
+REMEDY = "mend dataset.lists"
+"""Where an image is in two splits."""
 
 
 class Pair(NamedTuple):
@@ -39,10 +42,10 @@ def read_list(file: Path, key: str, known: Collection[str]) -> list[str]:
     return list(dict.fromkeys(name for _, name in found))
 
 
-def told(missing: Sequence[str], total: int, what: str) -> str:
-    """ "3 of the 1464 images (a, b, c) are"."""
-    shown = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-    return f"{len(missing)} of the {total} {what} ({shown}) are"
+def without_mask(names: Sequence[str], total: int, split: Split) -> str:
+    """ "4 of the 1464 train images (a, b, c, ...) have no mask"."""
+    shown = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    return f"{len(names)} of the {total} {split} images ({shown}) {'has' if len(names) == 1 else 'have'} no mask"
 
 
 def cases_of(pairs: Sequence[Pair], normalize: str) -> list[Case]:

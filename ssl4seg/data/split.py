@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ssl4seg.data.case import Case
-from ssl4seg.data.dataset import Split
+from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.files import ENDINGS
 from ssl4seg.errors import UserError
 
@@ -165,11 +165,17 @@ def _nearest(word: str, known: Collection[str]) -> str:
     return f" (nearest: {found[0]!r})" if found else ""
 
 
-def check_disjoint(splits: Mapping[Split, Sequence[Case]]) -> None:
-    """Refuse a group that occurs in two of train, val and test: what is measured must not have been trained on."""
-    seen: dict[str, str] = {}
+def check_disjoint(splits: Mapping[Split, Sequence[Case]], remedy: str = Dataset.remedy) -> None:
+    """Refuse groups that occur in two of train, val and test: what is measured must not have been trained on."""
+    places: dict[str, dict[str, list[str]]] = {}
     for split, cases in splits.items():
-        for group in {case.group for case in cases}:
-            if group in seen:
-                raise UserError(f"{group} is in both {seen[group]} and {split}; mend the lists of the dataset")
-            seen[group] = split
+        for case in cases:
+            places.setdefault(case.group, {}).setdefault(split, []).append(case.name)
+    twice = {group: found for group, found in places.items() if len(found) > 1}
+    if twice:
+        group, found = next(iter(twice.items()))
+        shown = [
+            f"{split}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for split, names in found.items()
+        ]
+        more = f", and so are {len(twice) - 1} more" if len(twice) > 1 else ""
+        raise UserError(f"{group} is in both {' and '.join(found)} ({'; '.join(shown)}){more}; {remedy}")

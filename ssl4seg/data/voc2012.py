@@ -13,7 +13,7 @@ from typing import Unpack
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.pairs import WORDS, Pair, cases_of, read_list, told
+from ssl4seg.data.pairs import REMEDY, WORDS, Pair, cases_of, read_list, without_mask
 from ssl4seg.errors import UserError
 
 IMAGES, MASKS, MORE_MASKS, LISTS = "JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"
@@ -37,6 +37,8 @@ class VOC2012(Dataset):
 
     name = "voc2012"
     words = WORDS
+    place = "the folder that holds VOC2012, dataset.root=DATA/VOCdevkit"
+    remedy = REMEDY
     tested_on = "val"
 
     def __init__(
@@ -53,11 +55,9 @@ class VOC2012(Dataset):
             raise UserError(f"dataset.channels={self.channels}: VOC2012 has 3")
         if augmented not in (True, False, "auto"):
             raise UserError(f"dataset.augmented={augmented}: expected auto, true or false")
-        if root is None:
-            raise UserError("dataset.root is not set: give the folder that holds VOC2012, dataset.root=DATA/VOCdevkit")
         self.value_bytes = 4 if self.normalize == "minmax" else 1
         self.lists = lists or {}
-        self.root = _found(Path(root).expanduser(), download=download)
+        self.root = _found(self.folder(root), download=download)
         there = (self.root / MORE_MASKS).is_dir()
         if augmented is True and not there:
             raise UserError(f"dataset.augmented=true: {self.root} holds no {MORE_MASKS}; see docs/datasets.md")
@@ -71,7 +71,8 @@ class VOC2012(Dataset):
         names = self._names(split, images)
         if missing := [name for name in names if name not in masks]:
             raise UserError(
-                f"{self.root}: of {told(missing, len(names), f'{split} images')} no masks in {MASKS} or {MORE_MASKS}"
+                f"{self.root}: {without_mask(missing, len(names), split)} in {MASKS} or {MORE_MASKS}; add what is missing, "
+                f"or let dataset.lists.{split}=FILE name images with masks"
             )
         classes = {value: value for value in range(self.num_classes)}
         values = classes | ({} if self.ignore_index is None else {self.ignore_index: 255})
