@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,13 @@ from ssl4seg.data.folder import (
     Folder,
     check_shape,
     common_channels,
+    grouped,
     read_description,
     read_heads,
 )
 from ssl4seg.data.images import Facts, facts, read_image, read_values
 from ssl4seg.data.layout import Item, Layout, find
-from ssl4seg.data.masks import IGNORED, MaskReader, code_of, codes_of, is_rgb, name_of
+from ssl4seg.data.masks import IGNORED, Color, MaskReader, code_of, codes_of, is_rgb, name_of
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 from ssl4seg.pictures import fullest, overlay, palette
@@ -55,13 +57,15 @@ class Look:
     """Lowest and highest value, normalised."""
     codes: Counter[float] = field(default_factory=Counter)
     """Pixels of each number or colour in the mask; of each class where the classes are known."""
+    refused: Counter[float] = field(default_factory=Counter)
+    """Pixels of each number or colour of a mask that does not hold the known classes."""
 
 
-def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) -> None:
+def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, every: bool = False) -> None:
     """Print a report, write the contact sheet, and with `write` the suggested dataset.yaml if there is none.
 
     Raises:
-        UserError: with every fault.
+        UserError: with the faults, three of each kind, or with `every` all of them.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -72,7 +76,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
     found = _or_fault(faults, partial(find, root, keys["group"]), None) or find(root)
     faults += found.faults
     looks, reader = _looks(found.items, keys, faults)
-    report(root, found, looks)
+    if found.items or found.others:
+        report(root, found, looks)
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _or_fault(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
@@ -80,6 +85,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
         _tell_suggestion(root, suggested, write=write and not faults)
     elif reader:
         _tell_classes(keys["classes"], looks)
+        _tell_colors(keys, looks)
     if not faults and keys["classes"]:
         _or_fault(faults, partial(_tell_splits, root, keys), None)
     good = [look for look in looks if not look.faults and look.facts]
@@ -87,7 +93,9 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False) 
         sheet = sheet or Path(f"{root.resolve().name}_check.png")
         _or_fault(faults, partial(_write_sheet, sheet, good, keys, reader), None)
     if faults:
-        raise UserError("\n".join([f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {root}:", *faults]))
+        shown = faults if every else grouped(faults)
+        more = [] if every or len(faults) == len(shown) else ["--all lists every one"]
+        raise UserError("\n".join([f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {root}:", *shown, *more]))
     print("no fault found")
 
 
@@ -144,13 +152,22 @@ def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: Mask
     codes = codes_of(read_values(mask, colored=reader is not None and reader.colored))
     if image is not None:
         check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
-    held = reader.label(codes, mask) if reader else codes
-    values, counts = np.unique(held, return_counts=True)
-    if len(values) > 4 * MOST_CODES:
+    try:
+        counts = _counts(reader.label(codes, mask) if reader else codes)
+    except UserError:
+        if len(counts := _counts(codes)) <= MOST_CODES:
+            look.refused = counts
+        raise
+    if len(counts) > 4 * MOST_CODES:
         raise UserError(
-            f"{mask}: holds {len(values)} different values; a mask has one for each class (JPEG blurs them)"
+            f"{mask}: holds {len(counts)} different values; a mask has one for each class (JPEG blurs them)"
         )
-    look.codes = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    look.codes = counts
+
+
+def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
+    values, counts = np.unique(codes, return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 # -- suggesting dataset.yaml ------------------------------------------------------------------------------------------
@@ -176,13 +193,16 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
             suggested["ignore_index"] = IGNORED
     else:
         number = len(codes)
-        first = 0 if 0 in codes else sum((look.codes for look in looks), Counter()).most_common(1)[0][0]
-        order = [first, *sorted(codes - {first}, key=abs)]
-        colored = any(map(is_rgb, codes))
-        suggested["colors"] = [
-            name_of(code) if is_rgb(code) else f"#{3 * f'{code:02x}'}" if colored else int(code) for code in order
-        ]
+        suggested["colors"] = _colors(codes, sum((look.codes for look in looks), Counter()))
     return {"classes": _names(number), **suggested, "channels": keys["channels"], **_statistics(looks, keys)}
+
+
+def _colors(codes: Set[float], pixels: Counter[float]) -> list[Color]:
+    """As dataset.yaml names them: first 0, or what most pixels have, as the background."""
+    first = 0 if 0 in codes else pixels.most_common(1)[0][0]
+    order = [first, *sorted(codes - {first}, key=abs)]
+    colored = any(map(is_rgb, codes))
+    return [name_of(code) if is_rgb(code) else f"#{3 * f'{int(code):02x}'}" if colored else int(code) for code in order]
 
 
 def _names(number: int) -> list[str]:
@@ -204,12 +224,8 @@ def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, lis
 
 def _tell_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:
     file = root / DESCRIPTION
-    text = yaml.safe_dump(dict(suggested), sort_keys=False, default_flow_style=None, width=110)
-    print(
-        f"suggested {DESCRIPTION} (give the classes their names):\n"
-        + "".join(f"  {line}\n" for line in text.splitlines()),
-        end="",
-    )
+    text = _as_yaml(suggested)
+    print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
     if file.exists():
         print(f"{file} is there already and is left as it is; it names no classes")
     elif not write:
@@ -220,6 +236,24 @@ def _tell_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror})") from None
         print(f"written: {file}")
+
+
+def _as_yaml(keys: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(keys), sort_keys=False, default_flow_style=None, width=110)
+    return text
+
+
+def _tell_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
+    """Suggest `colors` where masks hold colours, or as many numbers as there are classes, that nothing describes."""
+    classes = keys["classes"]
+    refused = sum((look.refused for look in looks), Counter[float]())
+    if keys["colors"] is not None or not refused:
+        return
+    codes = (set().union(*(look.codes for look in looks)) & {*range(len(classes))} | {*refused}) - _ignored(keys)
+    if len(codes) > MOST_CODES or not (any(map(is_rgb, codes)) or len(codes) == len(classes)):
+        return
+    print(f"suggested for {DESCRIPTION} ({len(codes)} colours for {len(classes)} classes; put them in the same order):")
+    print(indent(_as_yaml({"colors": _colors(codes, refused)}), "  "), end="")
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
@@ -268,6 +302,8 @@ def _counted(pairs: Iterable[tuple[object, int]]) -> str:
 
 def _tell_classes(classes: Sequence[str], looks: Sequence[Look]) -> None:
     counts = [look.codes for look in looks if look.codes]
+    if not counts:
+        return
     pixels = sum(counts, Counter())
     total = max(1, sum(n for code, n in pixels.items() if code != IGNORED))
     width = max(len(name) for name in classes)

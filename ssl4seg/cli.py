@@ -101,7 +101,8 @@ def check_root(dataset: dict[str, Any]) -> None:
     root = dataset.get("root", _MISSING)
     if root is _MISSING or not _is_ours(dataset):
         return
-    folder: Path = get_class(str(dataset["_target_"])).folder(root if root is None else str(root))
+    ours: Any = get_class(str(dataset["_target_"]))
+    folder = ours.folder(root if root is None else str(root))
     if dataset.get("download") is not True and not folder.is_dir():
         raise UserError(f"dataset.root={root}: there is no such folder")
 

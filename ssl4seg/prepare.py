@@ -20,7 +20,7 @@ def check(arguments: argparse.Namespace) -> None:
     """Report on the folder; raises where it has faults."""
     from ssl4seg.check import check_folder  # imports torch
 
-    check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write)
+    check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write, every=arguments.all)
 
 
 def main() -> None:
@@ -34,13 +34,14 @@ def main() -> None:
     kind.set_defaults(run=acdc)
     kind = kinds.add_parser(
         "check",
-        help="read a folder of your own (dataset=folder), and list every fault",
-        description="Read every file of a folder for dataset=folder, list all faults, print counts, sizes and classes, "
+        help="read a folder of your own (dataset=folder), and list its faults",
+        description="Read every file of a folder for dataset=folder, list the faults, print counts, sizes and classes, "
         "and paint some images with their masks. The exit code is 1 where there are faults.",
     )
     kind.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and masks/, or train/, val/, test/")
     kind.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet to write (<name of ROOT>_check.png)")
     kind.add_argument("--write", action="store_true", help="write the suggested ROOT/dataset.yaml if there is none")
+    kind.add_argument("--all", action="store_true", help="list every fault, not three of each kind")
     kind.set_defaults(run=check)
     arguments = parser.parse_args()
     try:

@@ -172,6 +172,77 @@ def test_the_command_lists_all_faults_at_once_and_fails(root):
         assert f"\n{root}/{words}" in output
 
 
+def test_many_faults_of_a_kind_are_three_and_a_number_and_all_on_demand(root):
+    save(root / "masks/p0_b.png", drawn(0, (30, 48))[1])
+    for number in range(5):
+        cut(root / f"images/p{number}_a.png")
+    with pytest.raises(UserError) as told:
+        check_folder(root)
+    first, *lines = str(told.value).splitlines()
+    assert first == f"6 faults in {root}:"
+    assert [line.split(": ")[0].removeprefix(f"{root}/") for line in lines] == [
+        *(f"images/p{number}_a.png" for number in range(3)),
+        "... and 2 more of this kind",
+        "masks/p0_b.png",
+        "--all lists every one",
+    ]
+    with pytest.raises(UserError) as told:
+        check_folder(root, every=True)
+    lines = str(told.value).splitlines()
+    assert len(lines) == 7
+    assert not any("more" in line or "--all" in line for line in lines)
+    with pytest.raises(UserError, match=r"and 2 more of this kind\n`ssl4seg-prepare check ROOT --all` lists all$"):
+        folder(root)
+
+
+@pytest.mark.parametrize(
+    ("classes", "values", "expected"),
+    [
+        (3, [[0, 0, 0], [255, 0, 0], [0, 0, 255]], "3 colours for 3 classes"),
+        (2, [[0, 0, 0], [255, 0, 0], [0, 0, 255]], "3 colours for 2 classes"),
+        (3, [0, 128, 255], "3 colours for 3 classes"),
+        (2, [0, 1, 7], None),
+    ],
+)
+def test_colors_are_suggested_once_where_dataset_yaml_has_none(
+    tmp_path, monkeypatch, capsys, classes, values, expected
+):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [*"abcdef"])
+    table = np.array(values, np.uint8)
+    for number, name in enumerate("abcdef"):  # one of them empty, others without the last
+        held = table[: 1 + min(2, number)]
+        save(root / f"masks/{name}.png", held[np.arange(1920).reshape(40, 48) % len(held)])
+    with pytest.raises(UserError):
+        check_folder(describe(root, classes=[*"abc"][:classes]))
+    told = capsys.readouterr().out
+    assert told.count("suggested for") == (expected is not None)
+    if expected:
+        assert f"suggested for dataset.yaml ({expected}; put them in the same order):\n  colors: [" in told
+        colors = yaml.safe_load(told.split("same order):\n")[1].splitlines()[0])
+        assert (colors == {"colors": [0, 128, 255]}) == (values[-1] == 255)
+        check_folder(describe(root, classes=[*"abc"], **colors))
+        masks = [case.read().label for split in SPLITS for case in folder(root).cases(split)]
+        assert max(len(np.unique(mask)) for mask in masks) == 3
+
+
+def test_a_folder_that_holds_nothing_is_told_without_counts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match=r"^1 fault in .*mine:\n.*has neither images/ nor train/; expected [^\n]*$"):
+        check_folder(describe(tmp_path / "mine"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_group_that_matches_nothing_hides_no_file(root, capsys):
+    cut(root / "masks/p0_a.png")
+    with pytest.raises(
+        UserError, match=r"^2 faults in [^\0]*does not match 13 of 13 names[^\0]*p0_a.png: cannot be read"
+    ):
+        check_folder(describe(root, group="(zz)"))
+    assert "13 image files, 11 with a mask, 2 without" in capsys.readouterr().out
+
+
 def test_the_report_counts_what_is_there(root, capsys):
     save(root / "images/p8_a.png", drawn(3, (60, 50))[0])
     label = np.zeros((60, 50), np.uint8)

@@ -53,6 +53,7 @@ class Common(TypedDict):
     std: NotRequired[Sequence[float] | str | None]
     scoring: NotRequired[str]
     background: NotRequired[bool]
+    palette: NotRequired[Sequence[str | Sequence[int]] | None]
 
 
 class Dataset(ABC):
@@ -71,6 +72,7 @@ class Dataset(ABC):
             one confusion matrix over all images); what val chooses the best model by is Dice or mIoU.
         background: whether class 0 is what belongs to nothing: no Dice or distance of a case is taken of it, and
             post-processing may turn other classes into it.
+        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; those beyond it have `pictures.COLORS`.
     """
 
     name: ClassVar[str]
@@ -98,10 +100,11 @@ class Dataset(ABC):
         std: Sequence[float] | str | None = None,
         scoring: str = "cases",
         background: bool = True,
+        palette: Sequence[str | Sequence[int]] | None = None,
     ) -> None:
         given = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
         given |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
-        given["background"] = background
+        given |= {"background": background, "palette": palette}
         check_keys(given, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
@@ -113,6 +116,7 @@ class Dataset(ABC):
             if values not in (None, "auto") and len(values or ()) != channels:
                 raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")
         self.mean, self.std, self.scoring, self.background = mean, std, scoring, background
+        self.palette = palette
         self.classes = tuple(classes)
         self.num_classes = num_classes
         self.channels = channels

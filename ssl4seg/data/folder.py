@@ -8,6 +8,7 @@ layout.py says how the files lie.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.files import H5, Normalizer, check_channels, ending
 from ssl4seg.data.images import Facts, facts, read_image
-from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_whole, optional, or_word
+from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_rgb_color, is_whole, optional, or_word
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, is_color
 from ssl4seg.errors import UserError
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "std": "auto",
     "scoring": None,
     "background": True,
+    "palette": None,
     "group": None,
     "val_ratio": 0.1,
     "test_ratio": 0.2,
@@ -152,6 +154,8 @@ class Folder(Dataset):
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
             )
+        if full["palette"] is None and full["colors"] and all(map(is_rgb_color, full["colors"])):
+            full["palette"] = full["colors"]
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         if full["channels"] is None or full["scoring"] is None:
             facts_of = heads(found_items(root, full["group"]), full["channels"])
@@ -173,6 +177,8 @@ def read_description(root: Path) -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(file.read_text()) or {}
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{file}: cannot be read ({_place(error)}){_unquoted(file)}") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -182,6 +188,17 @@ def read_description(root: Path) -> dict[str, Any]:
     told = {key: value for key, value in content.items() if value is not None}
     check_keys(told, KEYS, f"{file}: ")
     return told
+
+
+def _place(error: yaml.MarkedYAMLError) -> str:
+    where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+    return f"{where}{error.problem}"
+
+
+def _unquoted(file: Path) -> str:
+    """What to do where a colour stands without quotes, which YAML takes for the beginning of a comment."""
+    bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text())
+    return f'; # begins a comment, so that colours need quotes: "{bare[1]}"' if bare else ""
 
 
 def found_items(root: Path, group: str | None) -> list[Item]:
@@ -221,8 +238,25 @@ def _head(item: Item, channels: int | None) -> Facts | str:
 
 def _raise(faults: Sequence[str]) -> None:
     if faults:
-        more = [f"... and {len(faults) - 20} more; `ssl4seg-prepare check ROOT` lists all"] if len(faults) > 20 else []
-        raise UserError("\n".join([*faults[:20], *more]))
+        shown = grouped(faults)
+        more = ["`ssl4seg-prepare check ROOT --all` lists all"] if len(faults) > len(shown[:20]) else []
+        raise UserError("\n".join([*shown[:20], *more]))
+
+
+def grouped(faults: Sequence[str], examples: int = 3) -> list[str]:
+    """The faults kind by kind, of each kind a few and the number of the others.
+
+    Of one kind are those that differ only in files, numbers and colours.
+    """
+    kinds: dict[frozenset[str], list[str]] = {}
+    for fault in faults:
+        words = (fault.partition(": ")[2] or fault).split()
+        kinds.setdefault(frozenset(word for word in words if word.strip("(),;").isalpha()), []).append(fault)
+    shown = []
+    for alike in kinds.values():
+        shown += alike[:examples]
+        shown += [f"... and {len(alike) - examples} more of this kind"] if len(alike) > examples else []
+    return shown
 
 
 def common_channels(facts_of: Mapping[Item, Facts]) -> int:

@@ -1,6 +1,7 @@
 """What the keys of a dataset may be set to: one table for the command line, dataset.yaml and code."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,13 @@ def is_list(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_rgb_color(value: Any) -> bool:
+    """Whether it is "#rrggbb" or [red, green, blue]."""
+    if isinstance(value, str):
+        return re.fullmatch("#?[0-9a-fA-F]{6}", value) is not None
+    return is_list(value) and len(value) == 3 and all(is_whole(part) and 0 <= part <= 255 for part in value)
 
 
 def whole(low: int, high: int | None = None) -> Key:
@@ -89,5 +97,8 @@ COMMON: dict[str, Key] = {
     ),
     "scoring": one_of("cases", "pixels"),
     "background": Key(lambda v: isinstance(v, bool), "true or false"),
+    "palette": optional(
+        Key(lambda v: is_list(v) and all(map(is_rgb_color, v)), 'a list of "#rrggbb" (in quotes) or [red, green, blue]')
+    ),
 }
 """Those of every dataset."""

@@ -73,8 +73,8 @@ def find(root: Path, pattern: str | None = None) -> Layout:
         return found
     if given and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in given]):
         found.faults.append(
-            f"{root}: has {given[0]}/ but {' and '.join(missing)}; part your cases into both, or put all into {IMAGES}/ "
-            f"and {MASKS}/, of which a split is drawn"
+            f"{root}: has {given[0]}/ but {' and '.join(missing)}; part your cases into both, or put all into "
+            f"{IMAGES}/ and {MASKS}/, of which a split is drawn"
         )
     places: Sequence[Split | None] = given or [None]
     for split in places:

@@ -3,7 +3,6 @@
 A code stands for a number or colour: v for the number v and for the colour [v, v, v], RGB and more for any other.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.files import ending
 from ssl4seg.data.images import read_values
-from ssl4seg.data.keys import is_list, is_whole
+from ssl4seg.data.keys import is_rgb_color, is_whole
 from ssl4seg.errors import UserError
 
 IGNORED = 255
@@ -27,18 +26,22 @@ Codes = npt.NDArray[Any]
 
 
 def is_color(value: Any) -> bool:
-    if isinstance(value, str):
-        return re.fullmatch("#?[0-9a-fA-F]{6}", value) is not None
-    return is_whole(value) or (
-        is_list(value) and len(value) == 3 and all(is_whole(part) and 0 <= part <= 255 for part in value)
-    )
+    return is_whole(value) or is_rgb_color(value)
+
+
+def rgb_of(color: Color) -> tuple[int, int, int]:
+    """Red, green and blue in 0..255; a grey value is all three."""
+    if isinstance(color, int):
+        return color, color, color
+    red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color
+    return red, green, blue
 
 
 def code_of(color: Color) -> int:
     """The code of a colour that stands in dataset.yaml."""
     if isinstance(color, int):
         return color
-    red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color
+    red, green, blue = rgb_of(color)
     return red if red == green == blue else RGB + (red << 16 | green << 8 | blue)
 
 

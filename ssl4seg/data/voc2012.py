@@ -71,8 +71,8 @@ class VOC2012(Dataset):
         names = self._names(split, images)
         if missing := [name for name in names if name not in masks]:
             raise UserError(
-                f"{self.root}: {without_mask(missing, len(names), split)} in {MASKS} or {MORE_MASKS}; add what is missing, "
-                f"or let dataset.lists.{split}=FILE name images with masks"
+                f"{self.root}: {without_mask(missing, len(names), split)} in {MASKS} or {MORE_MASKS}; add what is "
+                f"missing, or let dataset.lists.{split}=FILE name images with masks"
             )
         classes = {value: value for value in range(self.num_classes)}
         values = classes | ({} if self.ignore_index is None else {self.ignore_index: 255})
