@@ -140,6 +140,8 @@ class Training:
         partial = len(self.method.phases) > 1 or self.transfer.frozen_steps > 0
         self.fabric = _launched(config, partial=partial)
         log.info(f"labelled: {self.split}")
+        if told := self.split.shortage:
+            log.info(told)
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(names["dataset"]))
         if told := str(self.transfer):

@@ -326,12 +326,6 @@ def test_what_is_wrong_with_a_case_is_told_at_its_turn(make_case, cases):
         next(coming)
 
 
-def test_a_case_without_mask_cannot_be_scored(make_case):
-    case = make_case("bare", np.zeros((1, 16, 16)))
-    with pytest.raises(UserError, match="bare: has no mask"):
-        scored(predictor_for(levels, 16), [(case, case.read())])
-
-
 # -- which table ------------------------------------------------------------------------------------------------------
 
 

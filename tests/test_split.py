@@ -132,6 +132,28 @@ def test_cases_without_mask_count_as_images_but_are_never_labelled():
 # -- split.json -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ratio", "shortage"),
+    [
+        (0.9, "labeled_ratio=0.9 asks for more than there is: only 4 of the 16 training slices have a mask; all of them"),
+        (0.3, "labeled_ratio=0.3 asks for more"),
+        (0.25, ""),
+        (0.1, ""),
+    ],
+)
+def test_a_ratio_beyond_the_masks_that_there_are_is_told(ratio, shortage):
+    cases = cases_of([[(4, True)], [(4, False)], [(4, False)], [(4, False)]])
+    split = split_labeled(cases, ratio=ratio)
+    assert split.num_labeled_images == 4
+    assert split.shortage.startswith(shortage)
+    assert bool(split.shortage) == bool(shortage)
+    assert not split_labeled(cases, ratio=ratio, num_groups=1).shortage
+
+
+def test_a_ratio_that_falls_short_by_less_than_a_patient_is_not():
+    assert not split_labeled(cases_of([[(5, True)], [(5, True)]]), ratio=0.6).shortage
+
+
 def test_split_json_names_every_case_and_the_hash_tells_splits_apart():
     first, again, other = (split_labeled(acdc(), num_groups=n).as_dict() for n in (7, 7, 8))
     assert json.loads(json.dumps(first)) == first == again

@@ -29,6 +29,19 @@ class LabeledSplit:
     num_groups: int
     words: tuple[str, str] = ("patients", "slices")
     """What groups and images are called."""
+    wanted: float | None = None
+    """The ratio that was asked for."""
+
+    @property
+    def shortage(self) -> str:
+        """What to say where fewer images have masks than were asked for."""
+        found = self.num_labeled_images
+        if self.wanted is None or found >= self.wanted * self.num_images or any(c.labeled for c in self.unlabeled):
+            return ""
+        return (
+            f"labeled_ratio={self.wanted:g} asks for more than there is: only {found} of the {self.num_images} training "
+            f"{self.words[1]} have a mask; all of them are used"
+        )
 
     @property
     def num_labeled_images(self) -> int:
@@ -94,6 +107,7 @@ def split_labeled(
         labeled_groups=tuple(chosen),
         num_groups=len(groups),
         words=words,
+        wanted=ratio if list_file is None and num_groups is None else None,
     )
 
 
