@@ -22,7 +22,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, ends_with_its_pipe
 from ssl4seg.sweeps import SEARCHER, Sweep, check_plugin, search_defaults
 
 Task = Callable[[DictConfig], Any]
@@ -107,6 +107,7 @@ def check_root(dataset: dict[str, Any]) -> None:
         raise UserError(f"dataset.root={root}: there is no such folder")
 
 
+@ends_with_its_pipe
 def command(name: str, task: Task) -> None:
     """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
@@ -128,6 +129,8 @@ def command(name: str, task: Task) -> None:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_first_lines(error)}")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
         sys.exit(f"error: {where}")

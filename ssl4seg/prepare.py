@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ssl4seg.data.prepare import prepare_acdc, published
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, ends_with_its_pipe
 
 
 def acdc(arguments: argparse.Namespace) -> None:
@@ -23,6 +23,7 @@ def check(arguments: argparse.Namespace) -> None:
     check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write, every=arguments.all)
 
 
+@ends_with_its_pipe
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="ssl4seg-prepare", description="Make data ready for ssl4seg-train. It can be run again."

@@ -1,6 +1,8 @@
 """Help and mistyped words are answered by name, before torch is imported."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -87,6 +89,18 @@ def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
     assert given.output.index("Keys of method=uamt") < given.output.index("Groups")
     for key in set(yaml.safe_load((CONF / "method/uamt.yaml").read_text())) - {"_target_"}:
         assert f"method.{key}: " in given.output
+
+
+@pytest.mark.parametrize("buffer", ["", "1"])
+@pytest.mark.parametrize("command", MODULES)
+def test_a_command_whose_pipe_is_closed_ends_without_a_word(command: str, buffer: str, tmp_path: Path) -> None:
+    ours, closed = os.pipe()
+    os.close(ours)
+    arguments, set_ = [sys.executable, "-m", MODULES[command], "--help"], {**os.environ, "PYTHONUNBUFFERED": buffer}
+    ended = subprocess.run(arguments, env=set_, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, check=False)
+    os.close(closed)
+    assert ended.returncode in (0, 1)  # argparse minds no closed pipe
+    assert ended.stderr == b""
 
 
 # -- typing errors ----------------------------------------------------------------------------------------------------

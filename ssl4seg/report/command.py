@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, ends_with_its_pipe
 from ssl4seg.report.collect import PATIENT, Missing, Row, collect
 from ssl4seg.report.folder import FigureFolder
 
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+@ends_with_its_pipe
 def main() -> None:
     arguments = parser().parse_args()
     output: Path = arguments.output or arguments.folders[0]
@@ -55,6 +56,8 @@ def main() -> None:
         report(arguments, rows, missing, output)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         sys.exit(f"error: {error.filename}: cannot be written or read ({error.strerror})")
     for one in missing:
