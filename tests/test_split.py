@@ -135,7 +135,7 @@ def test_cases_without_mask_count_as_images_but_are_never_labelled():
 @pytest.mark.parametrize(
     ("ratio", "shortage"),
     [
-        (0.9, "labeled_ratio=0.9 asks for more than there is: only 4 of the 16 training slices have a mask; all of them"),
+        (0.9, "labeled_ratio=0.9 asks for more than there is: only 4 of the 16 training slices have a mask; all"),
         (0.3, "labeled_ratio=0.3 asks for more"),
         (0.25, ""),
         (0.1, ""),

@@ -39,8 +39,8 @@ class LabeledSplit:
         if self.wanted is None or found >= self.wanted * self.num_images or any(c.labeled for c in self.unlabeled):
             return ""
         return (
-            f"labeled_ratio={self.wanted:g} asks for more than there is: only {found} of the {self.num_images} training "
-            f"{self.words[1]} have a mask; all of them are used"
+            f"labeled_ratio={self.wanted:g} asks for more than there is: only {found} of the {self.num_images} "
+            f"training {self.words[1]} have a mask; all of them are used"
         )
 
     @property
