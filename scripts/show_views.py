@@ -23,7 +23,7 @@ from ssl4seg import photometric as ph
 from ssl4seg.assemble import build, dataset_of
 from ssl4seg.cli import conf_dir
 from ssl4seg.data.store import Store
-from ssl4seg.pictures import palette
+from ssl4seg.pictures import painted, palette
 from ssl4seg.seeding import generator
 from ssl4seg.types import IGNORE
 from ssl4seg.views import View, sample, strong_view
@@ -72,9 +72,7 @@ def drawn(image: Tensor, label: Tensor | None = None) -> Image.Image:
     picture = np.repeat(grey[:1], 3, axis=0) if len(grey) < 3 else grey[:3]
     picture = picture.transpose(1, 2, 0)
     if label is not None:
-        shown = label.numpy().astype(np.uint8)
-        mixed = picture // 2 + palette()[shown] // 2
-        picture = np.where((shown > 0)[..., None], mixed, picture)
+        picture = painted(picture, label.numpy().astype(np.uint8), palette())
     return Image.fromarray(picture).resize((CELL, CELL), Image.Resampling.BILINEAR)
 
 

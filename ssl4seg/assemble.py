@@ -22,6 +22,7 @@ from torch import nn
 from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, Volume, checked
 from ssl4seg.data.dataset import Dataset, Statistics
+from ssl4seg.data.masks import Color
 from ssl4seg.device import resolve_device, resolve_precision
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
@@ -106,7 +107,16 @@ def method_of(config: Config, make: MakeNetwork) -> Method:
 
 def postprocess_of(config: Config) -> list[Step]:
     """The steps of post-processing, in the order of `postprocess=[...]`."""
-    return [build(keys, f"postprocess.{name}") for name, keys in config["postprocess"].items()]
+    return [build(keys, f"postprocess.{name}") for name, keys in config.get("postprocess", {}).items()]
+
+
+def mask_colors_of(data: Config) -> Sequence[Color] | None:
+    """What each class has in the masks of a dataset, which need not be there; None: its number."""
+    try:
+        kind: type[Dataset] = hydra.utils.get_class(data["_target_"])
+    except Exception as error:
+        raise UserError(f"mask_values=dataset: {data['_target_']} cannot be imported ({error})") from None
+    return kind.mask_colors(data)
 
 
 def optimizers_of(config: Config, method: Method, transfer: Transfer) -> dict[str, torch.optim.Optimizer]:

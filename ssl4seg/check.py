@@ -27,13 +27,14 @@ from ssl4seg.data.folder import (
     grouped,
     read_description,
     read_heads,
+    shown_in,
 )
 from ssl4seg.data.images import Facts, facts, read_image, read_values
 from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import IGNORED, Color, MaskReader, code_of, codes_of, is_rgb, name_of
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
-from ssl4seg.pictures import fullest, overlay, palette
+from ssl4seg.pictures import Palette, Picture, fullest, grey, legend, painted, palette
 
 TILE, GAP, CAPTION = 216, 8, 30
 """Pixels of a picture in the contact sheet, between two, and above one."""
@@ -337,15 +338,16 @@ def _tell_splits(root: Path, keys: Mapping[str, Any]) -> None:
 
 
 def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], reader: MaskReader | None) -> None:
-    tiles = [_tile(look.item, keys, reader) for look in _shown(looks)]
+    colors, classes = palette(shown_in(keys), background=keys["background"]), keys["classes"] or []
+    tiles = [_tile(look.item, keys, reader, colors) for look in _shown(looks)]
     columns, height = min(COLUMNS, len(tiles)), max(len(tile) for tile in tiles)
     canvas = np.zeros((-(-len(tiles) // columns) * height, columns * (TILE + GAP), 3), np.uint8)
     for number, tile in enumerate(tiles):
         top, left = number // columns * height, number % columns * (TILE + GAP)
         canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    legend = _legend(keys["classes"] or [], canvas.shape[1])
+    strip = legend(classes, range(int(colors.background), len(classes)), colors, canvas.shape[1])
     try:
-        Image.fromarray(np.concatenate([legend, canvas])).save(file)
+        Image.fromarray(np.concatenate([strip, canvas])).save(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be written ({error})") from None
     print(f"written: {file}, {len(tiles)} images with their masks")
@@ -363,32 +365,24 @@ def _spread(looks: Sequence[Look], number: int) -> list[Look]:
     return [looks[i * len(looks) // number] for i in range(number)] if len(looks) > number else list(looks)
 
 
-def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None) -> npt.NDArray[np.uint8]:
+def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
     """The slice with most foreground, its mask over it; a name in the corner."""
     image = _image(item, keys)
     label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
     if item.mask and reader:
         label = reader.read(item.mask)
-    at = fullest(label) if label.any() else len(label) // 2
-    picture = overlay(image[at], label[at])
-    scale = TILE / max(picture.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    at = fullest(label, colors) if label.any() else len(label) // 2
+    scale = TILE / max(label.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in label.shape[1:])
+    picture = np.asarray(Image.fromarray(grey(image[at])).resize((width, height)))
+    if item.mask and reader:
+        mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
+        picture = painted(picture, np.asarray(mask), colors)
     name = item.name if len(item.name) <= 34 else f"...{item.name[-31:]}"
     words = [f"slice {at + 1} of {len(image)}"] if len(image) > 1 else []
     words += [item.split] if item.split else []
     words += [] if item.mask else ["no mask"]
     tile = Image.new("RGB", (TILE, height + CAPTION))
-    tile.paste(Image.fromarray(picture).resize((width, height)), (0, CAPTION))
+    tile.paste(Image.fromarray(picture), (0, CAPTION))
     ImageDraw.Draw(tile).text((1, 2), f"{name}\n{', '.join(words)}", fill="white")
     return np.asarray(tile)
-
-
-def _legend(classes: Sequence[str], width: int) -> npt.NDArray[np.uint8]:
-    """Each class in its colour."""
-    strip = Image.new("RGB", (width, 20))
-    draw, left = ImageDraw.Draw(strip), 4
-    for number, name in enumerate(classes[1:], start=1):
-        draw.rectangle((left, 5, left + 10, 15), fill=tuple(palette()[number].tolist()))
-        draw.text((left + 14, 4), name, fill="white")
-        left += 14 + int(draw.textlength(name)) + 12
-    return np.asarray(strip)

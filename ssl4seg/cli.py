@@ -15,6 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
@@ -68,6 +69,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
         if container.get(key) is not None:
             container[key] = str(container[key])  # a folder may be named by a number
     return dict(container)
+
+
+def given_keys() -> list[str]:
+    """What the command line sets, groups and keys."""
+    return [override.lstrip("+").split("=", 1)[0] for override in HydraConfig.get().overrides.task]
 
 
 def complete(dataset: DictConfig) -> None:
@@ -164,15 +170,17 @@ def _explained(error: Exception) -> str:
 def _as_meant(name: str, words: Sequence[str]) -> list[str]:
     """What Hydra is to understand.
 
-    -m may stand anywhere. ~ is the home folder, which no shell expands within KEY=~/DATA. The dataset's keys of an
-    evaluation are those of the run, which the composed dataset need not have (++ adds them; `inference` checks them).
+    -m may stand anywhere. ~ is the home folder, which no shell expands within KEY=~/DATA. The keys of dataset and
+    inference are those of the run, which the composed groups need not have (++ adds them; `inference.py` checks them).
     A search maximises.
     """
     flags = [word for word in words if word in ("-m", "--multirun")]
     home = str(Path.home())
     meant = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
-    if name == "eval" and any(word.startswith("run=") for word in words):
-        meant = [f"++{word}" if word.startswith("dataset.") else word for word in meant]
+    if name in ("eval", "predict") and any(word.startswith("run=") for word in words):
+        chosen = any(word.startswith("inference=") for word in words)
+        of_the_run = ("dataset.",) if chosen else ("dataset.", "inference.")
+        meant = [f"++{word}" if word.startswith(of_the_run) else word for word in meant]
     if SEARCHER in meant:
         at = meant.index(SEARCHER)
         meant[at:at] = search_defaults(meant)
@@ -355,6 +363,7 @@ CHOICES = {  # as the rooms that import torch know them
     "precision": ("auto", "32", "bf16-mixed", "16-mixed"),
     "split": ("val", "test"),
     "protocol": ("default", "ssl4mis"),
+    "mask_values": ("classes", "dataset"),
     "metrics.unit": ("auto", "voxel", "mm"),
     "metrics.empty": ("worst", "nan", "zero"),
 }

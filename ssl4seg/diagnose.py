@@ -27,7 +27,8 @@ class Diagnosis:
     Args:
         cases: the unlabelled training cases; those without a mask are left out.
         num_images: so many slices of them at most, evenly spaced.
-        classes: all K names, background first.
+        classes: all K names.
+        background: whether class 0 belongs to nothing, so that no Dice is taken of it.
         side: pixels of the training input.
         view: the weak views.
         batch_size: images in one call of the method.
@@ -40,13 +41,15 @@ class Diagnosis:
         *,
         num_images: int,
         classes: Sequence[str],
+        background: bool,
         side: int,
         view: View,
         batch_size: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.classes, self.batch_size, self.autocast, self.device = classes, batch_size, autocast, device
+        self.classes, self.background = classes, background
+        self.batch_size, self.autocast, self.device = batch_size, autocast, device
         chosen = _chosen(cases, num_images, len(classes))
         parts = [sample(raw, view.plain(raw.size), side, IGNORE, mirror=view.mirror) for raw in chosen]
         self.images = [image for image, _ in parts]
@@ -56,9 +59,9 @@ class Diagnosis:
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
         """Scores by name; {} if the method has no pseudo-labels or no case has a mask.
 
-        coverage: share of the pixels used. accuracy, dice/<class>, dice/mean (foreground): of the used pixels, pooled
-        over the images. calibration_error: mean |confidence - accuracy| over 15 bins, weighted by their pixels (ECE,
-        Guo et al. 2017), of all pixels. share/<class>: of the used pixels; 0 is a class that collapsed; beside it
+        coverage: share of the pixels used. accuracy, dice/<class>, dice/mean (without background): of the used pixels,
+        pooled over the images. calibration_error: mean |confidence - accuracy| over 15 bins, weighted by their pixels
+        (ECE, Guo et al. 2017), of all pixels. share/<class>: of the used pixels; 0 is a class that collapsed; beside it
         true_share/<class>, of all pixels. teacher_distance: ||teacher - student|| / ||student|| over the parameters.
         """
         method.eval()
@@ -72,7 +75,7 @@ class Diagnosis:
             if found is None:
                 return {}
             counts.add(found, label)
-        return {**counts.scores(self.classes), **_distance(method)}
+        return {**counts.scores(self.classes, background=self.background), **_distance(method)}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images [N, C, side, side] and labels [N, side, side] on the device."""
@@ -105,19 +108,20 @@ class Counts:
         # Bin by bin: bincount with weights has no deterministic form on GPUs.
         self.bins += torch.stack([(values * (place == i)).sum(dim=1) for i in range(NUM_BINS)], dim=1)
 
-    def scores(self, classes: Sequence[str]) -> dict[str, float]:
+    def scores(self, classes: Sequence[str], *, background: bool) -> dict[str, float]:
         """As `Diagnosis` describes them; a score is left out where there is nothing to divide by."""
         confusion, true = self.confusion.double().cpu(), self.true.double().cpu()
         num, confidence, hits = self.bins.cpu()
         used, total = confusion.sum(), true.sum()
         dice = 2 * confusion.diag() / (confusion.sum(dim=0) + confusion.sum(dim=1))
-        known = dice[1:][~dice[1:].isnan()]
+        first = int(background)
+        known = dice[first:][~dice[first:].isnan()]
         values = {
             "coverage": used / total,
             "accuracy": confusion.diag().sum() / used,
             "calibration_error": (confidence - hits).abs().sum() / num.sum(),
             "dice/mean": known.mean(),
-            **{f"dice/{name}": value for name, value in zip(classes[1:], dice[1:], strict=True)},
+            **{f"dice/{name}": value for name, value in zip(classes[first:], dice[first:], strict=True)},
             **{f"share/{name}": value for name, value in zip(classes, confusion.sum(dim=0) / used, strict=True)},
             **{f"true_share/{name}": value for name, value in zip(classes, true / total, strict=True)},
         }

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import check_root, command, plain
+from ssl4seg.cli import check_root, command, given_keys, plain
 from ssl4seg.errors import UserError
 from ssl4seg.runs import checkpoint_file, read_config
 
@@ -15,9 +15,8 @@ from ssl4seg.runs import checkpoint_file, read_config
 def run(config: DictConfig) -> None:
     """Evaluate and write results_<split>.json and cases_<split>.csv, or names that say what is not as in the run."""
     container = plain(config)
-    hydra = HydraConfig.get()
-    given = [override.lstrip("+").split("=", 1)[0] for override in hydra.overrides.task]
-    names = names_of(hydra.runtime.choices, container)
+    names = names_of(HydraConfig.get().runtime.choices, container)
+    given = given_keys()
     if container["run"] is not None:
         run_folder = Path(container["run"])
         trained = read_config(run_folder)
@@ -34,7 +33,7 @@ def run(config: DictConfig) -> None:
 def names_of(choices: Mapping[str, object], config: Mapping[str, Any]) -> dict[str, str]:
     """The choice of each group; several of post-processing, of which Hydra tells none, with a + between them."""
     names = {group: str(choice) for group, choice in choices.items() if "/" not in group}
-    return names | {"postprocess": "+".join(config["postprocess"]) or "none"}
+    return names | {"postprocess": "+".join(config.get("postprocess", {})) or "none"}
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ class Predictor:
         protocol: "default": as `inference` says, then argmax; "ssl4mis": slices to the square and label maps back by
             order-0 zoom, as the literature evaluates.
         steps: of post-processing, in their order; label maps of either protocol go through them at native size.
+        classes: names, for steps that are told of classes.
         background: whether class 0 belongs to nothing, see `Dataset`.
     """
 
@@ -43,12 +44,18 @@ class Predictor:
     batch_size: int = 32
     protocol: str = "default"
     steps: Sequence[Step] = ()
+    classes: Sequence[str] = ()
     background: bool = True
 
     def __post_init__(self) -> None:
         if self.protocol not in ("default", "ssl4mis"):
             raise UserError(f"protocol={self.protocol}: expected default or ssl4mis")
-        check_steps(self.steps, probabilities=self.protocol == "default", background=self.background)
+        check_steps(
+            self.steps,
+            probabilities=self.protocol == "default",
+            classes=self.classes,
+            background=self.background,
+        )
 
     def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
         """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
@@ -19,20 +20,22 @@ from ssl4seg.assemble import (
     dataset_of,
     decoded_gib,
     fabric_of,
+    mask_colors_of,
     method_of,
     network_maker,
     postprocess_of,
     predictor_of,
     read_all,
 )
-from ssl4seg.data.case import Volume, checked
+from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.dataset import SPLITS, Dataset, Split, Statistics
 from ssl4seg.data.files import ENDINGS, PICTURE, ending, normalized, stem
 from ssl4seg.data.images import facts, read_image, write_label
+from ssl4seg.data.masks import Color, as_held
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
-from ssl4seg.pictures import captioned, fullest, panel, save_labels
+from ssl4seg.pictures import Palette, Picture, captioned, fullest, legend, palette, panel, save_labels
 from ssl4seg.record import show, start_log
 from ssl4seg.runs import checkpoint_file, read_config, read_json, write_json
 from ssl4seg.tables import Table
@@ -100,6 +103,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     if config["split"] not in SPLITS[1:]:
         raise UserError(f"split={config['split']}: expected val or test")
     start_log(None)
+    config = {"postprocess": {}, **config}  # postprocess=[] leaves none
     steps = postprocess_of(config)
     if config["run"] is not None:
         config = _as_the_run(config, read_config(Path(config["run"])), given)
@@ -120,6 +124,7 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
         batch_size=config["eval_batch_size"],
         protocol=config["protocol"],
         steps=steps,
+        classes=dataset.classes,
         background=dataset.background,
     )
     table, bare = _scores(config, dataset, scored, predictor)
@@ -276,7 +281,8 @@ def _merged(group: str, run: Mapping[str, Any], now: Mapping[str, Any], given: S
         for name in path:
             place, value = place.get(name, {}), value[name]
         if last not in place:
-            raise UserError(f"{group}.{key}: the run's {group} has no such key, but {', '.join(run)}")
+            known = ", ".join(name for name in run if not name.startswith("_"))
+            raise UserError(f"{group}.{key}: the run's {group} has no such key, but {known}")
         place[last] = value[last]
     return merged
 
@@ -291,8 +297,13 @@ def _writable(folder: Path) -> None:
 # -- ssl4seg-predict --------------------------------------------------------------------------------------------------
 
 
-def predict_files(config: dict[str, Any]) -> None:
-    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG)."""
+def predict_files(config: dict[str, Any], given: Sequence[str]) -> None:
+    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
+
+    Args:
+        config: of ssl4seg-predict.
+        given: the keys on the command line; inference is the run's but for these.
+    """
     start_log(None)
     source, output, steps = Path(config["input"]), Path(config["output"]), postprocess_of(config)
     targets = masks_to_write(source, output)
@@ -300,19 +311,22 @@ def predict_files(config: dict[str, Any]) -> None:
     run, model = load_run(Path(config["run"]), config["checkpoint"], fabric.device)
     _writable(output)
     data = run["dataset"]
+    colors = mask_colors_of(data) if config["mask_values"] == "dataset" else None
+    inference = _merged("inference", run["inference"], config["inference"], given)
     predictor = Predictor(
         predict=predictor_of(model, fabric),
-        inference=build(run["inference"], "inference", side=data["image_size"]),
+        inference=build(inference, "inference", side=data["image_size"]),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         steps=steps,
+        classes=data["classes"],
         background=data.get("background", True),
     )
     faults = []
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
-                _predict(file, target, predictor, data, overlay=config["overlay"])
+                _predict(file, target, predictor, data, mask_colors=colors, overlay=config["overlay"])
         except Exception as error:  # whatever it is, the other files get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
@@ -322,26 +336,44 @@ def predict_files(config: dict[str, Any]) -> None:
         raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))
 
 
-def _predict(file: Path, target: Path, predictor: Predictor, data: Config, *, overlay: bool) -> None:
+def _predict(
+    file: Path,
+    target: Path,
+    predictor: Predictor,
+    data: Config,
+    *,
+    mask_colors: Sequence[Color] | None,
+    overlay: bool,
+) -> None:
     """Write the mask of a file, and beside it the overlay.
 
     Args:
         data: the run's configuration of its dataset.
+        mask_colors: what each class has in the mask; None: its number, in pictures under the palette.
     """
     scaled = normalized(read_image(file, data["channels"]), data["normalize"])
     checked(Volume(scaled, None), str(file), data["num_classes"])
     label = predictor(scaled, facts(file, data["channels"]).spacing if predictor.steps else None)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if ending(target) in PICTURE:
-        save_labels(label[0], target)
+    colors = palette(data.get("palette"), background=data.get("background", True))
+    if mask_colors is not None:
+        write_label(target, as_held(label, mask_colors), file)
+    elif ending(target) in PICTURE:
+        save_labels(label[0], target, colors)
     else:
         write_label(target, label, file)
     if overlay:
-        at = fullest(label)
-        picture = panel(scaled[at], [label[at]])
-        if len(label) > 1:
-            picture = captioned(picture, f"slice {at + 1} of {len(label)}")
+        picture = _overlay(scaled, label, data["classes"], colors)
         Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
+
+
+def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], colors: Palette) -> Picture:
+    """The fullest slice of [S, C, H, W], bare and with its label, above the names of the classes in it."""
+    at = fullest(label, colors)
+    picture = panel(image[at], [label[at]], colors)
+    if len(label) > 1:
+        picture = captioned(picture, f"slice {at + 1} of {len(label)}")
+    return np.concatenate([picture, legend(classes, colors.classes(label[at]), colors, picture.shape[1])])
 
 
 def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:

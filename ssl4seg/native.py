@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl4seg.data.keys import is_list, is_number, is_whole
 from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
 from ssl4seg.views import fit, sample
@@ -26,8 +27,11 @@ class Inference(ABC):
     """
 
     def __init__(self, *, side: int, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
-        if not scales or not all(scale > 0 for scale in scales):
-            raise UserError(f"inference.scales={list(scales)}: expected one or more factors above 0")
+        if not is_list(scales) or not scales or not all(is_number(scale) and scale > 0 for scale in scales):
+            told = list(scales) if is_list(scales) else scales
+            raise UserError(f"inference.scales={told}: expected a list of factors above 0, as [0.5,1.0]")
+        if not isinstance(flip, bool):
+            raise UserError(f"inference.flip={flip}: expected true or false")
         self.side, self.scales, self.flip = side, tuple(scales), flip
 
     @property
@@ -92,12 +96,12 @@ class Sliding(Inference):
         flip: bool = False,
     ) -> None:
         super().__init__(side=side, scales=scales, flip=flip)
-        if window is not None and window < 16:
-            raise UserError(f"inference.window={window}: expected at least 16 pixels")
-        if not 0 <= overlap < 1:
+        if window is not None and not (is_whole(window) and window >= 16):
+            raise UserError(f"inference.window={window}: expected at least 16 pixels, or null")
+        if not is_number(overlap) or not 0 <= overlap < 1:
             raise UserError(f"inference.overlap={overlap}: expected a share in [0, 1)")
-        if batch_size < 1:
-            raise UserError(f"inference.batch_size={batch_size}: expected at least 1")
+        if not is_whole(batch_size) or batch_size < 1:
+            raise UserError(f"inference.batch_size={batch_size}: expected a whole number of at least 1")
         self.window, self.overlap, self.batch_size = window or side, overlap, batch_size
 
     def starts(self, length: int) -> list[int]:

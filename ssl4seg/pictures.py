@@ -1,33 +1,65 @@
-"""Pictures of images, labels and predictions: for TensorBoard and beside predictions."""
+"""Pictures of images, labels and predictions: for TensorBoard, beside predictions, of a folder and in reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
-from ssl4seg.data.case import FloatArray, LabelArray
+from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.data.masks import Color, rgb_of
 from ssl4seg.types import IGNORE
 
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3]"""
+Pixels = TypeVar("Pixels", bound=npt.NDArray[np.uint8])
 
 COLORS = ("#e64b35", "#4dbbd5", "#f2b705", "#3c5488", "#00a087", "#f39b7f", "#8491b4", "#91d1c2", "#b09c85", "#7e6148")
-"""Of the classes 1, 2, ...; more classes begin again. Background shows the image."""
+"""Of the classes of a dataset without colours of its own, but for the background; more classes begin again."""
+TINT = 0.35
+"""Share of a class's colour within its contour."""
+LEAST, MOST = 256, 2048
+"""Pixels: smaller pictures are enlarged to the first on their shorter side, but not beyond the second on the longer."""
 
 
-def palette() -> Picture:
-    """[256, 3]: black for background, white for ignored pixels."""
-    colors = np.zeros((256, 3), np.uint8)
-    for value in range(1, IGNORE):
-        color = COLORS[(value - 1) % len(COLORS)]
-        colors[value] = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    colors[IGNORE] = 255
-    return colors
+class Palette(NamedTuple):
+    """In which colours the classes of a dataset are shown."""
+
+    colors: Picture
+    """[256, 3]: white for ignored pixels."""
+    background: bool
+    """Whether class 0 belongs to nothing and shows the bare image."""
+
+    def shows(self, label: LabelArray) -> npt.NDArray[np.bool_]:
+        """Where a label [...] is painted."""
+        return label >= int(self.background)
+
+    def classes(self, label: LabelArray) -> list[int]:
+        """Which classes are shown of a label [...]."""
+        held = np.unique(label[self.shows(label)])
+        return [int(k) for k in held if k != IGNORE]
+
+    def hex(self, number: int) -> str:
+        """ "#rrggbb" of a class."""
+        return f"#{self.colors[number].tobytes().hex()}"
 
 
-def grey(image: FloatArray) -> Picture:
+def palette(given: Sequence[Color] | None = None, *, background: bool = True) -> Palette:
+    """The colours of a dataset's classes.
+
+    Args:
+        given: of the first classes, as in `Dataset`; the others have `COLORS`, a background is black.
+        background: whether class 0 belongs to nothing.
+    """
+    first = int(background)
+    ours = ["#000000"] * first + [COLORS[number % len(COLORS)] for number in range(IGNORE - first)]
+    colors = [*(given or ()), *ours[len(given or ()) :]]
+    return Palette(np.array([*map(rgb_of, colors), (255, 255, 255)], np.uint8), background)
+
+
+def grey(image: ImageArray) -> Picture:
     """[C, H, W] stretched to 0..255, the first channel or the first three."""
     shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
     low, high = float(shown.min()), float(shown.max())
@@ -35,34 +67,86 @@ def grey(image: FloatArray) -> Picture:
     return (scaled * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def overlay(image: FloatArray, label: LabelArray, opacity: float = 0.5) -> Picture:
-    """Image [C, H, W] with the label [H, W] painted over it."""
-    base, color = grey(image), palette()[label]
-    mixed = (base * (1 - opacity) + color * opacity).astype(np.uint8)
-    return np.where((label > 0)[..., None], mixed, base)
+def painted(base: Picture, label: LabelArray, colors: Palette) -> Picture:
+    """The label [H, W] over a picture: each class with a contour of one pixel in its colour, and tinted within."""
+    color = colors.colors[label]
+    mixed = (base * (1 - TINT) + color * TINT).astype(np.uint8)
+    mixed = np.where(outlines(label)[..., None], color, mixed)
+    return np.where(colors.shows(label)[..., None], mixed, base)
 
 
-def panel(image: FloatArray, labels: Sequence[LabelArray]) -> Picture:
-    """The bare image, then one overlay for each label, side by side."""
-    return np.concatenate([grey(image), *(overlay(image, label) for label in labels)], axis=1)
+def outlines(label: LabelArray) -> npt.NDArray[np.bool_]:
+    """Which pixels of [H, W] have a neighbour of another class above, below, left or right."""
+    found = np.zeros(label.shape, np.bool_)
+    for axis in (0, 1):
+        along, edges = np.moveaxis(label, axis, 0), np.moveaxis(found, axis, 0)
+        changes = along[1:] != along[:-1]
+        edges[1:] |= changes
+        edges[:-1] |= changes
+    return found
+
+
+def enlarged(pixels: Pixels) -> Pixels:
+    """[H, W] or [H, W, 3] as it is or, where it is small, each pixel as a square."""
+    sides = pixels.shape[:2]
+    factor = max(1, min(-(-LEAST // min(sides)), MOST // max(sides)))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)  # type: ignore[return-value]
+
+
+def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> Picture:
+    """The bare image [C, H, W], then for each label [H, W] the image with it, side by side and large enough to see."""
+    base = enlarged(grey(image))
+    return np.concatenate([base, *(painted(base, enlarged(label), colors) for label in labels)], axis=1)
 
 
 def captioned(picture: Picture, text: str) -> Picture:
     """White words on black in the upper left corner."""
     image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    draw.rectangle(draw.textbbox((1, 1), text), fill="black")
-    draw.text((1, 1), text, fill="white")
+    draw, font = ImageDraw.Draw(image), _font(picture.shape[1])
+    draw.rectangle(draw.textbbox((2, 2), text, font), fill="black")
+    draw.text((2, 2), text, "white", font)
     return np.asarray(image)
 
 
-def fullest(label: LabelArray) -> int:
-    """The slice of [S, H, W] with the most foreground."""
-    return int(((label > 0) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
+def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
+    """A strip for below or above a picture: names of the classes that are shown, each beside its colour.
+
+    Args:
+        classes: all names.
+        shown: numbers of the classes to tell.
+        width: of the picture.
+    """
+    font = _font(width)
+    size = round(font.size)
+    lengths = [2 * size + int(font.getlength(classes[k])) for k in shown]
+    places, left, line = [], size // 2, 0
+    for length in lengths:
+        if left + length > width and left > size // 2:
+            left, line = size // 2, line + 1
+        places.append((left, line * 3 * size // 2 + size // 4))
+        left += length + size
+    image = Image.new("RGB", (width, (line + 1) * 3 * size // 2 if shown else 0))
+    draw = ImageDraw.Draw(image)
+    for k, (x, y) in zip(shown, places, strict=True):
+        draw.rectangle((x, y, x + size, y + size), colors.hex(k), "white")
+        draw.text((x + 3 * size // 2, y + size // 2), classes[k], "white", font, anchor="lm")
+    return np.asarray(image).reshape(-1, width, 3)
 
 
-def save_labels(label: LabelArray, path: Path) -> None:
-    """[H, W] as a PNG of class values with a colour palette."""
+def _font(width: int) -> ImageFont.FreeTypeFont:
+    """That can be read on a picture of so many pixels."""
+    font = ImageFont.load_default(size=max(12, width // 96))
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def fullest(label: LabelArray, colors: Palette) -> int:
+    """The slice of [S, H, W] with most that is shown."""
+    return int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
+
+
+def save_labels(label: LabelArray, path: Path, colors: Palette) -> None:
+    """[H, W] as a PNG of class values under the palette."""
     picture = Image.fromarray(label)
-    picture.putpalette(palette().tobytes())
+    picture.putpalette(colors.colors.tobytes())
     picture.save(path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command, plain
+from ssl4seg.cli import command, given_keys, plain
 from ssl4seg.errors import UserError
 from ssl4seg.runs import checkpoint_file, read_config
 
@@ -20,7 +20,7 @@ def run(config: DictConfig) -> None:
         raise UserError(f"input={container['input']}: there is no such file or folder")
     from ssl4seg.inference import predict_files  # imports torch, after the command line is known to be right
 
-    predict_files(container)
+    predict_files(container, given_keys())
 
 
 def main() -> None:

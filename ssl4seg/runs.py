@@ -19,6 +19,7 @@ log = logging.getLogger("ssl4seg")
 
 MAY_DIFFER = (
     "dataset.root",
+    "dataset.palette",
     "device",
     "num_threads",
     "resume",
@@ -27,7 +28,8 @@ MAY_DIFFER = (
     "engine.resident_gib",
     "engine.num_workers",
 )
-"""Keys that say where a run is computed and its data lies, not what: a run goes on with other values of these."""
+"""Keys that say where a run is computed, where its data lies and in which colours it is shown, not what it is: a run
+goes on with other values of these."""
 
 FAILURES = "failed.jsonl"
 """In a sweep's folder: a line for each run that failed, also of those that were refused and have no folder."""

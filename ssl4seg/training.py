@@ -40,7 +40,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
-from ssl4seg.pictures import Picture, fullest, panel
+from ssl4seg.pictures import Picture, fullest, palette, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, read_json, write_json
 from ssl4seg.seeding import seed_of
@@ -146,6 +146,8 @@ class Training:
             log.info(NO_TEST.format(names["dataset"]))
         if told := str(self.transfer):
             log.info(told)
+        for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=_pretrained(config["network"])):
+            log.warning(doubt)
         self.batches = self._batches()
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
         resident = self._resident([case for part in self.held_cases.values() for case in part], "val and test")
@@ -230,6 +232,7 @@ class Training:
             self.split.unlabeled if self.method.needs_unlabeled else (),
             num_images=engine["diagnose"],
             classes=self.dataset.classes,
+            background=self.dataset.background,
             side=self.dataset.image_size,
             view=self.weak,
             batch_size=engine["eval_batch_size"],
@@ -263,13 +266,14 @@ class Training:
     def evaluate(self, split: Split) -> tuple[Table, dict[str, Picture]]:
         """Score a split with all processes; overlays of its first cases (image, label, prediction)."""
         pictures: dict[str, Picture] = {}
+        colors = palette(self.dataset.palette, background=self.dataset.background)
         names = [case.name for case in self.held_cases[split]]
         shown = names[: self.config["engine"]["num_overlays"]]
 
         def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
-                at = fullest(volume.label)
-                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]])
+                at = fullest(volume.label, colors)
+                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
 
         predictor = Predictor(
             predict=predictor_of(self.method, self.fabric),
@@ -362,6 +366,12 @@ def _labeled_in_a_step(config: Config) -> int:
     engine = config["engine"]
     in_a_step: int = config["batch_size"] * engine["accumulate"] * engine["devices"] * engine["num_nodes"]
     return in_a_step
+
+
+def _pretrained(network: Config) -> bool:
+    """Whether a network starts from weights; one without keys of ours for them may do so on its own."""
+    keys = [key for key in ("weights", "encoder_weights") if key in network]
+    return not keys or any(network[key] is not None for key in keys)
 
 
 def _plan(config: Config) -> Plan:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import Method
 from ssl4seg.networks.base import Network
+from ssl4seg.types import Progress
 
 
 class Transfer:
@@ -77,6 +78,28 @@ class Transfer:
             if p.requires_grad:
                 groups.setdefault(self.scales.get(p, 1.0), []).append(p)
         return {scale: group for scale, group in groups.items() if group}
+
+    def doubts(self, method: Method, total: int, *, pretrained: bool) -> list[str]:
+        """What is probably not meant, for the log.
+
+        Args:
+            total: steps of the run.
+            pretrained: whether the encoders start from weights.
+        """
+        starts = (0, *(round(share * total) for share in method.stages))
+        longest = max(method.stage(Progress(start, total))[1].total for start in starts)
+        if not self.frozen_steps:
+            return []
+        told = []
+        if self.frozen_steps >= longest:
+            where = f"a stage has {longest} steps at most" if method.stages else f"the run has {total}"
+            told.append(f"the encoder never moves: it is frozen for {self.frozen_steps} steps, and {where}")
+        if not pretrained:
+            told.append(
+                "the encoder is frozen as it was drawn at random: give weights to start from, network.weights=FILE or "
+                "network.encoder_weights, or leave transfer.freeze_encoder out"
+            )
+        return [f"warning: {doubt}" for doubt in told]
 
     def __str__(self) -> str:
         """For the log; "" where nothing is unusual."""

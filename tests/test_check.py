@@ -16,7 +16,7 @@ from PIL import Image
 from ssl4seg.check import CAPTION, TILE, check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
-from ssl4seg.pictures import overlay
+from ssl4seg.pictures import grey, painted, palette
 
 
 def cut(file: Path) -> None:
@@ -406,7 +406,7 @@ def test_the_contact_sheet_shows_images_with_their_masks(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "mine_check.png"))
     legend = len(sheet) - TILE - CAPTION
     shown = sheet[legend + CAPTION :, :TILE]
-    assert np.array_equal(shown, overlay(image[None], label))
+    assert np.array_equal(shown, painted(grey(image[None]), label, palette()))
     assert sheet[:legend].any()
     assert sheet[legend : legend + CAPTION].any()
 

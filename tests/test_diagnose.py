@@ -26,11 +26,13 @@ def probabilities(rows: list[tuple[float, float, float]]) -> Tensor:
     return torch.tensor(rows).T[None, :, None, :]
 
 
-def scores(rows: list[tuple[float, float, float]], used: list[int], label: list[int]) -> dict[str, float]:
+def scores(
+    rows: list[tuple[float, float, float]], used: list[int], label: list[int], background: bool = True
+) -> dict[str, float]:
     counts = Counts(3, CPU)
     found = PseudoLabels(probabilities(rows), torch.tensor(used, dtype=torch.bool)[None, None])
     counts.add(found, torch.tensor(label)[None, None])
-    return counts.scores(CLASSES)
+    return counts.scores(CLASSES, background=background)
 
 
 def test_scores_of_five_pixels_by_hand():
@@ -54,6 +56,14 @@ def test_pixels_of_one_bin_are_averaged_before_they_are_compared():
     assert found["dice/a"] == 0
     assert "dice/b" not in found
     assert found["dice/mean"] == 0
+
+
+def test_class_0_is_one_as_the_others_where_it_is_no_background():
+    # Pseudo 0 0 1, truth 0 1 1: Dice 2/3 of both; of b there is nothing.
+    rows = [(0.9, 0.1, 0.0), (0.5, 0.3, 0.2), (0.2, 0.7, 0.1)]
+    found = scores(rows, used=[1, 1, 1], label=[0, 1, 1], background=False)
+    assert [found[f"dice/{name}"] for name in ("background", "a", "mean")] == pytest.approx([2 / 3] * 3)
+    assert "dice/background" not in scores(rows, used=[1, 1, 1], label=[0, 1, 1])
 
 
 def test_counting_has_a_deterministic_form_on_every_device(monkeypatch):
@@ -95,6 +105,7 @@ def diagnosis(cases, num_images=100, side=4) -> Diagnosis:
         cases,
         num_images=num_images,
         classes=CLASSES,
+        background=True,
         side=side,
         view=WeakView(rot90_flip=0, rotate=0, max_angle=0),
         batch_size=2,

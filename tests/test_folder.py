@@ -16,8 +16,9 @@ from PIL import Image
 
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.data.folder import DEFAULTS
+from ssl4seg.data.images import write_label
 from ssl4seg.data.layout import find
-from ssl4seg.data.masks import MaskReader
+from ssl4seg.data.masks import MaskReader, as_held
 from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.errors import UserError
 from ssl4seg.types import IGNORE
@@ -320,6 +321,38 @@ def test_a_palette_is_read_by_its_indices_or_by_its_colours(tmp_path):
     assert MaskReader(num_classes=3, colors=colors).read(tmp_path / "a.png").tolist() == [[[0, 2, 1]]]
 
 
+COLORFUL = ["#000000", "#ff0000", [0, 0, 255]]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz", ".h5"])
+@pytest.mark.parametrize(
+    "colors", [[0, 128, 255], [0, 500, 60000], [0, -5, 1], ["#000000", "#ffffff", "#808080"], COLORFUL]
+)
+def test_masks_are_written_as_they_are_read(tmp_path, ending, colors):
+    label = np.array([[[0, 1], [2, 2], [1, 0]]], np.uint8)
+    image, mask = tmp_path / f"image{ending}", tmp_path / f"mask{ending}"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 1), np.int16), np.eye(4)), tmp_path / "image.nii.gz")
+    with h5py.File(tmp_path / "image.h5", "w") as file:
+        file["image"] = np.zeros((1, 3, 2))
+    refused = {".png": (colors == [0, -5, 1]), ".tif": False}.get(ending, colors is COLORFUL)
+    if refused:
+        with pytest.raises(UserError, match=f"mask{ending}: .*numbers"):
+            write_label(mask, as_held(label, colors), image)
+        return
+    write_label(mask, as_held(label, colors), image)
+    assert np.array_equal(MaskReader(num_classes=3, colors=colors).read(mask), label)
+
+
+def test_colours_of_the_masks_are_those_of_pictures_unless_they_are_numbers(root):
+    for keys, expected in (
+        ({"colors": ["#000000", [0, 0, 255]]}, ["#000000", [0, 0, 255]]),
+        ({"colors": ["#000000", "#0000ff"], "palette": ["#000000", "#00ff00"]}, ["#000000", "#00ff00"]),
+        ({"colors": [0, 255]}, None),
+        ({}, None),
+    ):
+        assert folder(root, **keys).palette == expected
+
+
 def test_pictures_of_8_bit_stay_bytes_and_beside_16_bit_all_are_float(root):
     assert {case.read().image.dtype for case in folder(root).cases("train")} == {np.dtype(np.uint8)}
     deep = (drawn(30)[0].astype(np.uint16)) * 257
@@ -384,10 +417,11 @@ def test_a_run_trains_evaluates_and_predicts_without_its_folder(tmp_path):
     grey = drawn(0)[0]
     tifffile.imwrite(inputs / "stack.tif", np.stack([grey, grey]))
     root.rename(tmp_path / "gone")
-    succeed("predict", f"run={run}", f"input={inputs}", "output=out", *MACHINE, cwd=tmp_path)
+    keys = (f"run={run}", f"input={inputs}", "output=out", "mask_values=dataset")
+    succeed("predict", *keys, *MACHINE, cwd=tmp_path)
     for name in {*tested}:
-        truth = np.asarray(Image.open(tmp_path / f"gone/masks/{name}.png")) // 255
-        found = np.asarray(Image.open(tmp_path / f"out/{name}.png"))
+        truth, found = (np.asarray(Image.open(tmp_path / place / f"{name}.png")) for place in ("gone/masks", "out"))
+        assert set(np.unique(found)) == set(np.unique(truth)) == {0, 255}
         assert found.shape == truth.shape
         assert (found & truth).sum() / (found | truth).sum() > 0.5
     stack = tifffile.imread(tmp_path / "out/stack.tif")

@@ -8,12 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import (
     CLASSES,
     MACHINE,
     SHAPE,
     SMALL,
     acdc,
+    composed,
     lasting,
     load,
     pixels,
@@ -31,7 +33,7 @@ from PIL import Image
 from ssl4seg.errors import UserError
 from ssl4seg.inference import masks_to_write
 from ssl4seg.metrics import score_classes
-from ssl4seg.pictures import captioned, fullest
+from ssl4seg.pictures import captioned, fullest, legend, palette
 
 FIVE = "patient005_frame01"
 """A test case."""
@@ -54,7 +56,8 @@ def evaluated(acdc_run: Path, output: Path, split: str, *overrides: object) -> d
 def test_eval_reproduces_the_figures_of_the_run(acdc_run: Path, tmp_path: Path, split: str) -> None:
     figures = results(acdc_run)[split]
     assert 0.5 < figures["dice"]["mean"] < 1
-    assert evaluated(acdc_run, tmp_path, split)[split] == figures
+    nothing = ["postprocess=[]"] if split == "val" else []  # what is none in another word
+    assert evaluated(acdc_run, tmp_path, split, *nothing)[split] == figures
     assert table(tmp_path / f"cases_{split}.csv") == table(acdc_run / f"cases_{split}.csv")
 
 
@@ -143,6 +146,35 @@ def test_predicting_a_test_case_scores_what_its_row_in_the_run_says(
         assert [float(row[metric]) for metric in score._fields] == pytest.approx(list(score), rel=1e-5)
 
 
+def test_masks_are_predicted_by_the_inference_that_eval_scores(acdc_run: Path, challenge: Path, tmp_path: Path) -> None:
+    keys = ("inference=sliding", "inference.window=24", "inference.scales=[0.5,1.0]", "inference.flip=true")
+    evaluated(acdc_run, tmp_path / "eval", "test", *keys)
+    predicted(acdc_run, nifti(challenge), tmp_path / "out", *keys, "postprocess=[]")
+    mask = np.asarray(nibabel.load(tmp_path / "out" / nifti(challenge).name).dataobj).transpose()
+    rows, usual = (
+        [float(row["dice"]) for row in table(folder / "cases_test.csv") if row["case"] == FIVE]
+        for folder in (tmp_path / "eval", acdc_run)
+    )
+    assert rows == pytest.approx([score.dice for score in score_classes(mask, truth(), 4)], rel=1e-5)
+    assert rows != usual
+
+
+def test_keys_of_inference_alone_change_that_of_the_run(acdc_run: Path, challenge: Path, tmp_path: Path) -> None:
+    sliding = tmp_path / "run"
+    shutil.copytree(acdc_run, sliding)
+    config = yaml.safe_load((sliding / "config.yaml").read_text())
+    config["inference"] = composed("inference=sliding")["inference"]
+    (sliding / "config.yaml").write_text(yaml.safe_dump(config))
+    one = predicted(sliding, nifti(challenge), tmp_path / "one", "inference.window=24", "inference.overlap=0")
+    keys = ("inference=sliding", "inference.window=24", "inference.overlap=0")
+    both = predicted(acdc_run, nifti(challenge), tmp_path / "both", *keys)
+    assert (one / nifti(challenge).name).read_bytes() == (both / nifti(challenge).name).read_bytes()
+    given = (f"run={acdc_run}", f"input={nifti(challenge)}", f"output={tmp_path / 'out'}", *MACHINE)
+    told = refused("predict", *given, "inference.window=24", cwd=tmp_path)
+    assert "inference.window: the run's inference has no such key, but scales, flip" in told
+    assert "inference.scales=0.5: expected a list" in refused("predict", *given, "inference.scales=0.5", cwd=tmp_path)
+
+
 def test_a_predicted_nifti_keeps_affine_header_and_shape(acdc_run: Path, challenge: Path, tmp_path: Path) -> None:
     predicted(acdc_run, nifti(challenge), tmp_path / "out")
     source, mask = (nibabel.load(path) for path in (nifti(challenge), tmp_path / "out" / nifti(challenge).name))
@@ -205,12 +237,15 @@ def test_overlay_writes_a_picture_of_image_and_mask_beside_each(acdc_run: Path, 
         f"{name}_overlay.png" for name in ("volume", "slice", "deep/volume", "deep/slice", "deep/photo")
     }
     picture = np.asarray(Image.open(out / "slice_overlay.png"))
-    assert picture.shape == (SHAPE[1], 2 * SHAPE[2], 3)
-    at = fullest(labels(out / "volume.h5"))
-    expected = captioned(np.asarray(Image.open(out / "volume_overlay.png")), f"slice {at + 1} of {SHAPE[0]}")
-    assert np.array_equal(expected, np.asarray(Image.open(out / "volume_overlay.png")))  # it says so already
-    painted = (picture[:, : SHAPE[2]] != picture[:, SHAPE[2] :]).any(axis=2)
-    assert (painted == (labels(out / "slice.png") > 0)).mean() > 0.99
+    names = ("background", *CLASSES)
+    strip = legend(names, palette().classes(labels(out / "slice.png")), palette(), 2 * 7 * SHAPE[2])
+    assert np.array_equal(picture[7 * SHAPE[1] :], strip)
+    picture = picture[: 7 * SHAPE[1]]
+    assert picture.shape == (7 * SHAPE[1], 2 * 7 * SHAPE[2], 3)  # seven times as large: 280 x 336
+    volume, at = np.asarray(Image.open(out / "volume_overlay.png")), fullest(labels(out / "volume.h5"), palette())
+    assert np.array_equal(captioned(volume, f"slice {at + 1} of {SHAPE[0]}"), volume)  # it says so already
+    painted = (picture[:, : 7 * SHAPE[2]] != picture[:, 7 * SHAPE[2] :]).any(axis=2)
+    assert (painted[::7, ::7] == (labels(out / "slice.png") > 0)).mean() > 0.99
 
 
 def test_predicting_goes_on_after_inputs_that_fail_and_names_them(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
 from ssl4seg.native import Inference, Resized, Sliding, Whole
+from ssl4seg.networks.unet import UNet
 from ssl4seg.views import CropView, sample
 
 WAYS = [Resized(side=16), Whole(side=16), Sliding(side=16, overlap=0.5)]
@@ -179,6 +180,15 @@ def test_flip_of_sliding_is_the_average_with_the_mirrored_image():
     torch.testing.assert_close(both(network, image), expected)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("way", [Resized, Whole, Sliding])
+def test_a_scale_may_leave_a_single_pixel(way):
+    network = UNet(in_channels=3, num_classes=4, channels=[4, 4, 4], dropout=[0, 0, 0]).eval()
+    scores = way(side=16, scales=(0.01,))(network, torch.rand(1, 3, 20, 30))
+    assert scores.shape == (1, 4, 20, 30)
+    torch.testing.assert_close(scores, scores[..., :1, :1].expand_as(scores))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_one_pass_gives_logits_and_no_gradient(way):
     logits = way(Net(), torch.rand(1, 3, 16, 16))
@@ -195,10 +205,16 @@ def test_one_pass_gives_logits_and_no_gradient(way):
         (Whole, {"scales": ()}, "inference.scales"),
         (Resized, {"scales": (1.0, 0.0)}, "inference.scales"),
         (Sliding, {"scales": (-1,)}, "inference.scales"),
+        (Whole, {"scales": 0.5}, r"inference.scales=0.5: expected a list"),
+        (Whole, {"scales": ["half"]}, r"inference.scales=\['half'\]: expected a list"),
+        (Whole, {"flip": "yes"}, "inference.flip=yes: expected true or false"),
         (Sliding, {"window": 8}, "inference.window"),
+        (Sliding, {"window": "large"}, "inference.window=large: expected at least 16"),
+        (Sliding, {"overlap": "half"}, "inference.overlap=half: expected a share"),
         (Sliding, {"overlap": 1}, "inference.overlap"),
         (Sliding, {"overlap": -0.1}, "inference.overlap"),
         (Sliding, {"batch_size": 0}, "inference.batch_size"),
+        (Sliding, {"batch_size": 1.5}, "inference.batch_size"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(kind: type[Inference], keys, named):

@@ -28,6 +28,7 @@ STEPS: dict[str, Any] = {
     "superpixels": Superpixels,
     "crf": DenseCRF,
 }
+CLASSES = ("background", "disc", "box")
 
 
 def mask(*slices: str) -> np.ndarray:
@@ -247,6 +248,8 @@ def test_the_files_name_their_steps_and_hold_their_defaults(name):
         ("largest_component", "three_d", 1),
         ("largest_component", "classes", [0]),
         ("largest_component", "classes", 2),
+        ("largest_component", "classes", "box"),
+        ("largest_component", "classes", [1.5]),
         ("small_regions", "corners", None),
         ("small_regions", "min_size", 0),
         ("small_regions", "unit", "cm"),
@@ -266,19 +269,36 @@ def test_a_wrong_value_is_named(name, key, value):
     assert str(error.value).startswith(f"postprocess.{name}.{key}={value}: expected ")
 
 
+@pytest.mark.parametrize("classes", [[7], [1, 3], ["boxes"], ["background"]])
+def test_classes_that_the_dataset_does_not_have_are_refused(classes):
+    with pytest.raises(UserError) as error:
+        check_steps([LargestComponent(classes=classes)], probabilities=True, classes=CLASSES, background=True)
+    assert str(error.value) == (
+        f"postprocess.largest_component.classes={classes}: expected classes of the dataset by number or name: "
+        "1 disc, 2 box"
+    )
+
+
+def test_classes_may_be_named():
+    for classes in (["box"], [2]):
+        step = LargestComponent(classes=classes)
+        check_steps([step], probabilities=True, classes=CLASSES, background=True)
+        assert np.array_equal(applied(step, mask("1010 0000 2022")), mask("1010 0000 0022"))
+
+
 def test_steps_whose_work_would_be_lost_are_refused():
     with pytest.raises(UserError, match=r"postprocess=\[superpixels,crf\]: crf .* first"):
-        check_steps([Superpixels(), DenseCRF()], probabilities=True, background=True)
+        check_steps([Superpixels(), DenseCRF()], probabilities=True, classes=CLASSES, background=True)
     with pytest.raises(UserError, match=r"postprocess=crf .*protocol=ssl4mis"):
-        check_steps([DenseCRF()], probabilities=False, background=True)
-    check_steps([DenseCRF(), Superpixels(), SmallRegions()], probabilities=True, background=False)
+        check_steps([DenseCRF()], probabilities=False, classes=CLASSES, background=True)
+    check_steps([DenseCRF(), Superpixels(), SmallRegions()], probabilities=True, classes=CLASSES, background=False)
 
 
 @pytest.mark.parametrize("step", [LargestComponent(), LargestComponent(classes=[1]), SmallRegions(into="background")])
 def test_without_a_background_nothing_is_turned_into_it(step):
-    check_steps([step], probabilities=True, background=True)
+    check_steps([step], probabilities=True, classes=CLASSES, background=True)
     with pytest.raises(UserError, match=rf"postprocess={step.name} .*dataset\.background=false.*into=surrounding"):
-        check_steps([step], probabilities=True, background=False)
+        check_steps([step], probabilities=True, classes=CLASSES, background=False)
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------
@@ -329,10 +349,11 @@ def test_the_crf_reads_the_probabilities_of_the_run(acdc_run, tmp_path):
         ("postprocess=[crf,larges_component]", "did you mean largest_component?"),
         ("postprocess.crf.iterations=3", "there is no key"),
         ("postprocess=[superpixels,crf]", "put it first"),
+        ("postprocess=largest_component postprocess.largest_component.classes=[myocard]", "2 myocardium"),
     ],
 )
 def test_eval_refuses_what_cannot_be_meant(acdc_run, tmp_path, given, told):
-    assert told in refused("eval", f"run={acdc_run}", given, *MACHINE, cwd=tmp_path)
+    assert told in refused("eval", f"run={acdc_run}", *given.split(), *MACHINE, cwd=tmp_path)
 
 
 def test_the_literatures_protocol_takes_steps_that_need_label_maps_only(acdc_run, tmp_path):

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
 from ssl4seg.metrics import score
+from ssl4seg.pictures import palette
 from ssl4seg.report import command, compare, figures, pictures, sheets, words
 from ssl4seg.report.collect import PATIENT, Run, collect
 from ssl4seg.report.folder import FigureFolder
@@ -734,7 +735,7 @@ def test_pictures_are_of_one_size_with_whole_titles_and_all_classes() -> None:
     panels = [(volume_of(label), label[None]) for label in labels]
     titles = [f"{which}: Dice 43.7 %\n{'a' * 32}" for which in pictures.WHICH]
     classes = ("background", "one", "two", "three")
-    figure = pictures._figure(panels, titles, classes, range(1, 4))
+    figure = pictures._figure(panels, titles, classes, palette())
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*classes[1:], "truth", "prediction"]
     legend = figure.legends[0].get_window_extent()

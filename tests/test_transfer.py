@@ -1,5 +1,6 @@
 """Which weights of an encoder move, when, and how far."""
 
+import logging
 import math
 from typing import Any
 
@@ -201,6 +202,31 @@ def test_a_run_stopped_while_frozen_ends_as_if_it_had_not_been(method, tmp_path)
 def test_a_wrong_value_is_named(key, value):
     with pytest.raises(UserError, match=rf"^transfer\.{key}={value}: expected "):
         Transfer(Supervised(network=Positions), **{key: value})
+
+
+def test_what_is_probably_not_meant_is_told():
+    def told(*, iterations: int, pretrained: bool, stages: tuple[float, ...] = (), **keys: Any) -> str:
+        method = Supervised(network=Positions)
+        method.stages = stages
+        return "\n".join(Transfer(method, **keys).doubts(method, iterations, pretrained=pretrained))
+
+    whole = "warning: the encoder never moves: it is frozen for 6 steps, and"
+    assert told(iterations=6, pretrained=True, freeze_encoder=6) == f"{whole} the run has 6"
+    assert told(iterations=7, pretrained=True, freeze_encoder=6) == ""
+    assert told(iterations=12, pretrained=True, freeze_encoder=6, stages=(0.5,)).startswith(f"{whole} a stage has 6")
+    assert told(iterations=12, pretrained=True, freeze_encoder=6, stages=(0.3,)) == ""
+    assert told(iterations=7, pretrained=False, freeze_encoder=6).startswith("warning: the encoder is frozen as it was")
+    assert told(iterations=7, pretrained=False, frozen_batchnorm=True) == ""
+
+
+def test_a_run_tells_that_its_encoder_never_moves(caplog):
+    caplog.set_level("WARNING")
+    logging.getLogger("ssl4seg").addHandler(caplog.handler)
+    Training(composed(*KEYS, "transfer.freeze_encoder=100"), NAMES, None)
+    logging.getLogger("ssl4seg").removeHandler(caplog.handler)
+    told = [record.message for record in caplog.records]
+    assert any("frozen for 100 steps, and the run has 4" in line for line in told)
+    assert any("drawn at random: give weights to start from" in line for line in told)
 
 
 def test_the_command_names_a_wrong_value(tmp_path):

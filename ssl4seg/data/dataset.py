@@ -72,7 +72,7 @@ class Dataset(ABC):
             one confusion matrix over all images); what val chooses the best model by is Dice or mIoU.
         background: whether class 0 is what belongs to nothing: no Dice or distance of a case is taken of it, and
             post-processing may turn other classes into it.
-        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; those beyond it have `pictures.COLORS`.
+        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; the others have `pictures.COLORS`.
     """
 
     name: ClassVar[str]
@@ -138,6 +138,15 @@ class Dataset(ABC):
         It stands in config.yaml, so that a run can predict without its data.
         """
         return dict(keys)
+
+    @classmethod
+    def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[int | str | Sequence[int]] | None:
+        """What each class has in the mask files: a number or a colour (`masks.Color`); None: its own number.
+
+        Args:
+            keys: the dataset's part of a configuration.
+        """
+        return None
 
     @abstractmethod
     def cases(self, split: Split) -> list[Case]:

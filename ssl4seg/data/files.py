@@ -148,11 +148,11 @@ def nifti_spacing(image: Any) -> tuple[float, float, float]:
     return _three(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1])
 
 
-def write_nifti(path: Path, label: npt.NDArray[np.uint8], like: Any) -> None:
+def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
     """A mask [S, H, W] beside the image `like`: same affine, same header but for the data type."""
     voxels = label.transpose(2, 1, 0).reshape(like.shape if label.size == np.prod(like.shape) else like.shape[:3])
     header = like.header.copy()
-    header.set_data_dtype(np.uint8)
+    header.set_data_dtype(label.dtype)
     header.set_slope_inter(1, 0)
     nibabel.save(type(like)(voxels, like.affine, header), path)
 

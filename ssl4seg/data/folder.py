@@ -142,6 +142,12 @@ class Folder(Dataset):
         return Volume(self._image(item, index), self.masks.read(item.mask, index) if label and item.mask else None)
 
     @classmethod
+    def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[Color] | None:
+        """`colors`."""
+        found: Sequence[Color] | None = keys["colors"]
+        return found
+
+    @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
         """null is what ROOT/dataset.yaml says, else what the files say, else the default."""
         root = Path(str(keys["root"])).expanduser()
@@ -154,8 +160,7 @@ class Folder(Dataset):
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
             )
-        if full["palette"] is None and full["colors"] and all(map(is_rgb_color, full["colors"])):
-            full["palette"] = full["colors"]
+        full["palette"] = shown_in(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         if full["channels"] is None or full["scoring"] is None:
             facts_of = heads(found_items(root, full["group"]), full["channels"])
@@ -163,6 +168,12 @@ class Folder(Dataset):
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
         return full | {key: None for key in ("mean", "std") if full[key] == "none"}
+
+
+def shown_in(keys: Mapping[str, Any]) -> Sequence[Color] | None:
+    """The palette: that of the user, else the colours in the masks if those are no numbers."""
+    colors = keys["colors"] if keys["palette"] is None else keys["palette"]
+    return colors if colors and all(map(is_rgb_color, colors)) else None
 
 
 def _sliceable(item: Item) -> bool:

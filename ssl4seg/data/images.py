@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from PIL import Image
 
-from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.data.case import ImageArray
 from ssl4seg.data.files import (
     H5,
     NIFTI,
@@ -165,10 +166,16 @@ def _picture_values(path: Path, colored: bool) -> npt.NDArray[Any]:
         return np.asarray(picture if picture.mode[0] in "LIF" else picture.convert("RGB"))
 
 
-def write_label(path: Path, label: LabelArray, like: Path) -> None:
-    """A mask [S, H, W] as NIfTI, h5 or TIFF, the same kind of file as its image `like`."""
+def write_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
+    """A mask in the same kind of file as its image: numbers [S, H, W], or colours [S, H, W, 3] in PNG and TIFF."""
     kind = ending(path)
-    if kind in NIFTI:
+    if label.ndim == 4 and kind not in (*PICTURE, *TIFF):
+        raise UserError(f"{path}: holds numbers, not colours")
+    if kind in PICTURE:
+        if not np.can_cast(label.dtype, np.uint16):
+            raise UserError(f"{path}: a PNG holds numbers from 0 to 65535; the masks have others")
+        Image.fromarray(label[0]).save(path)
+    elif kind in NIFTI:
         write_nifti(path, label, read_nifti_channels(like)[1])
     elif kind in H5:
         shape = h5_facts(like)[0]
@@ -177,4 +184,5 @@ def write_label(path: Path, label: LabelArray, like: Path) -> None:
             file.create_dataset("label", data=label if stack else label[0], compression="gzip")
     else:
         stack = len(label) > 1
-        tifffile.imwrite(path, label if stack else label[0], photometric="minisblack", compression="zlib")
+        photometric = "minisblack" if label.ndim == 3 else "rgb"
+        tifffile.imwrite(path, label if stack else label[0], photometric=photometric, compression="zlib")

@@ -98,7 +98,10 @@ COMMON: dict[str, Key] = {
     "scoring": one_of("cases", "pixels"),
     "background": Key(lambda v: isinstance(v, bool), "true or false"),
     "palette": optional(
-        Key(lambda v: is_list(v) and all(map(is_rgb_color, v)), 'a list of "#rrggbb" (in quotes) or [red, green, blue]')
+        Key(
+            lambda v: is_list(v) and len(v) > 0 and all(map(is_rgb_color, v)),
+            'a list of "#rrggbb" (in quotes) or [red, green, blue]',
+        )
     ),
 }
 """Those of every dataset."""

@@ -64,6 +64,19 @@ def name_of(code: float) -> str:
     return f"#{int(code) - RGB:06x}" if is_rgb(code) else f"{code:g}"
 
 
+def as_held(label: LabelArray, colors: Sequence[Color]) -> npt.NDArray[Any]:
+    """Classes [S, H, W] as masks hold them: numbers [S, H, W], or [S, H, W, 3] where a class has a colour but grey.
+
+    Args:
+        colors: of each class.
+    """
+    codes = [code_of(color) for color in colors]
+    if any(map(is_rgb, codes)):
+        return np.array([rgb_of(color) for color in colors], np.uint8)[label]
+    kind = np.result_type(np.min_scalar_type(min(codes)), np.min_scalar_type(max(codes)))
+    return np.array(codes, kind)[label]
+
+
 class MaskReader:
     """Reads masks. Without colours their numbers are the classes; with colours each class has one.
 

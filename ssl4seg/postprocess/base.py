@@ -33,20 +33,29 @@ class Step(ABC):
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
         """[S, H, W] -> [S, H, W] of the same classes."""
 
+    def resolve(self, classes: Sequence[str]) -> None:  # noqa: B027
+        """Take names for numbers, and refuse what is none of the dataset's classes.
+
+        Args:
+            classes: all names.
+        """
+
     def wrong(self, key: str, value: object, expected: str) -> UserError:
         """An error that names the key."""
         return UserError(f"postprocess.{self.name}.{key}={value}: expected {expected}")
 
 
-def check_steps(steps: Sequence[Step], *, probabilities: bool, background: bool) -> None:
-    """Refuse steps whose result a later one would throw away, or that need what is not there.
+def check_steps(steps: Sequence[Step], *, probabilities: bool, classes: Sequence[str], background: bool) -> None:
+    """Refuse steps whose result a later one would throw away, or that need or name what is not there.
 
     Args:
         probabilities: whether the predictions have probabilities at native size.
+        classes: names of the dataset's.
         background: whether class 0 belongs to nothing.
     """
     names = [step.name for step in steps]
     for place, step in enumerate(steps):
+        step.resolve(classes)
         if step.reads_probabilities and place:
             raise UserError(
                 f"postprocess=[{','.join(names)}]: {step.name} starts from the probabilities, not from what the steps "

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from skimage import measure
 
 from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.data.keys import is_list, is_whole
 from ssl4seg.errors import UserError
 from ssl4seg.postprocess.base import Given, Step
 
@@ -53,17 +54,29 @@ class LargestComponent(RegionStep):
     """Of each class the largest region stays, its other pixels become class 0: for organs, of which there is one.
 
     Args:
-        classes: numbers of those that have one region only; None is every class but 0.
+        classes: numbers or names of those that have one region only; None is every class but 0.
     """
 
     name = "largest_component"
     needs_background = True
 
-    def __init__(self, *, three_d: bool = True, corners: bool = True, classes: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, *, three_d: bool = True, corners: bool = True, classes: Sequence[int | str] | None = None
+    ) -> None:
         super().__init__(three_d=three_d, corners=corners)
-        if classes is not None and not (isinstance(classes, Sequence) and all(_is_class(k) for k in classes)):
-            raise self.wrong("classes", classes, "a list of classes from 1 to 254, or null")
-        self.classes = None if classes is None else set(classes)
+        if classes is not None and not (is_list(classes) and all(map(_is_class, classes))):
+            raise self.wrong("classes", classes, "a list of classes from 1 to 254 or of their names, or null")
+        self.named = classes
+        self.classes = None if classes is None else {k for k in classes if isinstance(k, int)}
+
+    def resolve(self, classes: Sequence[str]) -> None:
+        known = {name: k for k, name in enumerate(classes) if k > 0}
+        if self.named is None:
+            return
+        if not all(k in known or k in known.values() for k in self.named):
+            told = ", ".join(f"{k} {name}" for name, k in known.items())
+            raise self.wrong("classes", [*self.named], f"classes of the dataset by number or name: {told}")
+        self.classes = {known[k] if isinstance(k, str) else k for k in self.named}
 
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
         numbers, sizes, classes = self.regions(label)
@@ -185,4 +198,4 @@ def _root(region: int, part_of: list[int]) -> int:
 
 
 def _is_class(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 254
+    return isinstance(value, str) or (is_whole(value) and 1 <= value <= 254)

@@ -18,7 +18,7 @@ from ssl4seg.data.case import LabelArray, Volume
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import Predictor
 from ssl4seg.inference import load_run
-from ssl4seg.pictures import COLORS, fullest, grey
+from ssl4seg.pictures import Palette, fullest, grey, palette
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
@@ -54,7 +54,8 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
         volume, few = _volume(patients[name]), len(patients[name]) == 1
         told = volume if few else f"{volume} ({100 * patients[name][volume]:.1f} %)"
         titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([told], 32)[told]}")
-    foreground = range(int(row.main == "dice"), len(config["dataset"]["classes"]))
+    data = config["dataset"]
+    colors = palette(data.get("palette"), background=data.get("background", True))
     panels = [shown[_volume(patients[name])] for name in chosen]
     labels = file_name(f"{row.cases}cases-{row.name}")
     return Drawing(
@@ -64,7 +65,7 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
             "with the worst, the median and the best score, the mean over their volumes. Shown is the volume nearest "
             "to it (its own score in brackets), the slice with most of the truth. Solid: truth; dashed: prediction."
         ),
-        figure=_figure(panels, titles, config["dataset"]["classes"], foreground),
+        figure=_figure(panels, titles, data["classes"], colors),
     )
 
 
@@ -95,7 +96,7 @@ def predict(run: Run, config: Mapping[str, Any], names: Sequence[str]) -> dict[s
 
 
 def _figure(
-    panels: Sequence[tuple[Volume, LabelArray]], titles: Sequence[str], classes: Sequence[str], foreground: range
+    panels: Sequence[tuple[Volume, LabelArray]], titles: Sequence[str], classes: Sequence[str], colors: Palette
 ) -> Figure:
     """Panels of one size, side by side, with a legend of all classes that are seen in any of them.
 
@@ -113,27 +114,28 @@ def _figure(
         for i, ((volume, prediction), told) in enumerate(zip(panels, titles, strict=True)):
             left, bottom = gap + i * (width + gap), size[1] - title - height
             axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-            seen |= _picture(axes, volume, prediction, foreground, ratio)
+            seen |= _picture(axes, volume, prediction, colors, ratio)
             axes.set_title(told, fontsize=8)
-        _legend(figure, classes, sorted(seen))
+        _legend(figure, classes, sorted(seen), colors)
     return figure
 
 
-def _picture(axes: Axes, volume: Volume, prediction: LabelArray, classes: Sequence[int], ratio: float) -> set[int]:
+def _picture(axes: Axes, volume: Volume, prediction: LabelArray, colors: Palette, ratio: float) -> set[int]:
     """Contours over the slice with most of the truth, enlarged to the foreground; which classes are seen."""
     assert volume.label is not None  # `read_all` refuses a case without
-    at = fullest(volume.label)
+    at = fullest(volume.label, colors)
+    truth, found = volume.label[at], prediction[at]
+    classes = colors.classes(np.stack([truth, found]))
     axes.imshow(grey(volume.image[at]), interpolation="nearest")
     axes.set_axis_off()
     seen = set()
     for k in classes:
-        color = COLORS[(k - 1) % len(COLORS)]
-        for label, style, width in ((volume.label[at], "solid", 1.6), (prediction[at], (0, (2, 1.2)), 1.2)):
+        for label, style, width in ((truth, "solid", 1.6), (found, (0, (2, 1.2)), 1.2)):
             if (mask := label == k).any() and not mask.all():
-                contour = axes.contour(mask, levels=[0.5], colors=[color], linewidths=width, linestyles=[style])
+                contour = axes.contour(mask, levels=[0.5], colors=[colors.hex(k)], linewidths=width, linestyles=[style])
                 contour.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
                 seen.add(k)
-    x, y = _window(np.isin(volume.label[at], classes) | np.isin(prediction[at], classes), ratio)
+    x, y = _window(np.isin(truth, classes) | np.isin(found, classes), ratio)
     axes.set_xlim(*x)
     axes.set_ylim(*y[::-1])
     return seen
@@ -156,8 +158,8 @@ def _window(shown: npt.NDArray[np.bool_], ratio: float) -> tuple[tuple[float, fl
     return ends[0], ends[1]
 
 
-def _legend(figure: Figure, classes: Sequence[str], seen: Sequence[int]) -> None:
-    lines = [Line2D([], [], color=COLORS[(k - 1) % len(COLORS)], label=classes[k]) for k in seen]
+def _legend(figure: Figure, classes: Sequence[str], seen: Sequence[int], colors: Palette) -> None:
+    lines = [Line2D([], [], color=colors.hex(k), label=classes[k]) for k in seen]
     kinds = [
         Line2D([], [], color="#555555", linestyle="-", label="truth"),
         Line2D([], [], color="#555555", linestyle="--", label="prediction"),
