@@ -10,9 +10,10 @@ import yaml
 from helpers import MACHINE, composed, results, succeed
 from PIL import Image
 
-from ssl4seg.assemble import build
+from ssl4seg.assemble import build, mask_colors_of
 from ssl4seg.cli import conf_dir
 from ssl4seg.data.cityscapes import Cityscapes
+from ssl4seg.data.masks import as_held
 from ssl4seg.data.split import split_labeled
 from ssl4seg.errors import UserError
 from ssl4seg.evaluate import table_of
@@ -229,3 +230,11 @@ def test_a_run_scores_the_classes_by_pixels(root):
     found = results(root / "outputs/cityscapes/supervised/unet-0.5-s0")
     assert [*found["test"]["iou"]] == ["mean", *LABEL_IDS]
     assert (found["labeled"]["images"], found["tested_on"], found["test"]["num_cases"]) == (2, "val", 1)
+
+
+def test_masks_are_written_as_label_ids():
+    label = np.arange(19, dtype=np.uint8).reshape(1, 1, 19)
+    found = as_held(label, mask_colors_of(KEYS))
+    assert (found.dtype, found.ravel().tolist()) == (np.uint8, [*LABEL_IDS.values()])
+    with pytest.raises(UserError, match=r"mask_values=dataset: mine\.Data cannot be imported"):
+        mask_colors_of({"_target_": "mine.Data"})
