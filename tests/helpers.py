@@ -299,6 +299,17 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
 }
 
 
+SMALL_METHODS = {
+    "ctct": "transformer.embed_dim=12 transformer.depths=[1,1,1] transformer.heads=[1,2,2]",
+    "gct": "detector_width=8",
+}
+
+
+def small_method(name: str) -> list[str]:
+    """Overrides that choose a method of conf/method, its own networks as small as they can be."""
+    return [f"method={name}", *(f"method.{key}" for key in SMALL_METHODS.get(name, "").split())]
+
+
 def small_network(name: str) -> dict[str, Any]:
     """The configuration of a network of conf/network, as small as it can be."""
     keys = (f"network.{key}" for key in SMALL_NETWORKS.get(name, "").split())

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import composed, small_network
+from helpers import composed, small_method, small_network
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from ssl4seg.transfer import Transfer
 from ssl4seg.types import IGNORE, Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
-SMALL_METHODS = {"ctct": "transformer.embed_dim=12 transformer.depths=[1,1,1] transformer.heads=[1,2,2]"}
 HALFWAY = Progress(5, 10)
 
 
@@ -37,7 +36,7 @@ def pairs(folders: Sequence[Path]) -> list[tuple[str, str]]:
 
 @pytest.fixture(params=choices("method", [conf_dir()]))
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return composed(f"method={request.param}", "network=unet")
+    return composed(*small_method(request.param), "network=unet")
 
 
 def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Method:
@@ -97,7 +96,7 @@ def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, c
 
 @pytest.mark.parametrize(("name", "network"), [pair for pair in pairs([conf_dir()]) if pair[1] != "unet"])
 def test_a_method_steps_and_predicts_with_every_network_or_says_what_it_lacks(name, network):
-    config = composed(f"method={name}", *(f"method.{key}" for key in SMALL_METHODS.get(name, "").split()))
+    config = composed(*small_method(name))
     config |= {"network": small_network(network)}
     try:
         method = assembled(config)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PHANTOM, composed, differing, load, shell
+from helpers import PHANTOM, composed, differing, load, shell, small_method
 
 from ssl4seg.cli import choices, conf_dir
 from ssl4seg.engine import Engine
@@ -19,7 +19,7 @@ NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
 
 def overrides(method: str) -> tuple[str, ...]:
     scales = ("network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]")  # two decoder maps, for urpc
-    return (*PHANTOM, *scales, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}")
+    return (*PHANTOM, *scales, *small_method(method), "labeled_ratio=0.5", f"iterations={STEPS}")
 
 
 def engine_in(path: Path, config: dict[str, Any]) -> Engine:

@@ -11,22 +11,24 @@ from ssl4seg.networks.base import resized
 
 
 class FlawDetector(nn.Module):
-    """conv 4x4 pad 1 to 64, 128, 128, 256, 256, 512, 512 channels with stride 2, 2, 1, 2, 1, 2, 1, each `HalfNorm` and
-    LeakyReLU 0.2; conv 4x4 stride 2 pad 1 to 1, brought to the input's size. Linear at the end, for a squared error.
+    """conv 4x4 pad 1 to 64, 128, 128, 256, 256, 512, 512 channels (`width` times 1, 2, 2, 4, 4, 8, 8) with stride 2, 2,
+    1, 2, 1, 2, 1, each `HalfNorm` and LeakyReLU 0.2; conv 4x4 stride 2 pad 1 to 1, brought to the input's size. Linear
+    at the end, for a squared error.
 
     Of the authors' images of 321 pixels that leaves 9 x 9 places, of 256 pixels 7 x 7, of 64 just one, and flaws are
     compared within an image. So where there would be fewer than 7, the last of the strides 2 are 1 instead.
 
     Args:
         in_channels: C + K, of image and prediction stacked.
+        width: channels of the first convolution.
     """
 
     min_places = 7
     min_side = 15  # the least that leaves 7 places if all strides are 1
 
-    def __init__(self, *, in_channels: int) -> None:
+    def __init__(self, *, in_channels: int, width: int = 64) -> None:
         super().__init__()
-        channels = (in_channels, 64, 128, 128, 256, 256, 512, 512, 1)
+        channels = (in_channels, *(width * times for times in (1, 2, 2, 4, 4, 8, 8)), 1)
         self.convolutions = nn.ModuleList(Convolution(a, b, 4) for a, b in itertools.pairwise(channels))
         self.norms = nn.ModuleList(HalfNorm(width) for width in channels[1:-1])
 

@@ -43,6 +43,7 @@ class GCT(Method):
         correction_weight: c.
         threshold: T.
         dilations: of C.
+        detector_width: channels of the detector's first convolution; the others have up to eight times as many.
     """
 
     phases = ("segmenter", "detector")
@@ -56,6 +57,7 @@ class GCT(Method):
         correction_weight: float = 1.0,
         threshold: float = 0.6,
         dilations: int = 1,
+        detector_width: int = 64,
     ) -> None:
         super().__init__()
         if not correction_weight >= 0:
@@ -65,7 +67,10 @@ class GCT(Method):
         if dilations < 0:
             raise UserError(f"method.dilations={dilations}: expected a number of at least 0")
         self.student, self.partner = network(), network()
-        self.detector = FlawDetector(in_channels=self.student.in_channels + self.student.num_classes)
+        if detector_width < 2 or detector_width % 2:
+            raise UserError(f"method.detector_width={detector_width}: expected an even number of at least 2")
+        in_channels = self.student.in_channels + self.student.num_classes
+        self.detector = FlawDetector(in_channels=in_channels, width=detector_width)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
         self.c, self.threshold, self.dilations = correction_weight, threshold, dilations
 

@@ -172,6 +172,7 @@ def test_the_weight_ramps_up(step):
         {"consistency_weight": -1},
         {"rampup_steps": 0},
         {"correction_weight": -1},
+        {"detector_width": 7},
         {"threshold": 1.0},
         {"dilations": -1},
     ],
