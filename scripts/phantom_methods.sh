@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every method on the embedded phantom, 2 of 40 patients labelled, three seeds, and the bounds: about 3 hours on 2 CPU cores.
+# Every method on the embedded phantom, 2 of 40 patients labelled, three seeds, and the upper bound.
 #   scripts/phantom_methods.sh [KEY=VALUE ...]
 # The same command goes on where it was stopped.
 ssl4seg-train -m 'method=glob(*)' labeled_ratio=0.05 seed=0,1,2 "$@"

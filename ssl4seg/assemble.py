@@ -107,7 +107,7 @@ def method_of(config: Config, make: MakeNetwork) -> Method:
 
 def postprocess_of(config: Config) -> list[Step]:
     """The steps of post-processing, in the order of `postprocess=[...]`."""
-    return [build(keys, f"postprocess.{name}") for name, keys in config.get("postprocess", {}).items()]
+    return [build(keys, f"postprocess.{name}") for name, keys in config["postprocess"].items()]
 
 
 def mask_colors_of(data: Config) -> Sequence[Color] | None:

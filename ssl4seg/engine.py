@@ -104,6 +104,7 @@ class Engine:
         self.first_bad = torch.full((), math.inf, device=fabric.device)
         self.step_seconds: list[float] = []
         self._clock: tuple[int, float] | None = None
+        self._start = time.perf_counter()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -234,6 +235,11 @@ class Engine:
         return statistics.median(self.step_seconds) if self.step_seconds else math.nan
 
     @property
+    def seconds(self) -> float:
+        """Wall time of the run: steps, validations, test; of a process that was killed, to its last checkpoint."""
+        return time.perf_counter() - self._start
+
+    @property
     def images_per_second(self) -> float:
         """Labelled and unlabelled images of all processes; NaN before anything was timed."""
         images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
@@ -283,6 +289,7 @@ class Engine:
             "precision": self.fabric.strategy.precision.precision,
             "scaler": self.fabric.strategy.precision.state_dict(),
             "step_seconds": self.step_seconds,
+            "seconds": self.seconds,
         }
         checkpoint.save(state, self.folder.last)
 
@@ -298,7 +305,7 @@ class Engine:
             optimizer.load_state_dict(state["optimizers"][phase])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
-        self.chosen = state["chosen"]
+        self.chosen, self._start = state["chosen"], time.perf_counter() - state["seconds"]
         self.batches.restrict(self.chosen)
 
 

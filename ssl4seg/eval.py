@@ -33,7 +33,7 @@ def run(config: DictConfig) -> None:
 def names_of(choices: Mapping[str, object], config: Mapping[str, Any]) -> dict[str, str]:
     """The choice of each group; several of post-processing, of which Hydra tells none, with a + between them."""
     names = {group: str(choice) for group, choice in choices.items() if "/" not in group}
-    return names | {"postprocess": "+".join(config.get("postprocess", {})) or "none"}
+    return names | {"postprocess": "+".join(config["postprocess"]) or "none"}
 
 
 def main() -> None:

@@ -103,7 +103,6 @@ def evaluate_checkpoint(config: dict[str, Any], names: Mapping[str, str], given:
     if config["split"] not in SPLITS[1:]:
         raise UserError(f"split={config['split']}: expected val or test")
     start_log(None)
-    config = {"postprocess": {}, **config}  # postprocess=[] leaves none
     steps = postprocess_of(config)
     if config["run"] is not None:
         config = _as_the_run(config, read_config(Path(config["run"])), given)

@@ -343,6 +343,7 @@ class Training:
                 "step_seconds": engine.seconds_per_step,
                 "images_per_second": engine.images_per_second,
                 "eval_seconds": test.seconds,
+                "run_seconds": engine.seconds,
             },
             "peak_memory_bytes": peak_memory(self.fabric.device),
             "versions": _versions(self.fabric),

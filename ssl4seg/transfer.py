@@ -86,10 +86,10 @@ class Transfer:
             total: steps of the run.
             pretrained: whether the encoders start from weights.
         """
-        starts = (0, *(round(share * total) for share in method.stages))
-        longest = max(method.stage(Progress(start, total))[1].total for start in starts)
         if not self.frozen_steps:
             return []
+        starts = (0, *(round(share * total) for share in method.stages))
+        longest = max(method.stage(Progress(start, total))[1].total for start in starts)
         told = []
         if self.frozen_steps >= longest:
             where = f"a stage has {longest} steps at most" if method.stages else f"the run has {total}"

@@ -231,7 +231,7 @@ def table(file: Path) -> list[dict[str, str]]:
 def load(file: Path) -> dict[str, Any]:
     """A checkpoint without the times in it, which differ from run to run."""
     content = torch.load(file, weights_only=True)
-    return {key: value for key, value in content.items() if key != "step_seconds"}
+    return {key: value for key, value in content.items() if key not in ("step_seconds", "seconds")}
 
 
 def events(folder: Path) -> EventAccumulator:

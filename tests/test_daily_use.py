@@ -158,6 +158,17 @@ def test_a_run_of_two_logged_spans_knows_its_speed(tmp_path: Path) -> None:
     assert results(tmp_path / RUN)["speed"]["step_seconds"] > 0
 
 
+def test_the_time_of_a_run_includes_that_before_it_was_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    succeed("train", *PHANTOM, cwd=tmp_path)
+    assert 0 < results(folder)["speed"]["run_seconds"] < 100
+    state = torch.load(folder / "last.pt", weights_only=True)
+    torch.save(state | {"seconds": state["seconds"] + 1000}, folder / "last.pt")
+    (folder / "results.json").unlink()
+    succeed("train", *PHANTOM, cwd=tmp_path)
+    assert 1000 < results(folder)["speed"]["run_seconds"] < 1100
+
+
 def test_a_run_that_failed_at_once_is_mended_by_the_right_key(tmp_path: Path) -> None:
     root = write_h5(tmp_path / "data")
     refused("train", *acdc(tmp_path / "wrong"), cwd=tmp_path)

@@ -76,7 +76,7 @@ def make_run(
         "tested_on": "test" if main == "dice" else "val",
         "empty": "worst",
         "best_step": 20,
-        "speed": {"step_seconds": 3.0 + seed},
+        "speed": {"run_seconds": 60.0 + 20 * seed},
         "val": {**test, main: {"mean": mean - 0.1, "heart": mean - 0.1}},
         "test": test,
     }
@@ -143,8 +143,8 @@ def test_val_and_test_stand_side_by_side_as_mean_and_deviation_over_seeds(root: 
     runs = table(output / "runs.csv")
     assert [float(run["test_dice"]) for run in runs[:4]] == pytest.approx([0.2, 0.4, 0.36, 0.4])
     assert [run["seed"] for run in runs] == ["0", "1"] * 4 + ["0"]
-    assert [row["minutes"] for row in table(output / "report.csv")] == ["1.17"] * 4 + ["1"]  # 20 steps of 3 and 4 s
-    assert [float(run["train_seconds"]) for run in runs[:2]] == [60, 80]
+    assert [row["minutes"] for row in table(output / "report.csv")] == ["1.17"] * 4 + ["1"]
+    assert [float(run["seconds"]) for run in runs[:2]] == [60, 80]
 
 
 def test_markdown_says_once_what_all_lines_share(root: Path) -> None:

@@ -95,7 +95,7 @@ def test_results_hold_what_is_promised(whole: tuple[Path, str]) -> None:
     assert (found["status"], found["iterations"]) == ("finished", 4)
     assert found["best_step"] in (2, 4)
     assert "val" in found["selected_by"]
-    assert set(found["speed"]) == {"step_seconds", "images_per_second", "eval_seconds"}
+    assert set(found["speed"]) == {"step_seconds", "images_per_second", "eval_seconds", "run_seconds"}
     assert found["peak_memory_bytes"] > 0
     assert "torch" in found["versions"]
     for split in ("val", "test"):

@@ -66,10 +66,10 @@ class Run:
         return self.result["labeled"]["cases"], self.result["labeled"]["of_cases"]
 
     @property
-    def train_seconds(self) -> float:
-        """Median seconds of a step times steps, validation left out; NaN where the run does not say."""
-        seconds = (self.result.get("speed") or {}).get("step_seconds")
-        return math.nan if seconds is None else float(seconds) * int(self.result.get("iterations", 0))
+    def seconds(self) -> float:
+        """Wall time of training, validations and test; NaN where the run does not say."""
+        seconds = (self.result.get("speed") or {}).get("run_seconds")
+        return math.nan if seconds is None else float(seconds)
 
     def score(self, split: str, metric: str, name: str = "mean") -> float:
         """Of val or test; NaN where the run has none, or had NaN (null in the file)."""

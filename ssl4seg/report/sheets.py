@@ -141,7 +141,7 @@ def _unit(rows: Sequence[Row]) -> str:
 
 def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, timed: bool = False) -> Sheet:
     unit = _unit(rows)
-    times = [statistics.fmean(run.train_seconds for run in row.runs) / 60 for row in rows]
+    times = [statistics.fmean(run.seconds for run in row.runs) / 60 for row in rows]
     timed = timed and not all(map(math.isnan, times))
     lines = []
     for row, minutes in zip(rows, times, strict=True):
@@ -253,10 +253,10 @@ def write_runs(rows: Sequence[Row], file: Path) -> None:
     numbers = ("val_dice", "test_dice", "val_iou", "test_iou", "test_hd95")
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow([*WORDS, "seed", "best_step", *numbers, "distance_unit", "train_seconds", "folder"])
+        writer.writerow([*WORDS, "seed", "best_step", *numbers, "distance_unit", "seconds", "folder"])
         for row in rows:
             for run in row.runs:
-                scores = [*(run.score(*name.split("_")) for name in numbers), run.train_seconds]
+                scores = [*(run.score(*name.split("_")) for name in numbers), run.seconds]
                 *cells, seconds = ["" if math.isnan(score) else score for score in scores]
                 unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
                 writer.writerow([*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)])
