@@ -150,12 +150,19 @@ def test_val_and_test_stand_side_by_side_as_mean_and_deviation_over_seeds(root: 
 def test_markdown_says_once_what_all_lines_share(root: Path) -> None:
     _, output = report(root, "--no-figures")
     text = (output / "report.md").read_text()
-    assert (
-        "\nDataset hearts, network unet. Minutes: steps times the median time of one, without validation. Mean ± "
-        in text
-    )
+    assert "\nDataset hearts, network unet. Minutes: wall time of a run. 20 steps. Mean ± " in text
     assert "\n| method | labels | seeds | minutes | val Dice % | test Dice % | test HD95 mm |\n" in text
     assert "\n| a_teacher | 1 of 8 (12.5 %) | 2 | 1.17 | 28.00 ± 2.83 | 38.00 ± 2.83 | 3.80 ± 0.28 |\n" in text
+
+
+def test_the_caption_tells_the_steps_and_the_image_size_that_all_runs_share(tmp_path: Path) -> None:
+    make_run(tmp_path, "uamt", [0.5] * 5, config={"dataset": {"image_size": 64}})
+    make_run(tmp_path, "dan", [0.5] * 5, config={"dataset": {"image_size": 64}})
+    assert "20 steps, image_size 64. " in sheets.results(collect([tmp_path])[0], classes=False)[0].caption
+    make_run(tmp_path, "ict", [0.5] * 5, config={"iterations": 30, "dataset": {"image_size": 64}})
+    caption = sheets.results(collect([tmp_path])[0], classes=False)[0].caption
+    assert "image_size 64. " in caption
+    assert "20 steps" not in caption
 
 
 def test_latex_has_rules_of_booktabs_and_no_bare_special_characters(root: Path) -> None:

@@ -148,7 +148,7 @@ def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, time
         time = ("" if math.isnan(minutes) else f"{minutes:.3g}",) if timed else ()
         cells = (column.cell(row, unit) for column in columns)
         lines.append((*row.key, row.differs, str(len(row.runs)), *time, *cells))
-    told = "Minutes: steps times the median time of one, without validation. " if timed else ""
+    told = "Minutes: wall time of a run. " if timed else ""
     return Sheet(
         title=title,
         caption=told + _conventions(rows),
@@ -159,7 +159,7 @@ def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, time
 
 def _conventions(rows: Sequence[Row]) -> str:
     """What the numbers of these rows are."""
-    told = []
+    told = [_budget(rows)]
     if any(len(row.runs) > 1 for row in rows):
         told.append("Mean ± standard deviation over seeds.")
     told.append(f"The model is the one that is best on val by {' or '.join(MAIN[m] for m in _mains(rows))}.")
@@ -168,7 +168,17 @@ def _conventions(rows: Sequence[Row]) -> str:
     policies = sorted({EMPTY[row.first["empty"]] for row in rows if row.first.get("empty") in EMPTY})
     if policies and any("hd95" in row.first["test"] for row in rows):
         told.append(f"A class that is there and not found: {' or '.join(policies)}.")
-    return " ".join(told)
+    return " ".join(filter(None, told))
+
+
+def _budget(rows: Sequence[Row]) -> str:
+    """Steps and image size, where all rows have the same: they say what a score can be compared with."""
+    shared = []
+    for key, words in (("iterations", "{} steps"), ("dataset.image_size", "image_size {}")):
+        values = {str(run.settings.get(key)) for row in rows for run in row.runs}
+        shared += [words.format(values.pop())] if len(values) == 1 and "None" not in values else []
+    told = ", ".join(shared)
+    return f"{told}." if told else ""
 
 
 def _mains(rows: Sequence[Row]) -> list[str]:
