@@ -1,5 +1,5 @@
 #!/bin/sh
-# The small version of both ACDC tables for a CPU: 600 steps of 128 x 128, one seed.
+# The small version of both ACDC tables for a CPU: 800 steps of 4 + 4 slices of 128 x 128, one seed.
 #   scripts/acdc_small.sh DATA/ACDC [KEY=VALUE ...]
 # The same command goes on where it was stopped.
 root=${1:?the folder of ACDC}; shift
