@@ -355,6 +355,17 @@ def test_a_method_is_called_alike_with_any_labels(tmp_path: Path) -> None:
     assert sorted(row.name for row in collect([tmp_path])[0]) == told
 
 
+def test_a_tag_of_all_rows_stands_in_the_title_of_a_figure_alone(tmp_path: Path) -> None:
+    make_run(tmp_path, "uamt", [0.5] * 5, tag="small", config={"lr": 0.1})
+    make_run(tmp_path, "uamt", [0.5] * 5, seed=1, tag="small", config={"lr": 0.2})
+    group = figures.Group(rows=tuple(collect([tmp_path])[0]))
+    assert (group.words, sorted(group.called.values())) == ("hearts, unet, small", ["uamt lr=0.1", "uamt lr=0.2"])
+    make_run(tmp_path, "dan", [0.5] * 5)
+    group = figures.Group(rows=tuple(collect([tmp_path])[0]))
+    assert group.words == "hearts, unet"
+    assert sorted(group.called.values()) == ["dan", "uamt small lr=0.1", "uamt small lr=0.2"]
+
+
 # -- comparison -------------------------------------------------------------------------------------------------------
 
 

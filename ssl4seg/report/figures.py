@@ -114,7 +114,13 @@ class Group:
     @property
     def words(self) -> str:
         """For titles."""
-        return f"{self.dataset}, {self.network}"
+        return ", ".join(filter(None, (self.dataset, self.network, self.tag)))
+
+    @property
+    def tag(self) -> str:
+        """Of all rows, which then need not be called by it."""
+        tags = {row.key[4] for row in self.rows}
+        return tags.pop() if len(tags) == 1 else ""
 
     @property
     def labels(self) -> dict[str, list[Row]]:
@@ -132,7 +138,9 @@ class Group:
     @cached_property
     def called(self) -> dict[str, str]:
         """What a row's name is in figures."""
-        return short(row.name for row in self.rows)
+        names = {row.name: f"{row.method} {row.differs}".strip() if self.tag else row.name for row in self.rows}
+        cut = short(names.values())
+        return {name: cut[called] for name, called in names.items()}
 
     def style(self, line: Line) -> dict[str, Any]:
         """The same for a name in all figures; bounds are black."""
