@@ -9,6 +9,7 @@ the processes' gradients, and DDP's average divides by their number.)
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -66,6 +67,8 @@ def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - soft Dice with squared terms (V-Net, Milletari et al. 2016), over the whole batch, mean over all K classes.
 
     The form of the SSL4MIS recipe: sum_k [1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)] / K, background included.
+    A class that no label holds costs 1 - s / (sum p^2 + s), which pushes it away once sum p^2 is not far above s: the
+    sooner, the larger s and the fewer the pixels.
     """
     counted = label != IGNORE
     num_classes = logits.shape[1]
@@ -82,19 +85,25 @@ class CrossEntropyDice:
     Args:
         cross_entropy: a.
         dice: b.
+        smooth: s of `dice`.
     """
 
-    def __init__(self, *, cross_entropy: float = 0.5, dice: float = 0.5) -> None:
+    def __init__(self, *, cross_entropy: float = 0.5, dice: float = 0.5, smooth: float = 1e-5) -> None:
         for key, weight in (("cross_entropy", cross_entropy), ("dice", dice)):
             if not weight >= 0:
                 raise UserError(f"supervised_loss.{key}={weight}: expected a weight of at least 0")
         if cross_entropy == dice == 0:
             raise UserError("supervised_loss.cross_entropy=0 and supervised_loss.dice=0: one of them must be above 0")
-        self.cross_entropy, self.dice = cross_entropy, dice
+        self.cross_entropy, self.dice, self.smooth = cross_entropy, dice, smooth
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
-        terms = [(self.cross_entropy, cross_entropy), (self.dice, dice)]
+        smoothed: SupervisedLoss = partial(dice, smooth=self.smooth)
+        terms = [(self.cross_entropy, cross_entropy), (self.dice, smoothed)]
         return torch.stack([weight * loss(logits, label) for weight, loss in terms if weight]).sum()
+
+    def smoothed_by(self, smooth: float) -> "CrossEntropyDice":
+        """The same loss with another s."""
+        return CrossEntropyDice(cross_entropy=self.cross_entropy, dice=self.dice, smooth=smooth)
 
 
 class HardPixels:

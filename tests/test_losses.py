@@ -39,16 +39,16 @@ def numpy_cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean([-np.log(p[n, y[n, i, j], i, j]) for n, i, j in np.argwhere(y != IGNORE)]))
 
 
-def numpy_dice(z: np.ndarray, y: np.ndarray) -> float:
+def numpy_dice(z: np.ndarray, y: np.ndarray, smooth: float = 1e-5) -> float:
     p, counted, total = softmax(z), y != IGNORE, 0.0
     for k in range(z.shape[1]):
         a, b = p[:, k][counted], (y == k)[counted].astype(float)
-        total += 1 - (2 * (a * b).sum() + 1e-5) / ((a * a).sum() + (b * b).sum() + 1e-5)
+        total += 1 - (2 * (a * b).sum() + smooth) / ((a * a).sum() + (b * b).sum() + smooth)
     return total / z.shape[1]
 
 
-def numpy_supervised(z: np.ndarray, y: np.ndarray) -> float:
-    return (numpy_cross_entropy(z, y) + numpy_dice(z, y)) / 2
+def numpy_supervised(z: np.ndarray, y: np.ndarray, smooth: float = 1e-5) -> float:
+    return (numpy_cross_entropy(z, y) + numpy_dice(z, y, smooth)) / 2
 
 
 def sharp(label: Tensor, num_classes: int) -> Tensor:
@@ -124,6 +124,29 @@ def test_the_weights_of_cross_entropy_and_dice():
     torch.testing.assert_close(CrossEntropyDice(cross_entropy=1, dice=0)(z, y), cross_entropy(z, y))
     expected = 0.25 * cross_entropy(z, y) + 2 * dice(z, y)
     torch.testing.assert_close(CrossEntropyDice(cross_entropy=0.25, dice=2)(z, y), expected)
+
+
+def test_the_smoothing_of_dice():
+    z, y = torch.zeros(1, 2, 1, 1), torch.tensor([[[0]]])  # p = 1/2
+    loss = CrossEntropyDice(cross_entropy=0, dice=3, smooth=0.25)
+    assert loss(z, y).item() == pytest.approx(1)  # 3 x the mean of 1 - 1.25 / 1.5 and 1 - 0.25 / 0.5
+    assert loss.smoothed_by(0.5)(z, y).item() == pytest.approx(3 * (1 / 7 + 1 / 3) / 2)  # 1 - 1.5/1.75, 1 - 0.5/0.75
+
+
+@pytest.mark.parametrize("smooth", [1e-5, 1e-10])
+def test_dice_pushes_an_absent_class_away_once_its_squares_are_near_the_smoothing(smooth):
+    z, y = torch.zeros(1, 2, 4, 4, dtype=torch.float32), torch.zeros(1, 4, 4, dtype=torch.int64)
+    z[:, 1] = -6.0  # p = 0.0025, sum p^2 = 1e-4
+    z.requires_grad_()
+    dice(z, y, smooth).backward()
+    p = 1 / (1 + math.exp(6))
+    # of class 1: d/dp [1 - s / (16 p^2 + s)] / 2 = 16 p s / (16 p^2 + s)^2 for all pixels; of class 0, p = q:
+    # d/dp [1 - (32 q + s) / (16 q^2 + 16 + s)] / 2 with q = 1 - p
+    absent = 2 * 16 * p * smooth / (16 * p**2 + smooth) ** 2 / 2
+    q, total = 1 - p, 16 * (1 - p) ** 2 + 16 + smooth
+    present = -(32 * total - (32 * 16 * q + smooth) * 2 * q) / total**2 / 2
+    assert z.grad[:, 1].sum().item() == pytest.approx((absent - present) * p * q, rel=1e-3)
+    assert (absent > 10 * abs(present)) == (smooth == 1e-5)
 
 
 def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels():

@@ -8,6 +8,7 @@ from pixelwise import K, Pixelwise, losses, made, numpy_supervised
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.losses import CrossEntropyDice, HardPixels
 from ssl4seg.methods.bcp import BCP, largest_components
 from ssl4seg.mixing import copy_paste_mask
 from ssl4seg.types import IGNORE, Batch, Progress
@@ -31,13 +32,13 @@ def sized(labeled: int, unlabeled: int) -> Batch:
 
 
 def pasted(method: BCP, inside: tuple[Tensor, np.ndarray], around: tuple[Tensor, np.ndarray]) -> tuple[float, float]:
-    """L_seg inside and outside of the box that comes from the one (images, labels) and lies in the other."""
+    """L_seg (s = 1e-10) in- and outside of the box that comes from the one (images, labels) and lies in the other."""
     torch.manual_seed(1)
     box = copy_paste_mask(inside[0][:1], method.side).numpy().astype(bool)
     assert 0 < box.sum() < box.size
     z = method.student.numpy(torch.from_numpy(np.where(box, inside[0].numpy(), around[0].numpy())))
     within, without = np.where(box[:, 0], inside[1], IGNORE), np.where(box[:, 0], IGNORE, around[1])
-    return numpy_supervised(z, within), numpy_supervised(z, without)
+    return numpy_supervised(z, within, 1e-10), numpy_supervised(z, without, 1e-10)
 
 
 def flooded(label: np.ndarray) -> np.ndarray:
@@ -91,6 +92,21 @@ def test_pretraining_pastes_labelled_images_on_one_another(num, a, b):
     expected = sum(pasted(method, (x_l[b], y_l[b]), (x_l[a], y_l[a])))
     torch.manual_seed(1)
     assert losses(method, batch, PRETRAINING) == pytest.approx({"supervised": expected}, rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropyDice(smooth=0.3), CrossEntropyDice(dice=0), HardPixels()])
+def test_a_region_that_lacks_a_class_has_a_dice_of_the_methods_own_smoothing(loss):
+    method = made(BCP)
+    method.supervised = loss
+    z = torch.tensor([0.0, 0.0, -8.0]).view(1, K, 1, 1).repeat(2, 1, 8, 9)
+    label, region = torch.randint(2, (2, 8, 9)), torch.zeros(1, 1, 8, 9)
+    region[..., 2:7] = 1
+    within = torch.where(region[:, 0] > 0, label, IGNORE)
+    expected = loss(z, within).item()
+    if isinstance(loss, CrossEntropyDice) and loss.dice:
+        # sum p^2 of class 2 is 2e-6, so that 1 - s / (sum p^2 + s) is 1; it is 0.2 with s = 1e-5 and 0 with s = 0.3
+        expected = numpy_supervised(z.double().numpy(), within.numpy(), 1e-10)
+    assert method.over(region, z, label).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_unlabelled_image_does_not_matter_in_pretraining_and_does_later():
@@ -175,7 +191,15 @@ def test_pseudo_labels_are_what_is_pasted_and_the_student_predicts(batch):
 
 @pytest.mark.parametrize(
     "keys",
-    [{"pretrain": 0.0}, {"pretrain": 1.0}, {"side": 0.0}, {"side": 1.0}, {"pseudo_weight": -1}, {"ema_decay": 1.0}],
+    [
+        {"pretrain": 0.0},
+        {"pretrain": 1.0},
+        {"side": 0.0},
+        {"side": 1.0},
+        {"pseudo_weight": -1},
+        {"smooth": 0.0},
+        {"ema_decay": 1.0},
+    ],
 )
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
