@@ -24,7 +24,7 @@ class BCP(Method):
     paper's "in" and "out" are the two mixed images); y_u: the EMA teacher's argmax, of which each class but the
     background keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is
     the same for the whole batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by
-    1e-10 as in the authors' code: the 1e-5 of whole images lets it push that class away for good (docs/results.md).
+    1e-10 as in the authors' code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).
 
     Before that, in stage 0, boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
     quarter of the run, 10,000 of 40,000 steps in the authors' code. The teacher starts as its student, and its average
