@@ -29,9 +29,11 @@ class ABD(TwoNetworks):
     w(t) as in `MeanTeacher`. Constants of the authors' ACDC code with cross teaching.
 
     Differs from the authors' code: network 2 is of the same build as network 1 unless `peer` says otherwise; there it
-    is a pretrained Swin-UNet. Labelled strong views have colour jitter alone, there a random cut-out too, labelled
-    background. What is left when 4 does not divide the image's sides stays in place. The authors' other variant, on top
-    of BCP and with the higher figures (89.0 with 3 ACDC patients), has ABD-R alone and is not here.
+    is a pretrained Swin-UNet. There every strong view has a cut-out of random pixels in half of the images, labelled
+    background, and colour jitter of 0.8; here the labelled ones have the jitter alone, the others `views.strong`. There
+    the images have 224 pixels, 8 + 8 a step. What is left when 4 does not divide the image's sides stays in place. The
+    authors' other variant, on top of BCP and with the higher figures (89.0 with 3 ACDC patients), has ABD-R alone and
+    is not here.
 
     Args:
         peer: builds network 2 from the keywords in_channels and num_classes; None is the run's network again.

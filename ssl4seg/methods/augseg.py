@@ -33,9 +33,10 @@ class AugSeg(FixMatch):
     is none (`threshold=0`). Hue and saturation leave images of one channel as they are.
 
     Differs from the authors' code: there one size of box serves the whole batch, and boxes are cut off at the image's
-    sides; the pair of an image is the one that a random permutation gives it. Its teacher is in evaluation mode with
-    averaged batch-norm statistics (ours: docs/decisions/teacher-batch-norm.md), its decay 0.999 (Cityscapes 0.996),
-    1 % of a long run; here 0.99, as in the ACDC literature. There the teacher predicts (`predict_with=teacher`).
+    sides; the pair of an image, labelled or not, is the one that a random permutation gives it. Its teacher is the
+    student in the first of 80 epochs. It is in evaluation mode with averaged batch-norm statistics (ours:
+    docs/decisions/teacher-batch-norm.md), its decay 0.999 (Cityscapes 0.996), 1 % of a long run; here 0.99, as in the
+    ACDC literature. There the teacher predicts (`predict_with=teacher`).
 
     Args:
         threshold, consistency_weight: tau and w.

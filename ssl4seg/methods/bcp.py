@@ -31,9 +31,10 @@ class BCP(Method):
     includes the batch norm's running statistics. The student predicts, as in the authors' test.
 
     Differs from the authors' code: stage 0 hands on its last student, not its best on val, and not the optimiser's
-    state; both mixed batches share one pass, and so the batch norm's statistics; the code's learning rate is constant
-    (`schedule=constant`). The shorter of the two streams is repeated, and a batch of one is mixed with itself. The
-    components are found on the CPU: about 30 ms a step for 12 images of 256 x 256, during which a GPU waits.
+    state; both mixed batches share one pass, and so the batch norm's statistics, and so do the two halves in the
+    teacher; the code's learning rate is constant (`schedule=constant`). The shorter of the two streams is repeated, and
+    a batch of one is mixed with itself. The components are found on the CPU: about 30 ms a step for 12 images of 256 x
+    256, during which a GPU waits.
 
     Args:
         pretrain: share of the run that stage 0 takes.

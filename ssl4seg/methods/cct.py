@@ -29,10 +29,12 @@ class CCT(Method):
     w(t) = 0.1 exp(-5 (1 - t/T)^2) and dropout 0.3: the SSL4MIS recipe; for VOC, the authors have 30 after a tenth of
     the run, and 0.5.
 
-    The paper's encoder has one output; of a network with skip connections all features are perturbed, as in SSL4MIS,
-    or the finest would pass as they are. Differs from SSL4MIS, which supervises the auxiliary decoders and does not
-    detach p, and drops single units; and from the authors' code, which has g ~ U(0.7, 0.9) and draws noise and g once a
-    batch, here once an image. Their perturbations that need the task (VAT, Con-Msk, Obj-Msk, G-Cutout) are left out.
+    The paper's encoder has one output; of a network with skip connections all features are perturbed, as in SSL4MIS, or
+    the finest would pass as they are. Differs from SSL4MIS, which supervises the auxiliary decoders (with four terms of
+    a quarter each; its w beside one whole term is a quarter as large), does not detach p, and drops single units; and
+    from the authors' code, which has six decoders of each kind, passes labelled and unlabelled images apart, has g ~
+    U(0.7, 0.9) and draws noise and g once a batch, here once an image. Their perturbations that need the task (VAT,
+    Con-Msk, Obj-Msk, G-Cutout) are left out.
 
     Args:
         perturbations: one for each auxiliary decoder; a name that is repeated gets several decoders.

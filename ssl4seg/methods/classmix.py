@@ -20,7 +20,8 @@ class ClassMix(MeanTeacher):
     code: c rises by itself.
 
     Differs from the authors' code, which jitters and blurs the mixed image as a whole (on Cityscapes; on VOC it has no
-    strong augmentation): here each of the two images brings its own strong view.
+    strong augmentation): here each of the two images brings its own strong view. There the labelled images pass the
+    student apart, here with the mixed ones.
 
     Args:
         threshold: of the confidence.

@@ -19,7 +19,10 @@ class CutMixSeg(MeanTeacher):
     w = 1 without a ramp, as there: c rises by itself. Teacher inputs carry no noise.
 
     Differs from the authors' code, where x_b is a batch of its own, the teacher averages the batch norm's running
-    statistics too and predicts (`predict_with=teacher`), and on VOC the student's images have their colours jittered.
+    statistics too and predicts (`predict_with=teacher`), its decay is 0.99 from the first step on, the labelled images
+    pass the student apart, and what lies outside of an image counts as 0. On VOC and Cityscapes the batch norm is
+    frozen there (here `transfer.frozen_batchnorm`, the encoder's), and the student's images have their colours
+    jittered.
 
     Args:
         threshold: of the confidence.

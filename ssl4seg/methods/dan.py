@@ -21,8 +21,10 @@ class DAN(Method):
     0.1; there D has Adam 1e-4 with betas (0.9, 0.99), and so in our YAML.
 
     Differs from the paper: there D sees image times probabilities; here, as in the SSL4MIS script, both are stacked.
-    Differs from that script: the mean over D's last features makes any image size work (there one size is built in);
-    D has no dropout; and in D's phase the segmenter runs in training mode, so that D sees what it will judge.
+    Differs from that script: the mean over D's last features makes any image size work (there one size is built in); D
+    has no dropout, and one first convolution of the stack, with an activation, where there are two, added without; D's
+    learning rate falls with the segmenter's, there it is constant; and in D's phase the segmenter runs in training
+    mode, so that D sees what it will judge.
 
     In each phase the other network's parameters get no gradient and its batch norm's running statistics stay.
 

@@ -24,10 +24,11 @@ class DeepCoTraining(TwoNetworks):
     L_cot and L_div, 0.5 and 0.05 (r = 0.1), and epsilon = 0.03 for images in [0, 1] are those of Peng's public
     configuration for ACDC; w ramps up as in `MeanTeacher`.
 
-    Differs from their code: there L_div starts later than L_cot, the examples are made by networks in evaluation mode
-    and clipped to [0, 1], and the networks may get different labelled images; here one ramp serves both, the examples
-    use the gradient of the training pass, images of any range are allowed, and both networks see all labels. The script
-    of this name in SSL4MIS is one network that agrees with itself on a turned image, without adversarial examples.
+    Differs from their code: there w reaches its end in 50 of 120 epochs, L_div starts later than L_cot, the examples
+    are made by networks in evaluation mode and clipped to [0, 1], and the networks may get different labelled images;
+    here one ramp serves both, the examples use the gradient of the training pass, images of any range are allowed, and
+    both networks see all labels. The script of this name in SSL4MIS is one network that agrees with itself on a turned
+    image, without adversarial examples.
 
     Args:
         diversity_weight: r, the weight of L_div relative to L_cot.

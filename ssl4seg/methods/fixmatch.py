@@ -17,8 +17,10 @@ class FixMatch(Method):
     H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels:
     one that is not confident counts as 0. The three views share one pass, in training mode, as in the authors' code.
 
-    Differs from the authors' code in that the student itself predicts, there an average of its weights (decay 0.999).
-    Differs from the public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
+    Differs from the authors' code, for classification: there an average of the student's weights predicts (decay
+    0.999), here the student; strong views are CTAugment's with a Cutout of half the side (`fixmatch_cta`), here
+    `views.strong`; and a step has seven unlabelled images to one labelled (`unlabeled_batch_size`). Differs from the
+    public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
 
     Args:
         threshold: tau.

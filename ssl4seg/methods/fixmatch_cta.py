@@ -48,8 +48,9 @@ class FixMatchCTA(FixMatch):
     1,000 steps, and in shorter runs all levels stay in use.
 
     Constants and ranges of the authors' code, but for: what moves pixels (rotation, shear, translation, rescaling) is
-    left out, since strong views stay aligned; posterize too has 17 bins; blur is Gaussian. The paper compares m itself
-    with 0.8; the code, like ours, its ratio to the largest, or all bins could be excluded. There an EMA predicts x'.
+    left out, since strong views stay aligned, and so is the operation that does nothing; posterize too has 17 bins;
+    blur is Gaussian. The paper compares m itself with 0.8; the code, like ours, its ratio to the largest, or all bins
+    could be excluded. There an EMA predicts x'.
 
     Differs from the public 2-D ACDC script, which learns m once an epoch from the training loss of one policy, applies
     no confidence threshold to the pseudo-labels, and validates an EMA but saves the student.

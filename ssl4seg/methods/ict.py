@@ -22,7 +22,9 @@ class ICT(MeanTeacher):
     in the SSL4MIS recipe, within the 0.1 to 1 of the paper.
 
     Differs from the SSL4MIS script, which pairs one half of the batch with the other and so takes half as many mixed
-    images; here each image is the first of one pair and the second of another, and the batch may be odd.
+    images; here each image is the first of one pair and the second of another, and the batch may be odd. The paper's
+    own code, for classification, mixes the teacher's logits, has one lambda a batch, mixes labelled images too, and w =
+    100.
 
     Args:
         alpha: both parameters of the Beta distribution.

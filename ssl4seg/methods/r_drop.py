@@ -26,7 +26,7 @@ class RDrop(Method):
     here, where the classes are summed; the paper's alpha runs from 0.6 (image classification) to 5, without a ramp.
 
     Differs from that script, which compares two networks instead of two passes of one, on the unlabelled images alone,
-    and takes the softmax over the image's width.
+    and takes the softmax over the image's width. The authors' code for images has two passes, and sums KL over a batch.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.

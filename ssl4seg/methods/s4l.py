@@ -22,8 +22,9 @@ class S4L(Method):
     linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1.
 
     The paper classifies images, and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
-    carried it over to segmentation with one turned copy and a = b = 0.1: the defaults; its h has two convolutions
-    before the mean, which need larger maps than every network has. Only labelled images pass the decoder.
+    carried it over to segmentation with one turned copy and a = b = 0.1: the defaults; its h reads the segmentation's
+    logits through two convolutions, which need larger maps than every network has, and so teaches the decoder too. Here
+    only labelled images pass the decoder.
 
     What is upright must be known from the image: views that turn by quarters (`views.weak.rot90_flip`, half of the
     images in the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the task whole. Images are

@@ -41,10 +41,14 @@ class U2PL(Method):
 
     M, N, D, the banks' sizes and the start on labels alone are the authors' code's, and the teacher is tested as there.
     r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
-    negatives. Differs from the code: there anchors of unlabelled images are the surest alpha(t) of the pixels alone, z+
-    includes those with p_t(c) <= 0.3, and where a class is absent the anchors of one class meet the bank of another;
-    every negative is queued, here at most `num_keys` a class, step and process, so that the bank spans more than a few
-    steps. gamma is that of each process's own images, as there. L_sup has a Dice term beside the cross-entropy.
+    negatives. Differs from the code: there no labelled pixel enters a bank, and of the unreliable ones only those whose
+    pseudo-label is c although c ranks in [r_l, r_h) of p_t of x_m, where the two views of the teacher disagree (here
+    eqs. 13 to 15); on labels alone the student does not see the unlabelled images; for a further epoch the teacher is
+    the student; the mean over classes counts those without anchors too; there anchors of unlabelled images are the
+    surest alpha(t) of the pixels alone, z+ includes those with p_t(c) <= 0.3, and where a class is absent the anchors
+    of one class meet the bank of another; every negative is queued, here at most `num_keys` a class, step and process,
+    so that the bank spans more than a few steps. gamma is that of each process's own images, as there. L_sup has a Dice
+    term beside the cross-entropy.
 
     Args:
         unreliable: alpha(0).

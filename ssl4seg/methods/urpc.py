@@ -33,7 +33,8 @@ class URPC(Method):
 
     Differs from the authors' code: D_i is the paper's KL(p_i || pbar), there KL(pbar || p_i), which has no upper bound;
     logarithms come from log-softmax, there the logarithm of a softmax output that may be 0. Upsampling is bilinear,
-    there nearest. With fewer maps in the decoder than `num_scales`, S is their number.
+    there nearest. The noise is drawn for each image, there once a batch. With fewer maps in the decoder than
+    `num_scales`, S is their number.
 
     Args:
         num_scales: S at most, the finest ones.
