@@ -69,9 +69,18 @@ def test_the_discriminator_tells_truths_from_labelled_predictions_on_the_pixels_
     assert found["discriminator"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_discriminator_sees_what_the_segmenter_makes_of_both_kinds_of_images_together():
+def test_supervision_does_not_depend_on_the_unlabelled_images_in_the_batch():
     method, batch = AdvSemiSeg(network=tiny_unet).train(), some_batch(side=32)
-    z_l = method.student(torch.cat([batch.image, batch.unlabeled]))[: len(batch.image)]  # by their common statistics
+    values = [
+        method("segmenter", batch._replace(unlabeled=unlabeled), HALFWAY)["supervised"].item()
+        for unlabeled in (batch.unlabeled, batch.unlabeled[:1], 9 * batch.unlabeled)
+    ]
+    assert values[0] == values[1] == values[2]
+
+
+def test_the_discriminator_sees_what_the_segmenter_makes_of_the_labelled_images_by_themselves():
+    method, batch = AdvSemiSeg(network=tiny_unet).train(), some_batch(side=32)
+    z_l = method.student(batch.image)
     seen: list[Tensor] = []
     method.discriminator.register_forward_pre_hook(lambda _, maps: seen.append(maps[0]))
     method("discriminator", batch, HALFWAY)
