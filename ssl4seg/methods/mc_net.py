@@ -21,11 +21,13 @@ class MCNet(Method):
     p_i: softmax output [L + U, K, H, W] of decoder i = 1..n, all on one encoder and each with an upsampling of its own;
     s(p) = p^(1/T) / (p^(1/T) + (1 - p)^(1/T)) in [0, 1], the sharpened soft pseudo-label, taken of each class by itself
     (it does not sum to 1 for K > 2), T = 0.1. The mean is over pixels and classes of labelled and unlabelled images.
-    a = 0.5 and w(t) = 0.1 exp(-5 (1 - t/T_max)^2): the authors' code for ACDC. n = 2 is MC-Net, 3 MC-Net+.
+    a = 0.5 and w(t) = 0.1 exp(-5 (1 - t/T_max)^2): the authors' code for ACDC, whose weight is 1 of a Dice without the
+    factor 2, half as steep. n = 2 is MC-Net, 3 MC-Net+.
 
     The first decoder is the network's own and predicts; the next are its other upsamplings in their order (of the
     U-Net: bilinear, transposed, nearest). As in the authors' code, the gradient flows into s(p_i) too. Differs from it:
-    L_sup is (cross-entropy + Dice) / 2, there and in the paper Dice alone.
+    L_sup is (cross-entropy + Dice) / 2, there and in the paper Dice alone (`supervised_loss.cross_entropy=0
+    supervised_loss.dice=1`), there without a smoothing that pushes absent classes away.
 
     Args:
         num_decoders: n.
