@@ -17,12 +17,13 @@ from typing import Any, ClassVar, TextIO
 from uuid import uuid4
 
 import yaml
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ssl4seg.cluster import outlive_lost_jobs
 from ssl4seg.errors import UserError
-from ssl4seg.runs import FAILURES, read_failures
+from ssl4seg.runs import FAILURES, finished, read_failures, write_json
 
 SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
@@ -98,6 +99,8 @@ class Sweep(Callback):
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other runs
             os.environ["TERM"] = "dumb"  # no progress bars, which would write over one another
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that no process is left behind
+        if "submitit" in config.hydra.launcher._target_:
+            outlive_lost_jobs(self.on_job_lost)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Tell what a search has found."""
@@ -129,11 +132,27 @@ class Sweep(Callback):
             traceback.print_exception(error)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._write(config.hydra.runtime.output_dir, config.hydra.overrides.task, told)
+
+    def on_job_lost(self, config: DictConfig, overrides: Sequence[str], error: str) -> None:
+        """Write down a run that something else ended, before it could: here, and in its folder if it has one."""
+        assert self.file
+        folder = self.file.parent / config.hydra.sweep.subdir
+        if any(line["folder"] == config.hydra.sweep.subdir for line in self.failures()):
+            return  # it could; this is its end, or that of another of its processes
+        if (folder / "config.yaml").exists() and not finished(folder):
+            names = {key: config.hydra.runtime.choices[key] for key in ("dataset", "method", "network")}
+            write_json(folder / "results.json", {**names, "seed": config.seed, "status": "failed", "error": error})
+        self._write(folder, filter_overrides(overrides), error)
+
+    def _write(self, folder: Path | str, overrides: Sequence[str], error: str) -> None:
+        assert self.file
         line = {
             "sweep": self.name,
-            "overrides": " ".join(config.hydra.overrides.task),
-            "folder": os.path.relpath(config.hydra.runtime.output_dir, self.file.parent),
-            "error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}",
+            "overrides": " ".join(overrides),
+            "folder": os.path.relpath(folder, self.file.parent),
+            "error": error,
         }
         with self.file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")

@@ -2,18 +2,24 @@
 
 import io
 import json
+import operator
 import os
+import re
 from pathlib import Path
 
 import pytest
+import submitit
 import yaml
 from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
 from omegaconf import OmegaConf
 
-from ssl4seg import sweeps
+from ssl4seg import cluster, sweeps
 from ssl4seg.errors import UserError
 
 FAULTY = '''
+import os
+import signal
+
 from ssl4seg.methods.supervised import Supervised
 
 
@@ -24,16 +30,26 @@ class Faulty(Supervised):
         if progress.step == 2:
             raise ZeroDivisionError("on purpose")
         return super().forward(phase, batch, progress)
+
+
+class Killed(Supervised):
+    """Is killed at the third step, as by the system for want of memory."""
+
+    def forward(self, phase, batch, progress):
+        if progress.step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(phase, batch, progress)
 '''
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A method with a fault, from outside of the package."""
+    """Two methods with a fault, from outside of the package."""
     mine = tmp_path_factory.mktemp("mine")
     (mine / "faulty.py").write_text(FAULTY)
     (mine / "method").mkdir()
-    (mine / "method/faulty.yaml").write_text("_target_: faulty.Faulty\n")
+    for name in ("faulty", "killed"):
+        (mine / f"method/{name}.yaml").write_text(f"_target_: faulty.{name.capitalize()}\n")
     return mine
 
 
@@ -103,13 +119,14 @@ def test_lines_of_runs_that_are_computed_at_once_say_whose_they_are() -> None:
 
 # -- Slurm ------------------------------------------------------------------------------------------------------------
 
-CLUSTER = {  # what submitit asks of a cluster, for an array of two jobs that run here at once
+CLUSTER = {  # what submitit asks of a cluster, for an array of four jobs that run here at once
     "sbatch": """
         cp "$1" sbatch.sh
         export SLURM_ARRAY_JOB_ID=12 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0
-        for task in 0 1; do
+        for task in 0 1 2 3; do
           export SLURM_JOB_ID=$((12 + task)) SLURM_ARRAY_TASK_ID=$task
-          (setsid sh "$1"; touch ended-$task) > /dev/null 2>&1 &
+          touch ended-$task
+          (setsid sh sbatch.sh; echo $? > ended-$task) > /dev/null 2>&1 &
         done
         echo "Submitted batch job 12"
         """,
@@ -119,32 +136,56 @@ CLUSTER = {  # what submitit asks of a cluster, for an array of two jobs that ru
         """,
     "sacct": """
         echo "JobID|State|NodeList"
-        for task in 0 1; do
-          if [ -e ended-$task ]; then echo "12_$task|COMPLETED|here"; else echo "12_$task|RUNNING|here"; fi
+        for task in 0 1 2 3; do
+          state=RUNNING
+          case "$(cat ended-$task)" in 0) state=COMPLETED;; 137) state=OUT_OF_MEMORY;; ?*) state=FAILED;; esac
+          echo "12_$task|$state|here"
         done
         """,
 }
 
 
-def test_slurm_is_handed_a_job_for_each_run(tmp_path: Path) -> None:
+def test_slurm_is_handed_a_job_for_each_run_and_one_that_it_ends_is_a_run_that_failed(
+    mine: Path, tmp_path: Path
+) -> None:
     for name, text in CLUSTER.items():
         file = tmp_path / "bin" / name
         file.parent.mkdir(exist_ok=True)
         file.write_text("#!/bin/sh\n" + text)
         file.chmod(0o755)
     keys = ("hydra/launcher=slurm", "hydra.launcher.partition=gpus", "hydra.launcher.setup=[module load cuda]")
-    path = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    code, output = shell(script("train"), "-m", *PHANTOM, *keys, "labeled_cases=1,99", cwd=tmp_path, env=path)
+    runs = ("method=killed,supervised", "labeled_cases=1,99")
+    env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(mine)}
+    code, output = shell(script("train"), "--config-dir", mine, "-m", *PHANTOM, *keys, *runs, cwd=tmp_path, env=env)
     told = output + "".join(file.read_text() for file in tmp_path.glob("srun*.log"))
     assert code == 1, told
-    assert "\n1 run(s) failed:\n" in output, told
-    assert results(tmp_path / "outputs/phantom/supervised/unet-1cases-s0")["status"] == "finished"
+    failed = output.partition("\n3 run(s) failed:\n")[2]
+    assert failed.count("\n  labeled_cases=99: expected 1 to 4") == 2, told
+    reason = "job 12_0 of the cluster ended (OUT_OF_MEMORY) without a result: "
+    assert re.search(rf"method=killed labeled_cases=1\n  {re.escape(reason)}", failed), told
+
+    finished = tmp_path / "outputs/phantom/supervised/unet-1cases-s0"
+    assert results(finished)["status"] == "finished"  # though waited for after the one that was killed
+    killed = results(tmp_path / "outputs/phantom/killed/unet-1cases-s0")
+    assert (killed["status"], killed["error"][: len(reason)]) == ("failed", reason)
+    report = succeed("report", "outputs", "--no-figures", cwd=tmp_path)
+    assert f"outputs/phantom/killed/unet-1cases-s0: failed\n    {reason}" in report
+
     lines = (tmp_path / "sbatch.sh").read_text().splitlines()
     asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    assert asked >= {"job-name=ssl4seg", "partition=gpus", "array=0-1%2", "time=1440", "gpus-per-node=1", "nodes=1"}
+    assert asked >= {"job-name=ssl4seg", "partition=gpus", "array=0-3%4", "time=1440", "gpus-per-node=1", "nodes=1"}
     assert asked >= {"cpus-per-task=8", "mem=32GB", "ntasks-per-node=1"}
     assert "module load cuda" in lines
     assert any(line.startswith("srun ") and "submitit.core._submit" in line for line in lines)
+
+
+def test_a_job_that_breaks_before_the_run_begins_is_told_by_the_last_line_of_its_traceback(tmp_path: Path) -> None:
+    job = submitit.LocalExecutor(tmp_path).submit(operator.truediv, 1, 0)
+    with pytest.raises(submitit.core.utils.FailedJobError) as raised:
+        job.results()
+    told = cluster._reason(job, str(raised.value))
+    last = "ZeroDivisionError: division by zero"
+    assert told == f"job {job.job_id} of the cluster ended without a result: {last} ({tmp_path})"
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
