@@ -54,7 +54,7 @@ class RunFolder:
                 if done:
                     return
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path / ".lock")
+            self._lock = locked(path / ".lock")
             write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
         except OSError as error:
             raise UserError(f"{path}: the run folder cannot be written ({error.strerror or error})") from None
@@ -109,6 +109,18 @@ def finished(path: Path) -> dict[str, Any] | None:
     return results if results.get("status") == "finished" else None
 
 
+def val_score(results: Mapping[str, Any]) -> float | None:
+    """By which the model of a finished run was chosen ("val dice mean")."""
+    split, metric, name = results["selected_by"].split()
+    score: float | None = results[split][metric][name]
+    return score
+
+
+def write_failure(run: Path, error: str, **facts: Any) -> None:
+    """results.json of a run that failed."""
+    write_json(run / "results.json", {**facts, "status": "failed", "error": error})
+
+
 def remove_empty(run: Path) -> None:
     """Remove an empty run folder, and those of the method and the dataset above it if they become so."""
     here = Path.cwd()
@@ -118,7 +130,7 @@ def remove_empty(run: Path) -> None:
         folder.rmdir()
 
 
-def _locked(path: Path) -> IO[str]:
+def locked(path: Path) -> IO[str]:
     """A lock that the operating system takes back however the process ends."""
     file = path.open("w")
     try:

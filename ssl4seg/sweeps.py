@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 
 from ssl4seg.cluster import outlive_lost_jobs
 from ssl4seg.errors import UserError
-from ssl4seg.runs import FAILURES, finished, read_failures, write_json
+from ssl4seg.runs import FAILURES, finished, locked, read_failures, val_score, write_failure
 
 SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
@@ -130,34 +131,42 @@ class Sweep(Callback):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._write(Path(config.hydra.runtime.output_dir), config.hydra.overrides.task, told)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
-        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self._write(config.hydra.runtime.output_dir, config.hydra.overrides.task, told)
 
-    def on_job_lost(self, config: DictConfig, overrides: Sequence[str], error: str) -> None:
-        """Write down a run that something else ended, before it could: here, and in its folder if it has one."""
+    def on_job_lost(self, overrides: Sequence[str], subdir: str, error: str) -> float | None:
+        """Write down a run that something else ended, before it could: here, and in its folder if it has one.
+
+        Returns:
+            The val score of a run that was finished all the same.
+        """
         assert self.file
-        folder = self.file.parent / config.hydra.sweep.subdir
-        if any(line["folder"] == config.hydra.sweep.subdir for line in self.failures()):
-            return  # it could; this is its end, or that of another of its processes
-        if (folder / "config.yaml").exists() and not finished(folder):
-            names = {key: config.hydra.runtime.choices[key] for key in ("dataset", "method", "network")}
-            write_json(folder / "results.json", {**names, "seed": config.seed, "status": "failed", "error": error})
+        folder = self.file.parent / subdir
+        if done := finished(folder):
+            return val_score(done)
+        if (folder / "config.yaml").exists():
+            with suppress(UserError), locked(folder / ".lock"):  # it is at work after all: queued again
+                write_failure(folder, error)
         self._write(folder, filter_overrides(overrides), error)
+        return None
 
-    def _write(self, folder: Path | str, overrides: Sequence[str], error: str) -> None:
+    def _write(self, folder: Path, overrides: Sequence[str], error: str) -> None:
         assert self.file
         line = {
             "sweep": self.name,
             "overrides": " ".join(overrides),
-            "folder": os.path.relpath(folder, self.file.parent),
+            "folder": os.path.relpath(folder.resolve(), self.file.parent),
             "error": error,
         }
         with self.file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
 
     def failures(self) -> list[dict[str, str]]:
-        """Of this sweep's runs, in the order in which they failed."""
-        lines = read_failures(self.file)[0] if self.file else []
-        return [line for line in lines if line["sweep"] == self.name]
+        """Of this sweep's runs, in the order in which they failed: what the first of a run's processes said."""
+        first: dict[str, dict[str, str]] = {}
+        for line in read_failures(self.file)[0] if self.file else []:
+            if line["sweep"] == self.name:
+                first.setdefault(line["overrides"], line)
+        return list(first.values())

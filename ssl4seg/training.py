@@ -42,7 +42,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, palette, panel
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
-from ssl4seg.runs import RunFolder, finished, read_json, write_json
+from ssl4seg.runs import RunFolder, finished, read_json, val_score, write_failure, write_json
 from ssl4seg.seeding import seed_of
 from ssl4seg.tables import Table
 from ssl4seg.transfer import Transfer
@@ -91,24 +91,13 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
             folder.remove()
         elif folder:
             log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
-            _write_failure(folder, names, config["seed"], str(error))
+            write_failure(path, str(error), **names, seed=config["seed"])
         raise
     except Exception as error:
         if folder:
             log.exception("a fault of the program, or of a method from elsewhere:", extra=FILE_ONLY)
-            _write_failure(folder, names, config["seed"], f"{type(error).__name__}: {error}")
+            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=config["seed"])
         raise
-
-
-def _write_failure(folder: RunFolder, names: Mapping[str, str], seed: int, error: str) -> None:
-    write_json(folder.results_file, {**names, "seed": seed, "status": "failed", "error": error})
-
-
-def val_score(results: Mapping[str, Any]) -> float | None:
-    """By which the model was chosen ("val dice mean")."""
-    split, metric, name = results["selected_by"].split()
-    score: float | None = results[split][metric][name]
-    return score
 
 
 class Training:

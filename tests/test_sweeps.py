@@ -13,7 +13,7 @@ import yaml
 from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
 from omegaconf import OmegaConf
 
-from ssl4seg import cluster, sweeps
+from ssl4seg import cluster, runs, sweeps
 from ssl4seg.errors import UserError
 
 FAULTY = '''
@@ -71,13 +71,13 @@ def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
     assert told.count("\n  ZeroDivisionError: on purpose") == 1
     assert "Error executing job" not in output
 
-    runs = tmp_path / "outputs/phantom"
-    done = results(runs / "supervised/unet-1cases-s0")
+    phantom = tmp_path / "outputs/phantom"
+    done = results(phantom / "supervised/unet-1cases-s0")
     assert done["status"] == "finished"
-    broken = runs / "faulty/unet-1cases-s0"
+    broken = phantom / "faulty/unet-1cases-s0"
     assert (results(broken)["status"], results(broken)["error"]) == ("failed", "ZeroDivisionError: on purpose")
     assert 'raise ZeroDivisionError("on purpose")' in (broken / "train.log").read_text()
-    assert not list(runs.rglob("*99cases*"))
+    assert not list(phantom.rglob("*99cases*"))
     if launcher == "joblib":
         assert "\nphantom/supervised/unet-1cases-s0: step 4: val Dice " in output
         assert int(done["versions"]["num_threads"]) == max(1, len(os.sched_getaffinity(0)) // 2)
@@ -97,16 +97,22 @@ def test_a_fault_outside_of_a_sweep_has_its_traceback(mine: Path, tmp_path: Path
     assert output.rstrip().endswith("ZeroDivisionError: on purpose")
 
 
-def test_a_line_that_was_cut_off_hides_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Sweep:
+    """A sweep of runs in tmp_path, where one before it was cut off as it wrote."""
     monkeypatch.setattr(sweeps.Sweep, "current", None)
     (tmp_path / "failed.jsonl").write_text('{"sweep": "of befo')
     config = {"sweep": {"dir": str(tmp_path)}, "launcher": {"_target_": "hydra.BasicLauncher"}}
-    one = sweeps.Sweep()
-    one.on_multirun_start(OmegaConf.create({"hydra": config}))
-    line = {"sweep": one.name, "overrides": "seed=1", "folder": "a", "error": "what"}
+    swept = sweeps.Sweep()
+    swept.on_multirun_start(OmegaConf.create({"hydra": config}))
+    return swept
+
+
+def test_a_line_that_was_cut_off_hides_no_failure(swept: sweeps.Sweep, tmp_path: Path) -> None:
+    line = {"sweep": swept.name, "overrides": "seed=1", "folder": "a", "error": "what"}
     with (tmp_path / "failed.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n" + '{"sweep": "')
-    assert one.failures() == [line]
+    assert swept.failures() == [line]
 
 
 def test_lines_of_runs_that_are_computed_at_once_say_whose_they_are() -> None:
@@ -154,14 +160,14 @@ def test_slurm_is_handed_a_job_for_each_run_and_one_that_it_ends_is_a_run_that_f
         file.write_text("#!/bin/sh\n" + text)
         file.chmod(0o755)
     keys = ("hydra/launcher=slurm", "hydra.launcher.partition=gpus", "hydra.launcher.setup=[module load cuda]")
-    runs = ("method=killed,faulty,supervised", "labeled_cases=1")
+    choices = ("method=killed,faulty,supervised", "labeled_cases=1")
     env = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(mine)}
-    code, output = shell(script("train"), "--config-dir", mine, "-m", *PHANTOM, *keys, *runs, cwd=tmp_path, env=env)
+    code, output = shell(script("train"), "--config-dir", mine, "-m", *PHANTOM, *keys, *choices, cwd=tmp_path, env=env)
     told = output + "".join(file.read_text() for file in tmp_path.glob("srun*.log"))
     assert code == 1, told
     failed = output.partition("\n2 run(s) failed:\n")[2]
     assert "method=faulty labeled_cases=1\n  ZeroDivisionError: on purpose" in failed, told
-    reason = "job 12_0 of the cluster ended (OUT_OF_MEMORY) without a result: "
+    reason = "job 12_0 ended (OUT_OF_MEMORY) without a result: "
     assert re.search(rf"method=killed labeled_cases=1\n  {re.escape(reason)}", failed), told
 
     finished = tmp_path / "outputs/phantom/supervised/unet-1cases-s0"
@@ -185,7 +191,26 @@ def test_a_job_that_breaks_before_the_run_begins_is_told_by_the_last_line_of_its
         job.results()
     told = cluster._reason(job, str(raised.value))
     last = "ZeroDivisionError: division by zero"
-    assert told == f"job {job.job_id} of the cluster ended without a result: {last} ({tmp_path})"
+    assert told == f"job {job.job_id} ended without a result: {last} ({tmp_path})"
+
+
+def test_a_job_that_is_lost_after_its_run_was_finished_has_a_score(swept: sweeps.Sweep, tmp_path: Path) -> None:
+    found = {"status": "finished", "selected_by": "val dice mean", "val": {"dice": {"mean": 0.5}}}
+    runs.write_json(tmp_path / "results.json", found)
+    assert swept.on_job_lost(["seed=1"], ".", "killed") == 0.5
+    assert swept.failures() == []
+
+
+def test_a_job_that_is_lost_and_queued_again_keeps_its_folder(swept: sweeps.Sweep, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with runs.locked(tmp_path / ".lock"):
+        assert swept.on_job_lost(["seed=1"], ".", "killed") is None
+    assert not (tmp_path / "results.json").exists()
+    assert swept.on_job_lost(["seed=2", "hydra.launcher.mem_gb=1"], ".", "killed too") is None
+    assert results(tmp_path) == {"status": "failed", "error": "killed too"}
+    swept.on_job_lost(["seed=2"], ".", "another of its processes")
+    told = [(line["overrides"], line["folder"], line["error"]) for line in swept.failures()]
+    assert told == [("seed=1", ".", "killed"), ("seed=2", ".", "killed too")]
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
@@ -201,9 +226,9 @@ def test_a_search_over_two_parameters_finds_the_best_val_score_and_goes_on(tmp_p
     output = succeed("train", *searched, "hydra.sweeper.n_trials=2", cwd=tmp_path)
     output = succeed("train", *searched, "hydra.sweeper.n_trials=3", cwd=tmp_path)
     assert output.count("is finished; its results") == 2
-    runs = [file.parent for file in tmp_path.glob("outputs/phantom/mean_teacher/*/results.json")]
-    assert len(runs) == 3
-    scores = {results(folder)["val"]["dice"]["mean"]: folder for folder in runs}
+    folders = [file.parent for file in tmp_path.glob("outputs/phantom/mean_teacher/*/results.json")]
+    assert len(folders) == 3
+    scores = {results(folder)["val"]["dice"]["mean"]: folder for folder in folders}
     found = yaml.safe_load((tmp_path / "outputs/optimization_results.yaml").read_text())
     assert found["best_value"] == max(scores)
     config = yaml.safe_load((scores[max(scores)] / "config.yaml").read_text())
