@@ -280,6 +280,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
+    "unet": "channels=[4,8,16,32,64]",
     "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
     "gan_generator_deconv": "width=8",
     "gan_generator_strided": "width=4",

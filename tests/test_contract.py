@@ -36,7 +36,7 @@ def pairs(folders: Sequence[Path]) -> list[tuple[str, str]]:
 
 @pytest.fixture(params=choices("method", [conf_dir()]))
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return composed(*small_method(request.param), "network=unet", "network.channels=[4,8,16,32,64]")
+    return composed(*small_method(request.param)) | {"network": small_network("unet")}
 
 
 def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Method:
