@@ -1,7 +1,6 @@
 """From a configuration to objects. Only this room and the entry points know Hydra."""
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,6 @@ import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
@@ -28,6 +25,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
 from ssl4seg.postprocess.base import Step
+from ssl4seg.processes import launched_world
 from ssl4seg.transfer import Transfer
 
 log = logging.getLogger("ssl4seg")
@@ -141,11 +139,7 @@ def _without(config: Config, key: str) -> dict[str, Any]:
 
 def _check_processes(expected: int) -> None:
     """Refuse a number of processes that torchrun or srun has not started."""
-    if TorchElasticEnvironment.detect():
-        started = int(os.environ["WORLD_SIZE"])
-    else:
-        started = int(os.environ["SLURM_NTASKS"]) if SLURMEnvironment.detect() else 1
-    if started != expected:
+    if (started := launched_world()) != expected:
         raise UserError(
             f"engine.devices x engine.num_nodes is {expected}, but {started} process(es) were started; use\n"
             f"  torchrun --nproc-per-node=DEVICES -m ssl4seg.train engine.devices=DEVICES ...   (or srun on SLURM)"

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.store import Raw, Store
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.seeding import seed_of
-from ssl4seg.types import IGNORE, Progress, PseudoLabels
+from ssl4seg.types import Progress, PseudoLabels
 from ssl4seg.views import View, sample
 
 NUM_BINS = 15

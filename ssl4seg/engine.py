@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch.optim import Optimizer
 
@@ -21,6 +20,7 @@ from ssl4seg.batches import Batches
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import Method
 from ssl4seg.pictures import Picture
+from ssl4seg.processes import all_sum, share_first
 from ssl4seg.ramps import Schedule
 from ssl4seg.record import Record
 from ssl4seg.runs import RunFolder
@@ -195,9 +195,7 @@ class Engine:
             return bool(stop)
         if not now:
             return False
-        asked = torch.tensor(len(stop), device=self.fabric.device)
-        dist.all_reduce(asked)
-        return bool(asked.item())
+        return bool(all_sum(torch.tensor(len(stop), device=self.fabric.device)).item())
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -267,9 +265,7 @@ class Engine:
 
     def same_buffers(self) -> None:
         """Every process takes the first one's batch-norm statistics."""
-        if self.fabric.world_size > 1:
-            for buffer in self.method.buffers():
-                dist.broadcast(buffer, 0)
+        share_first(self.method.buffers())
 
     def model_state(self) -> dict[str, Any]:
         """What a checkpoint needs to predict; `predictor` is the prefix of the network that does."""

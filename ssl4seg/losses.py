@@ -12,29 +12,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 from ssl4seg.errors import UserError
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
+from ssl4seg.processes import all_sum
 
 SupervisedLoss = Callable[[Tensor, Tensor], Tensor]
 """(logits, label) -> scalar, 0 where every pixel is ignored."""
-
-
-def all_sum(value: Tensor) -> Tensor:
-    """Sum over the processes, differentiable; the value itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    return all_reduce(value) if value.requires_grad else _plain_sum(value)
-
-
-def _plain_sum(value: Tensor) -> Tensor:
-    total = value.clone()
-    dist.all_reduce(total)
-    return total
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

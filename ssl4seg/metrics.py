@@ -14,7 +14,7 @@ from medpy.metric import binary
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.errors import UserError
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
 
 Mask = npt.NDArray[np.bool_]
 Empty = Literal["worst", "nan", "zero"]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssl4seg.data.case import ImageArray, LabelArray
 from ssl4seg.data.masks import Color, rgb_of
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
 
 Picture = npt.NDArray[np.uint8]
 """[H, W, 3]"""

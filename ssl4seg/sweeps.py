@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 
 from ssl4seg.cluster import outlive_lost_jobs
 from ssl4seg.errors import UserError
+from ssl4seg.processes import launched_world
 from ssl4seg.runs import FAILURES, finished, locked, read_failures, val_score, write_failure
 
 SEARCHER = "hydra/sweeper=optuna"
@@ -133,7 +134,7 @@ class Sweep(Callback):
             traceback.print_exception(error)
         told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self._write(Path(config.hydra.runtime.output_dir), config.hydra.overrides.task, told)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched_world() > 1:
             sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
 
     def on_job_lost(self, overrides: Sequence[str], subdir: str, error: str) -> float | None:

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
@@ -41,6 +40,7 @@ from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.methods.base import Method
 from ssl4seg.native import Inference
 from ssl4seg.pictures import Picture, fullest, palette, panel
+from ssl4seg.processes import all_items, launched_rank
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, read_json, val_score, write_failure, write_json
 from ssl4seg.seeding import seed_of
@@ -51,7 +51,6 @@ from ssl4seg.views import View
 log = logging.getLogger("ssl4seg")
 
 Cases = Sequence[tuple[Case, Volume]]
-Item = TypeVar("Item")
 
 
 def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
@@ -68,7 +67,7 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
             refused before its first step leaves nothing in a folder that was not there.
     """
-    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    first = launched_rank() == 0
     folder = RunFolder(path, config, resume=config["resume"]) if first else None
     done = finished(path)  # every process looks for itself: one that returned alone would leave the others waiting
     start_log(path / "train.log" if first and done is None else None, quiet=not first)
@@ -273,9 +272,9 @@ class Training:
         table = table_of(self.dataset, self.held_cases[split], self.config["metrics"])
         part = slice(self.fabric.global_rank, None, self.fabric.world_size)
         evaluate(predictor, self.held_out[split], table, part=part, keep=keep)
-        rows = _gathered(table.rows, self.fabric)
+        rows = all_items(table.rows)
         table.rows = {name: rows[name] for name in names}
-        return table, _gathered(pictures, self.fabric)
+        return table, all_items(pictures)
 
     def validate(self) -> tuple[Table, Mapping[str, Picture]]:
         return self.evaluate("val")
@@ -377,15 +376,6 @@ def _plan(config: Config) -> Plan:
         log_every=engine["log_every"],
         seed=config["seed"],
     )
-
-
-def _gathered(mine: dict[str, Item], fabric: Fabric) -> dict[str, Item]:
-    """What all processes know of their cases."""
-    parts: list[Any] = [mine]
-    if fabric.world_size > 1:
-        parts = [None] * fabric.world_size
-        dist.all_gather_object(parts, mine)
-    return {name: item for part in parts for name, item in part.items()}
 
 
 def _hparams(config: Config) -> dict[str, Any]:

@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-IGNORE = 255
-"""The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
-
 Losses = dict[str, Tensor]
 """Weighted scalar terms that the engine adds up; the keys are the TensorBoard names `train/<term>`."""
 

@@ -18,8 +18,8 @@ from torch import Generator, Tensor
 
 from ssl4seg.data.store import Box, Raw
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.photometric import Operation
-from ssl4seg.types import IGNORE
 
 
 class View(ABC):

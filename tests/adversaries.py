@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from pixelwise import HALFWAY
 from torch import Tensor, nn
 
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 
 def judged(discriminator: nn.Module, maps: np.ndarray, *, side: int = 0, last_stride: int | None = None) -> np.ndarray:

@@ -10,7 +10,8 @@ from helpers import acdc, succeed, write_nifti
 from pixelwise import K
 
 from ssl4seg.data.case import Case, Volume
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.keys import IGNORE
+from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
 

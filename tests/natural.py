@@ -12,7 +12,7 @@ from PIL import Image
 from ssl4seg.data.case import Case, Volume
 from ssl4seg.data.dataset import Common, Dataset, Split
 from ssl4seg.data.files import picture_size, read_mask, read_picture
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
 
 CLASSES = ("ground", "disc", "box")
 SIZES = ((40, 56), (56, 40), (48, 48), (30, 64))

@@ -9,8 +9,9 @@ from torch import Generator, Tensor
 from ssl4seg.batches import Batches
 from ssl4seg.data.store import Order, Store
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator, seed_of
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 from ssl4seg.views import WeakView
 
 STILL = WeakView(rot90_flip=0, rotate=0, max_angle=0)

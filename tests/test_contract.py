@@ -21,9 +21,10 @@ from ssl4seg.assemble import build, method_of, network_maker, optimizers_of, pre
 from ssl4seg.cli import choices, conf_dir
 from ssl4seg.engine import Engine, Plan
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.transfer import Transfer
-from ssl4seg.types import IGNORE, Batch, Losses, Progress
+from ssl4seg.types import Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
 HALFWAY = Progress(5, 10)

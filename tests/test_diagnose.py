@@ -11,10 +11,11 @@ from pixelwise import Pixelwise
 from torch import Tensor
 
 from ssl4seg.diagnose import Counts, Diagnosis
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
-from ssl4seg.types import IGNORE, Progress, PseudoLabels
+from ssl4seg.types import Progress, PseudoLabels
 from ssl4seg.views import WeakView
 
 CLASSES = ("background", "a", "b")

@@ -21,7 +21,7 @@ from ssl4seg.data.layout import find
 from ssl4seg.data.masks import MaskReader, as_held
 from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.errors import UserError
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ DATA_SIDE = ["data", "views", "batches"]
 METHOD_SIDE = ["losses ramps networks mixing", "methods"]
 ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
     "errors",
+    "keys processes",
     "types seeding checkpoint",
     "photometric",
     *DATA_SIDE,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ssl4seg.keys import IGNORE
 from ssl4seg.losses import (
     CrossEntropyDice,
     HardPixels,
-    all_sum,
     batch_mean,
     confident_label,
     cross_entropy,
@@ -23,7 +23,7 @@ from ssl4seg.losses import (
     ratio,
     softmax_mse,
 )
-from ssl4seg.types import IGNORE
+from ssl4seg.processes import all_sum
 
 supervised = CrossEntropyDice()
 LOSSES = [cross_entropy, dice, supervised, HardPixels()]

@@ -13,8 +13,8 @@ from natural import CLASSES, SIZES, picture, shapes, write_conf, write_shapes
 from PIL import Image
 
 from ssl4seg.data.files import read_mask
+from ssl4seg.keys import IGNORE
 from ssl4seg.metrics import confusion
-from ssl4seg.types import IGNORE
 
 LONG = ("iterations=40", "eval_every=10", "method=mean_teacher", "labeled_ratio=0.5")
 RUN = Path("outputs/shapes/mean_teacher/unet-0.5-s0")

@@ -6,6 +6,7 @@ import yaml
 from PIL import Image
 
 from ssl4seg.cli import conf_dir
+from ssl4seg.keys import IGNORE
 from ssl4seg.pictures import (
     COLORS,
     captioned,
@@ -18,7 +19,6 @@ from ssl4seg.pictures import (
     panel,
     save_labels,
 )
-from ssl4seg.types import IGNORE
 
 RED, BLUE, YELLOW = (230, 75, 53), (77, 187, 213), (242, 183, 5)  # "#e64b35", "#4dbbd5", "#f2b705"
 RAMP = np.array([[[0.0, 1.0], [2.0, 4.0]]], np.float32)

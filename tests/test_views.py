@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from ssl4seg.data.store import Raw, Store, packed
 from ssl4seg.errors import UserError
-from ssl4seg.types import IGNORE
+from ssl4seg.keys import IGNORE
 from ssl4seg.views import CropView, WeakView, boxes, fit, moved, sample, strong_view
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray
-from ssl4seg.data.keys import COMMON, check_keys
+from ssl4seg.data.keys import COMMON
 from ssl4seg.errors import UserError
+from ssl4seg.keys import check_keys
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -23,10 +23,11 @@ from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.files import H5, Normalizer, check_channels, ending
 from ssl4seg.data.images import Facts, facts, read_image
-from ssl4seg.data.keys import COMMON, Key, check_keys, is_list, is_number, is_rgb_color, is_whole, optional, or_word
+from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, is_color
 from ssl4seg.errors import UserError
+from ssl4seg.keys import Key, check_keys, is_list, is_number, is_rgb_color, is_whole, optional, or_word
 
 DESCRIPTION = "dataset.yaml"
 DEFAULTS: dict[str, Any] = {

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.files import ending
 from ssl4seg.data.images import read_values
-from ssl4seg.data.keys import is_rgb_color, is_whole
 from ssl4seg.errors import UserError
+from ssl4seg.keys import is_rgb_color, is_whole
 
 IGNORED = 255
 """In a label, what nothing counts."""

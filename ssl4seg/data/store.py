@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ssl4seg.data.case import Case, checked
+from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator
-from ssl4seg.types import IGNORE
 
 
 class Raw(NamedTuple):

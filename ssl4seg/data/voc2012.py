@@ -15,6 +15,7 @@ from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Common, Dataset, Split
 from ssl4seg.data.pairs import REMEDY, WORDS, Pair, cases_of, read_list, without_mask
 from ssl4seg.errors import UserError
+from ssl4seg.processes import launched_world
 
 IMAGES, MASKS, MORE_MASKS, LISTS = "JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"
 AUGMENTED = ("trainaug.txt", "train_aug.txt")
@@ -124,7 +125,7 @@ def _found(root: Path, *, download: bool) -> Path:
 def _download(root: Path) -> None:
     from torchvision.datasets import VOCSegmentation  # imports torch, which nothing else here needs
 
-    if int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+    if launched_world() > 1:
         raise UserError(
             "dataset.download=true: several processes would fetch it at once; run it with one process first"
         )

@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.losses import batch_mean, cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.discriminator import Discriminator, bce, one_hot_truth, unmoved
-from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class AdvSemiSeg(Method):

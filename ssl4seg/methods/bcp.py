@@ -9,11 +9,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.losses import CrossEntropyDice
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import copy_paste_mask, mix
-from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class BCP(Method):

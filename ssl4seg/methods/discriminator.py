@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ssl4seg.keys import IGNORE
 from ssl4seg.networks.base import resized
-from ssl4seg.types import IGNORE
 
 Decision = Literal["patches", "dense", "pooled"]
 

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
 from ssl4seg.ramps import Rampup
-from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class DTC(Method):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ssl4seg import photometric as ph
 from ssl4seg.errors import UserError
-from ssl4seg.losses import all_sum
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
+from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress
 
 OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float, float]] = {

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ssl4seg.processes import all_rows
 
 
 class MemoryBank(nn.Module):
@@ -41,7 +42,7 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def push(self, vectors: Tensor, valid: Tensor) -> None:
         """Put vectors [K, n, D] that are `valid` [K, n] into their class's queue, those of all processes."""
-        vectors, valid = _of_all(vectors), _of_all(valid)
+        vectors, valid = all_rows(vectors, dim=1), all_rows(valid, dim=1)
         number = valid.cumsum(dim=1)
         total = number[:, -1:]
         kept = valid & (number > total - self.size[:, None])
@@ -78,12 +79,3 @@ def spread_index(count: Tensor, num: int) -> tuple[Tensor, Tensor]:
 def nth_true(mask: Tensor, index: Tensor) -> Tensor:
     """Where the `index`-th true element (from 0) of each row of mask [K, P] lies: [K, n]; P - 1 if there is none."""
     return torch.searchsorted(mask.cumsum(dim=1), index + 1).clamp(max=mask.shape[1] - 1)
-
-
-def _of_all(value: Tensor) -> Tensor:
-    """The processes' values [K, n, ...] one behind the other along n."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts, dim=1)

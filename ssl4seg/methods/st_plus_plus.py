@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import all_sum
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.self_training import Frozen
 from ssl4seg.mixing import cutmix_boxes, mix
-from ssl4seg.types import IGNORE, Batch, Losses, Progress, PseudoLabels
+from ssl4seg.processes import all_sum
+from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class STPlusPlus(Method):

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from skimage import measure
 
 from ssl4seg.data.case import LabelArray, Spacing
-from ssl4seg.data.keys import is_list, is_whole
 from ssl4seg.errors import UserError
+from ssl4seg.keys import is_list, is_whole
 from ssl4seg.postprocess.base import Given, Step
 
 Regions = npt.NDArray[np.int64]

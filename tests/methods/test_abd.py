@@ -10,10 +10,11 @@ from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_supe
 from test_losses import numpy_dice
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.abd import ABD
 from ssl4seg.mixing import cut_patches, paste_patch
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 N, H, W = 3, 4, 3  # patches on a side; their height and width
 PLAIN = {"patches": N, "candidates": 2, "jitter": 0.0}

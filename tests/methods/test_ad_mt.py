@@ -9,9 +9,10 @@ from pixelwise import HALFWAY, K, Pixelwise, entropies, losses, numpy_supervised
 from test_losses import numpy_dice
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ad_mt import ADMT
 from ssl4seg.mixing import beta_boxes
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 
 @pytest.fixture

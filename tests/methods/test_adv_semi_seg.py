@@ -8,8 +8,9 @@ from pixelwise import HALFWAY, K, losses, made, numpy_supervised, softmax
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.adv_semi_seg import AdvSemiSeg
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 WEIGHTS = {"adversarial_weight": 0.3, "unlabeled_adversarial_weight": 0.2, "self_taught_weight": 0.7}
 

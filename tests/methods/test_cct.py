@@ -9,9 +9,10 @@ from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_supe
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.cct import CCT
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 ALL = ["feature_noise", "dropout", "feature_drop"]
 QUIET = {"noise": 0.0, "dropout": 0.0, "drop_threshold": (1.0, 1.0)}

@@ -9,8 +9,8 @@ from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_supe
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.cps import CPS
-from ssl4seg.types import IGNORE
 
 
 def cross_entropy(z: np.ndarray, label: np.ndarray) -> float:

@@ -10,8 +10,9 @@ from pixelwise import HALFWAY, W_HALFWAY, losses, made, numpy_supervised, softma
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.dan import DAN
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 
 def decisions(method: DAN, image: Tensor) -> np.ndarray:

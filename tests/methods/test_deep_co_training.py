@@ -10,9 +10,10 @@ from pixelwise import HALFWAY, K, Pixelwise, losses, made, numpy_supervised, sof
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.deep_co_training import DeepCoTraining
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 W = 0.5 * math.exp(-5 / 4)
 

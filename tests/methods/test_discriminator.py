@@ -10,8 +10,8 @@ from adversaries import bce as numpy_bce
 from adversaries import judged, tiny_unet
 from torch import nn
 
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.discriminator import Discriminator, bce, least_squares, one_hot_truth, unmoved
-from ssl4seg.types import IGNORE
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.dtc import DTC, distance_to, signed_distance
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 W = 10 * W_HALFWAY  # the weight at the end is 1, there 0.1
 

@@ -8,8 +8,8 @@ import torch
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, entropies, losses, made, numpy_supervised
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.entropy_minimization import EntropyMinimization
-from ssl4seg.types import IGNORE
 
 
 def test_loss_is_the_mean_entropy_of_all_images_as_a_share_of_the_largest(batch):

@@ -10,9 +10,10 @@ from pixelwise import HALFWAY, K, Pixelwise, losses, softmax
 
 from ssl4seg import photometric as ph
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.fixmatch_cta import OPERATIONS, FixMatchCTA
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 NUM_BINS = 17
 

@@ -10,8 +10,9 @@ from pixelwise import HALFWAY, K, losses, made, numpy_supervised, softmax
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.gan import GAN
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 
 def decisions(method: GAN, image: Tensor, mask: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ from test_flaw_detector import target
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.gct import GCT
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 W = 100 * math.exp(-5 / 4)
 

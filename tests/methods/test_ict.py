@@ -8,8 +8,8 @@ import torch
 from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ict import ICT
-from ssl4seg.types import IGNORE
 
 
 def expected(method, batch, share: np.ndarray) -> float:

@@ -8,9 +8,10 @@ import torch
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, numpy_supervised, softmax
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.mc_net import MCNet
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 
 def unet(**keys: object) -> UNet:

@@ -6,8 +6,9 @@ import torch
 from pixelwise import Pixelwise, losses, made, numpy_supervised, softmax
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.pseudo_label import PseudoLabel
-from ssl4seg.types import IGNORE, Progress
+from ssl4seg.types import Progress
 
 ROUND = Progress(60, 100)
 

@@ -7,9 +7,9 @@ from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, numpy_supervised, s
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.r_drop import RDrop, symmetric_kl
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE
 
 
 class Shifted(Pixelwise):

@@ -7,9 +7,10 @@ from pixelwise import HALFWAY, K, Pixelwise, losses, made, numpy_supervised
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.s4l import S4L, square, turned
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 
 @pytest.fixture

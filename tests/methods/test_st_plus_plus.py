@@ -8,8 +8,9 @@ from pixelwise import K, Pixelwise, losses, made, numpy_supervised, softmax
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.st_plus_plus import STPlusPlus
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 FIRST, SECOND, THIRD = Progress(32, 99), Progress(33, 99), Progress(66, 99)
 

@@ -10,11 +10,12 @@ from pixelwise import HALFWAY, Pixelwise, entropies, losses, made, numpy_supervi
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.projection import Projection, level_at
 from ssl4seg.methods.u2pl import U2PL
 from ssl4seg.mixing import cutmix_mask
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Progress
+from ssl4seg.types import Progress
 
 SMALL = {"num_anchors": 3, "num_negatives": 2, "bank_size": 40, "background_bank_size": 50, "num_keys": 40}
 SMALL |= {"projection_channels": 4}

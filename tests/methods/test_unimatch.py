@@ -10,10 +10,11 @@ from test_losses import numpy_dice
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.mixing import cutmix_boxes
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch
+from ssl4seg.types import Batch
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from test_losses import numpy_dice
 from torch import Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 from ssl4seg.methods.unimatch_v2 import UniMatchV2
 from ssl4seg.mixing import cutmix_boxes
 from ssl4seg.networks.unet import UNet
-from ssl4seg.types import IGNORE, Batch, Progress
+from ssl4seg.types import Batch, Progress
 
 PLAIN = {"cutmix": 0.0, "dropout": 0.0}
 

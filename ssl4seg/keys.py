@@ -1,0 +1,130 @@
+"""What keys may be set to: the one place of choices and ranges, for the command line, files and constructors.
+
+A `Key` is a test and the words for it. This module imports nothing that takes time, so that a typing error is answered
+at once.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ssl4seg.errors import UserError
+
+IGNORE = 255
+"""The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
+
+RESERVED = "mean"
+"""No class has this name: it stands beside the classes' names in tables and results.json."""
+
+
+class Key(NamedTuple):
+    """What a key may be, as a test and in words."""
+
+    fits: Callable[[Any], bool]
+    expected: str
+
+
+def expect(name: str, value: Any, key: Key) -> None:
+    """Refuse a value that does not fit.
+
+    Raises:
+        UserError: "<name>=<value>: expected ...".
+    """
+    if not key.fits(value):
+        shown = list(value) if isinstance(value, tuple) else value
+        raise UserError(f"{name}={shown}: expected {key.expected}")
+
+
+def check_keys(values: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> None:
+    """Refuse all values that do not fit, in one message.
+
+    Args:
+        where: what stands before the keys in an error, "dataset." or the name of a file.
+    """
+    wrong = {key: value for key, value in values.items() if not keys[key].fits(value)}
+    if wrong:
+        raise UserError("\n".join(f"{where}{key}={v}: expected {keys[key].expected}" for key, v in wrong.items()))
+
+
+# -- predicates -------------------------------------------------------------------------------------------------------
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def is_rgb_color(value: Any) -> bool:
+    """Whether it is "#rrggbb" or [red, green, blue]."""
+    if isinstance(value, str):
+        return re.fullmatch("#?[0-9a-fA-F]{6}", value) is not None
+    return is_list(value) and len(value) == 3 and all(is_whole(part) and 0 <= part <= 255 for part in value)
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+
+def whole(low: int, high: int | None = None) -> Key:
+    """A whole number in a range."""
+    words = f"of at least {low}" if high is None else f"from {low} to {high}"
+    return Key(lambda v: is_whole(v) and low <= v and (high is None or v <= high), f"a whole number {words}")
+
+
+def at_least(low: float) -> Key:
+    """A finite number in [low, inf)."""
+    return Key(lambda v: is_number(v) and v >= low, f"a number of at least {low:g}")
+
+
+def above(low: float) -> Key:
+    """A finite number in (low, inf)."""
+    return Key(lambda v: is_number(v) and v > low, f"a number above {low:g}")
+
+
+def number_in(interval: str, what: str = "a number") -> Key:
+    """A number in an interval: "[0, 1)" holds 0, but not 1.
+
+    Args:
+        what: the words for the number, as "a share of the run".
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+
+    def fits(value: Any) -> bool:
+        inside = is_number(value) and low <= value <= high
+        return inside and not (value == low and interval[0] == "(") and not (value == high and interval[-1] == ")")
+
+    return Key(fits, f"{what} in {interval}")
+
+
+share = number_in("[0, 1]", "a share")
+true_or_false = Key(lambda v: isinstance(v, bool), "true or false")
+
+
+def one_of(*words: str) -> Key:
+    return Key(lambda v: isinstance(v, str) and v in words, " or ".join(words))
+
+
+def optional(key: Key) -> Key:
+    """The same, or null."""
+    return Key(lambda v: v is None or key.fits(v), f"{key.expected.removesuffix(', or null')}, or null")
+
+
+def or_word(word: str, key: Key) -> Key:
+    """The same, or a word."""
+    return Key(lambda v: v == word or key.fits(v), f"{key.expected}, or {word}")
+
+
+def low_high(above: float = 0) -> Key:
+    """A range [low, high] with `above` < low <= high."""
+
+    def fits(value: Any) -> bool:
+        return is_list(value) and len(value) == 2 and all(map(is_number, value)) and above < value[0] <= value[1]
+
+    return Key(fits, f"[low, high] with {above:g} < low <= high")
