@@ -14,9 +14,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import build, dataset_of, fabric_of, network_maker, predictor_of, read_all
-from ssl4seg.cli import conf_dir
-from ssl4seg.device import keep_freed_memory
+from ssl4seg.assemble import build, dataset_of, network_maker, predictor_of
+from ssl4seg.conf import conf_dir
+from ssl4seg.data.reading import read_all
+from ssl4seg.device import fabric_of, keep_freed_memory
 from ssl4seg.evaluate import Predictor, evaluate, table_of
 
 
@@ -28,8 +29,8 @@ def main() -> None:
         config: Any = OmegaConf.to_container(compose("eval", overrides=overrides), resolve=True)
     fabric = fabric_of(config)
     keep_freed_memory()
-    dataset = dataset_of(config)
-    network = network_maker(config, dataset.channels, dataset.num_classes, statistics=dataset.statistics())()
+    dataset = dataset_of(config["dataset"])
+    network = network_maker(config["network"], dataset.channels, dataset.num_classes, statistics=dataset.statistics())()
     network = network.to(fabric.device, memory_format=torch.channels_last)
     forwards: list[float] = []
     predict = predictor_of(network, fabric)

@@ -17,7 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.cli import conf_dir
+from ssl4seg.conf import conf_dir
 from ssl4seg.device import peak_memory
 from ssl4seg.engine import Engine
 from ssl4seg.training import Training

@@ -21,7 +21,7 @@ from torch import Tensor
 from ssl4seg import mixing
 from ssl4seg import photometric as ph
 from ssl4seg.assemble import build, dataset_of
-from ssl4seg.cli import conf_dir
+from ssl4seg.conf import conf_dir
 from ssl4seg.data.store import Store
 from ssl4seg.keys import IGNORE
 from ssl4seg.pictures import painted, palette
@@ -54,7 +54,7 @@ def images_of(overrides: list[str]) -> tuple[Tensor, Tensor, int, dict[str, Any]
     """The fullest slices of two cases at the training size, K, and the configuration."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
-    dataset = dataset_of(config)
+    dataset = dataset_of(config["dataset"])
     cases = dataset.cases("train")
     store = Store([cases[0], cases[len(cases) // 2]], num_classes=dataset.num_classes, labels=True, device="cpu")
     first = cases[0].num_images

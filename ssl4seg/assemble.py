@@ -1,40 +1,28 @@
 """From a configuration to objects. Only this room and the entry points know Hydra."""
 
-import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import hydra.utils
 import torch
 from hydra.errors import InstantiationException
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import MixedPrecision, Precision
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import nn
 
 from ssl4seg import checkpoint
-from ssl4seg.data.case import Case, Volume, checked
 from ssl4seg.data.dataset import Dataset, Statistics
 from ssl4seg.data.masks import Color
-from ssl4seg.device import resolve_device, resolve_precision
 from ssl4seg.errors import UserError
+from ssl4seg.evaluate import Predictor
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
 from ssl4seg.postprocess.base import Step
-from ssl4seg.processes import launched_world
+from ssl4seg.settings import Config, ModelSettings
 from ssl4seg.transfer import Transfer
-
-log = logging.getLogger("ssl4seg")
 
 STANDARD = ("mean", "std")
 """Buffers of a network that standardises its input."""
-
-Config = Mapping[str, Any]
-"""A resolved configuration, as config.yaml holds it."""
 
 
 def build(config: Config, where: str, **more: Any) -> Any:
@@ -53,32 +41,32 @@ def build(config: Config, where: str, **more: Any) -> Any:
         raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}{hint}") from None
 
 
-def dataset_of(config: Config) -> Dataset:
-    dataset: Dataset = build(_without(config["dataset"], "recipe"), "dataset")
-    return dataset
+def dataset_of(dataset: Config) -> Dataset:
+    built: Dataset = build(dataset, "dataset")
+    return built
 
 
 def network_maker(
-    config: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
+    network: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
 ) -> MakeNetwork:
-    """Builds the network that the configuration names, from `network.weights` if set (and `load`).
+    """Make a builder of the network that the keys `network` describe.
 
     Args:
-        statistics: by which its input is standardised.
-        load: whether it starts from the weights that the configuration names; not where those of a run follow.
+        statistics: mean and standard deviation by which its input is standardised.
+        load: whether it starts from the weights that the keys name; false where the weights of a run follow.
     """
-    keys = _without(config["network"], "weights")
-    weights = config["network"].get("weights") if load else None
+    keys = _without(network, "weights")
+    weights = network.get("weights") if load else None
     if "encoder_weights" in keys and (weights or not load):
         keys["encoder_weights"] = None  # others are to replace them
 
     def make(**more: object) -> Network:
-        network: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
+        built: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
         if statistics:
-            network.standardize(*statistics)
+            built.standardize(*statistics)
         if weights:
-            load_network(network, Path(weights))
-        return network
+            load_network(built, Path(weights))
+        return built
 
     return make
 
@@ -97,15 +85,15 @@ def load_network(network: Network, file: Path) -> None:
     checkpoint.load_into(network, own | state, file)
 
 
-def method_of(config: Config, make: MakeNetwork) -> Method:
+def method_of(method: Config, make: MakeNetwork) -> Method:
     # A partial of the network maker would be instantiated by Hydra; a plain function passes.
-    method: Method = build(_without(config["method"], "optimizers"), "method", network=make)
-    return method
+    built: Method = build(_without(method, "optimizers"), "method", network=make)
+    return built
 
 
-def postprocess_of(config: Config) -> list[Step]:
+def postprocess_of(postprocess: Config) -> list[Step]:
     """The steps of post-processing, in the order of `postprocess=[...]`."""
-    return [build(keys, f"postprocess.{name}") for name, keys in config["postprocess"].items()]
+    return [build(keys, f"postprocess.{name}") for name, keys in postprocess.items()]
 
 
 def mask_colors_of(data: Config) -> Sequence[Color] | None:
@@ -117,14 +105,20 @@ def mask_colors_of(data: Config) -> Sequence[Color] | None:
     return kind.mask_colors(data)
 
 
-def optimizers_of(config: Config, method: Method, transfer: Transfer) -> dict[str, torch.optim.Optimizer]:
-    """One for each phase: the run's, or the method's own for that phase (`method.optimizers.<phase>`)."""
-    own = config["method"].get("optimizers", {})
+def optimizers_of(
+    optimizer: Config, own: Mapping[str, Config], method: Method, transfer: Transfer
+) -> dict[str, torch.optim.Optimizer]:
+    """One optimiser for each phase of the method.
+
+    Args:
+        optimizer: the keys of the run's optimiser.
+        own: the keys of the method's own optimisers by phase (`method.optimizers.<phase>`).
+    """
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for phase in method.phases:
         groups = transfer.groups(method.parameters_of(phase))
         optimizers[phase] = build(
-            own.get(phase, config["optimizer"]),
+            own.get(phase, optimizer),
             f"method.optimizers.{phase}" if phase in own else "optimizer",
             params=[{"params": parameters} for parameters in groups.values()],
         )
@@ -137,106 +131,41 @@ def _without(config: Config, key: str) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != key}
 
 
-def _check_processes(expected: int) -> None:
-    """Refuse a number of processes that torchrun or srun has not started."""
-    if (started := launched_world()) != expected:
-        raise UserError(
-            f"engine.devices x engine.num_nodes is {expected}, but {started} process(es) were started; use\n"
-            f"  torchrun --nproc-per-node=DEVICES -m ssl4seg.train engine.devices=DEVICES ...   (or srun on SLURM)"
-        )
-
-
-class Mixed(MixedPrecision):
-    """Mixed precision that leaves a method's inputs in float32; the layers cast what they compute in less."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def fabric_of(config: Config, *, partial: bool = False) -> Fabric:
-    """Device, precision, and DDP where there are several processes.
+def predictor_of(
+    model: nn.Module,
+    fabric: Fabric,
+    settings: ModelSettings,
+    *,
+    batch_size: int,
+    protocol: str = "default",
+    steps: Sequence[Step] = (),
+) -> Predictor:
+    """What predicts with a method or a network, as the settings say.
 
     Args:
-        partial: a backward pass may leave out parameters, as with several phases or a frozen encoder.
+        batch_size: slices in one forward pass.
+        protocol: default or ssl4mis, see `Predictor`.
+        steps: of post-processing.
     """
-    device = resolve_device(config["device"])
-    precision = resolve_precision(str(config["precision"]), device)
-    engine = config.get("engine", {})
-    devices, nodes = engine.get("devices", 1), engine.get("num_nodes", 1)
-    for key, value in (("devices", devices), ("num_nodes", nodes)):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"engine.{key}={value}: expected a whole number of at least 1")
-    if threads := config.get("num_threads"):
-        torch.set_num_threads(threads)
-    several = devices * nodes > 1
-    _check_processes(devices * nodes)
-    return Fabric(
-        accelerator=device,
-        devices=devices,
-        num_nodes=nodes,
-        strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
-        plugins=[Precision() if precision == "32" else Mixed(precision, device)],  # type: ignore[arg-type]
+    data = settings.dataset
+    return Predictor(
+        predict=forward_of(model, fabric),
+        inference=build(settings.inference, "inference", side=data["image_size"]),
+        device=fabric.device,
+        batch_size=batch_size,
+        protocol=protocol,
+        steps=steps,
+        classes=data["classes"],
+        background=data.get("background", True),
     )
 
 
-class OnDemand(Sequence[tuple[Case, Volume]]):
-    """The cases of a split, each read and checked when it is asked for; each must have a mask.
-
-    One after the other they are read ahead by threads, which decode and wait for the disk while the network computes:
-    up to eight images, but volumes, which take more memory, one at a time.
-    """
-
-    def __init__(self, cases: Sequence[Case], num_classes: int) -> None:
-        self.cases, self.num_classes = cases, num_classes
-        self.ahead = max(1, 8 // max((case.num_images for case in cases), default=1))
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[Case, Volume]: ...
-    @overload
-    def __getitem__(self, index: slice) -> "OnDemand": ...
-    def __getitem__(self, index: int | slice) -> "tuple[Case, Volume] | OnDemand":
-        if isinstance(index, slice):
-            return OnDemand(self.cases[index], self.num_classes)
-        return self._read(self.cases[index])
-
-    def _read(self, case: Case) -> tuple[Case, Volume]:
-        if not case.labeled:
-            raise UserError(f"{case.name}: has no mask; every case of val and test needs one")
-        return case, checked(case.read(), case.name, self.num_classes)
-
-    def __iter__(self) -> Iterator[tuple[Case, Volume]]:
-        waiting, pool = iter(self.cases), ThreadPoolExecutor(self.ahead)
-        try:
-            coming = deque(pool.submit(self._read, case) for case in islice(waiting, self.ahead))
-            while coming:
-                found = coming.popleft().result()
-                coming.extend(pool.submit(self._read, case) for case in islice(waiting, 1))
-                yield found
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) -> Sequence[tuple[Case, Volume]]:
-    """Every case of a split: read now (`resident`), or each when it is asked for."""
-    found = OnDemand(cases, num_classes)
-    return [found[index] for index in range(len(found))] if resident else found
-
-
-def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:
-    """The memory that the decoded cases take, in GiB."""
-    pixels = sum(case.num_images * case.size[0] * case.size[1] for case in cases)
-    return pixels * (dataset.channels * dataset.value_bytes + 1) / 2**30
-
-
-def predictor_of(module: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`predict` (a method) or `forward` (a network) under the run's precision, in evaluation mode."""
-    forward = module.predict if isinstance(module, Method) else module.__call__
+def forward_of(model: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`predict` of a method, or `forward` of a network, under the run's precision and in evaluation mode."""
+    forward = model.predict if isinstance(model, Method) else model.__call__
 
     def predict(image: torch.Tensor) -> torch.Tensor:
-        module.eval()
+        model.eval()
         with fabric.autocast():
             logits: torch.Tensor = forward(image)
         return logits

@@ -5,20 +5,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from ssl4seg.data.stream import KILLED
 from ssl4seg.errors import UserError
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
+from ssl4seg.processes import launched_world
 
 
 def resolve_device(device: str) -> str:
     """cpu, cuda or mps; auto takes the fastest that is there."""
-    if device not in DEVICES:
-        raise UserError(f"device={device}: expected one of {', '.join(DEVICES)}")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
@@ -29,8 +29,6 @@ def resolve_device(device: str) -> str:
 
 def resolve_precision(precision: str, device: str) -> str:
     """32, bf16-mixed or 16-mixed; auto takes bf16-mixed where the hardware computes in it."""
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision}: expected one of {', '.join(PRECISIONS)}")
     if precision == "16-mixed" and device == "cpu":
         raise UserError("precision=16-mixed: needs a GPU; on the CPU use bf16-mixed or 32")
     if precision != "auto":
@@ -49,6 +47,56 @@ def _cpu_has_bf16() -> bool:
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def _check_processes(expected: int) -> None:
+    """Refuse a number of processes that torchrun or srun has not started."""
+    if (started := launched_world()) != expected:
+        raise UserError(
+            f"engine.devices x engine.num_nodes is {expected}, but {started} process(es) were started; use\n"
+            f"  torchrun --nproc-per-node=DEVICES -m ssl4seg.train engine.devices=DEVICES ...   (or srun on SLURM)"
+        )
+
+
+class Mixed(MixedPrecision):
+    """Mixed precision that leaves a method's inputs in float32; the layers cast what they compute in less."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def fabric_of(
+    *,
+    device: str = "auto",
+    precision: str | int = "auto",
+    num_threads: int | None = None,
+    devices: int = 1,
+    num_nodes: int = 1,
+    partial: bool = False,
+) -> Fabric:
+    """Device, precision and threads, and DDP where there are several processes.
+
+    Args:
+        partial: a backward pass may leave out parameters, as with several phases or a frozen encoder.
+
+    Raises:
+        UserError: the machine has no such device or precision, or another number of processes was started.
+    """
+    accelerator = resolve_device(device)
+    resolved = resolve_precision(str(precision), accelerator)
+    if num_threads:
+        torch.set_num_threads(num_threads)
+    if accelerator == "cpu":
+        keep_freed_memory()
+    several = devices * num_nodes > 1
+    _check_processes(devices * num_nodes)
+    return Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=DDPStrategy(find_unused_parameters=partial) if several else "auto",
+        plugins=[Precision() if resolved == "32" else Mixed(resolved, accelerator)],  # type: ignore[arg-type]
+    )
 
 
 def keep_freed_memory() -> None:

@@ -25,6 +25,7 @@ from ssl4seg.ramps import Schedule
 from ssl4seg.record import Record
 from ssl4seg.runs import RunFolder
 from ssl4seg.seeding import seed_of
+from ssl4seg.selection import Selection
 from ssl4seg.tables import Table
 from ssl4seg.types import Losses, Progress
 
@@ -57,22 +58,13 @@ class Plan:
     log_every: int
     seed: int
 
-    def __post_init__(self) -> None:
-        for key in ("eval_every", "accumulate", "log_every"):
-            if getattr(self, key) < 1:
-                name = key if key == "eval_every" else f"engine.{key}"
-                raise UserError(f"{name}={getattr(self, key)}: expected at least 1")
-        if self.total < 1:
-            raise UserError(f"iterations={self.total}: expected at least 1")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise UserError(f"engine.clip_norm={self.clip_norm}: expected a number above 0, or null")
-
 
 class Engine:
     """Trains `method` for `plan.total` steps, going on from the folder's last checkpoint if there is one.
 
     Args:
         optimizers: one for each of the method's phases.
+        selection: what makes a validation the best one.
         schedule: factor of every optimiser's own learning rate.
         folder: None in all processes but the first.
         diagnose: told after each validation; it changes nothing.
@@ -87,6 +79,7 @@ class Engine:
         schedule: Schedule,
         batches: Batches,
         validate: Validate,
+        selection: Selection,
         plan: Plan,
         folder: RunFolder | None,
         diagnose: Diagnose = lambda method, progress: {},
@@ -94,7 +87,7 @@ class Engine:
     ) -> None:
         self.diagnose, self.transfer = diagnose, transfer
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
-        self.validate_cases, self.plan, self.folder = validate, plan, folder
+        self.validate_cases, self.selection, self.plan, self.folder = validate, selection, plan, folder
         self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
         self.model, *wrapped = _as_tuple(fabric.setup(method, *optimizers.values()))
         self.optimizers = dict(zip(optimizers, wrapped, strict=True))
@@ -246,17 +239,18 @@ class Engine:
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
     def validate(self, record: Record) -> None:
-        """Score the val cases; a better main score (mean Dice, or mIoU) makes this the best model."""
+        """Score the val cases; a better score by `selection` makes this the best model."""
         self.same_buffers()
         self.check_finite(weights=True)
         table, pictures = self.validate_cases()
         summary = table.summary()
-        score = summary[table.main]["mean"]
-        record.table("val", self.step, table, pictures)
+        headline = table.headline(summary)
+        record.scores("val", self.step, summary, pictures, headline)
         pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
         record.pseudo_labels(self.step, pseudo)
-        better = not self.best or score > self.best["val"][table.main]["mean"]
-        log.info(f"step {self.step}: val {table.headline()}{' (best)' if better else ''}")
+        better = not self.best or self.selection.better(summary, self.best["val"])
+        chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
+        log.info(f"step {self.step}: val {headline}{chosen}{' (best)' if better else ''}")
         if better:
             self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:

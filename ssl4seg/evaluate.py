@@ -1,9 +1,9 @@
 """Cases in, predictions and a table of metrics out. Used by the engine, `ssl4seg-eval` and `ssl4seg-predict`."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,14 @@ from scipy.ndimage import zoom
 from ssl4seg.data.case import Case, FloatArray, ImageArray, LabelArray, Spacing, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
-from ssl4seg.metrics import check_empty
+from ssl4seg.metrics import metric_table
 from ssl4seg.native import Inference, Predict
 from ssl4seg.postprocess.base import Given, Step, check_steps
 from ssl4seg.tables import CaseTable, PixelTable, Table
 from ssl4seg.views import as_float
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
+
 NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
 
 
@@ -48,8 +49,6 @@ class Predictor:
     background: bool = True
 
     def __post_init__(self) -> None:
-        if self.protocol not in ("default", "ssl4mis"):
-            raise UserError(f"protocol={self.protocol}: expected default or ssl4mis")
         check_steps(
             self.steps,
             probabilities=self.protocol == "default",
@@ -107,29 +106,49 @@ def nearest(length: int, target: int) -> npt.NDArray[np.intp]:
     return np.asarray(zoom(np.arange(1, length + 1), target / length, order=0)) - 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured, and how: the keys of `metrics`.
+
+    Args:
+        unit: of distances: voxel, mm or auto (mm where every case knows its spacing).
+        empty: what an empty mask scores, see `metrics.score`.
+        distances: whether HD95 and ASD are taken where the dataset is scored by pixels too.
+        more: dotted names of metrics of one's own.
+    """
+
+    unit: str = "auto"
+    empty: str = "worst"
+    distances: bool = False
+    more: Sequence[str] = ()
+
+
 def distance_unit(unit: str, cases: Iterable[Case]) -> str:
     """ "voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
-    if unit not in ("auto", "voxel", "mm"):
-        raise UserError(f"metrics.unit={unit}: expected auto, voxel or mm")
     known = all(case.spacing is not None for case in cases)
     if unit == "mm" and not known:
         raise UserError("metrics.unit=mm: not every case has a voxel spacing; use metrics.unit=voxel (or auto)")
     return "mm" if unit == "mm" or (unit == "auto" and known) else "voxel"
 
 
-def table_of(dataset: Dataset, cases: Sequence[Case], metrics: Mapping[str, Any], protocol: str = "default") -> Table:
+def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protocol: str = "default") -> Table:
     """An empty table of the kind that the dataset is scored in; the ssl4mis protocol has voxels and zeros.
 
-    Args:
-        metrics: the keys `unit`, `empty` and `distances`.
+    Raises:
+        UserError: the cases cannot be measured so, or a metric of one's own cannot be imported.
     """
-    empty = check_empty(metrics["empty"])
     literal = protocol == "ssl4mis"
-    if dataset.scoring == "pixels" and not metrics["distances"]:
-        return PixelTable(dataset.classes)
-    unit = "voxel" if literal else distance_unit(metrics["unit"], cases)
-    table = CaseTable(dataset.classes, unit=unit, empty="zero" if literal else empty, background=dataset.background)
-    return table if dataset.scoring == "cases" else PixelTable(dataset.classes, distances=table)
+    table = metric_table(measures.more).values()
+    if dataset.scoring == "pixels" and not measures.distances:
+        return PixelTable(dataset.classes, table)
+    cases_table = CaseTable(
+        dataset.classes,
+        table,
+        unit="voxel" if literal else distance_unit(measures.unit, cases),
+        empty="zero" if literal else measures.empty,
+        background=dataset.background,
+    )
+    return cases_table if dataset.scoring == "cases" else PixelTable(dataset.classes, table, distances=cases_table)
 
 
 def evaluate(

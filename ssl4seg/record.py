@@ -3,7 +3,7 @@
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +16,9 @@ from rich.table import Table as RichTable
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ssl4seg.metrics import Metric
 from ssl4seg.pictures import Picture
-from ssl4seg.tables import Table
+from ssl4seg.tables import Summary
 
 log = logging.getLogger("ssl4seg")
 
@@ -103,15 +104,21 @@ class Record:
             if self.writer:
                 self.writer.add_scalar(f"train/{name}", value, step)
 
-    def table(self, split: str, step: int, table: Table, pictures: Mapping[str, Picture]) -> None:
-        """<split>/<metric>/mean and /<class>, <split>/<metric> of one number, and the overlays."""
-        if split == "val":
-            self.bar.update(self.task, score=table.headline())
+    def scores(
+        self, split: str, step: int, summary: Summary, pictures: Mapping[str, Picture], headline: str | None = None
+    ) -> None:
+        """<split>/<metric>/mean and /<class>, <split>/<metric> of one number, and the overlays.
+
+        Args:
+            headline: for the progress bar.
+        """
+        if headline is not None:
+            self.bar.update(self.task, score=headline)
         if not self.writer:
             return
-        for metric, values in table.summary().items():
-            found = values if isinstance(values, Mapping) else {"": values}
-            for name, value in found.items():
+        for metric, values in summary.items():
+            numbers = values if isinstance(values, Mapping) else {"": values}
+            for name, value in numbers.items():
                 if isinstance(value, float) and not math.isnan(value):
                     self.writer.add_scalar(f"{split}/{metric}/{name}".rstrip("/"), value, step)
         for case, picture in pictures.items():
@@ -141,26 +148,26 @@ class Record:
             self.writer.add_scalar(name, value)
 
 
-HEADS = {"dice": "Dice %", "hd95": "HD95", "asd": "ASD", "iou": "IoU %"}
-NUMBERS = {"pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
+    """Print the scores of each class and their means, and below them the metrics of one number.
 
-
-def show(title: str, summary: Mapping[str, Any]) -> None:
-    """Print the scores of each class and their means, and below them what is one number."""
-    unit = summary.get("distance_unit", "")
-    metrics = {metric: head for metric, head in HEADS.items() if metric in summary}
+    Args:
+        metrics: those that are shown, in this order.
+    """
+    unit = str(summary.get("distance_unit", ""))
+    shown = [metric for metric in metrics if metric.name in summary]
+    by_class = [metric for metric in shown if isinstance(summary[metric.name], Mapping)]
     table = RichTable()
     table.add_column("class")
-    for head in metrics.values():
-        table.add_column(head if head.endswith("%") else f"{head} {unit}", justify="right")
-    classes = [name for metric in metrics for name in summary[metric] if name != "mean"]
+    for metric in by_class:
+        table.add_column(metric.head(unit), justify="right")
+    classes = [name for metric in by_class for name in summary[metric.name] if name != "mean"]
     for name in (*dict.fromkeys(classes), "mean"):
-        found = [(head, summary[metric].get(name)) for metric, head in metrics.items()]
-        # None: NaN, read back from results.json
-        cells = [math.nan if v is None else v * (100 if head.endswith("%") else 1) for head, v in found]
+        values = [(metric, summary[metric.name].get(name)) for metric in by_class]
+        cells = [math.nan if value is None else metric.factor * value for metric, value in values]  # None: null in JSON
         table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
     print(title)
     Console().print(table)
-    told = [f"{word} {100 * summary[key]:.2f} %" for key, word in NUMBERS.items() if summary.get(key) is not None]
-    if told:
-        print(", ".join(told))
+    numbers = [metric for metric in shown if metric not in by_class and summary[metric.name] is not None]
+    if numbers:
+        print(", ".join(f"{metric.title} {metric.printed(summary[metric.name], unit)}" for metric in numbers))

@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from ssl4seg.errors import UserError
+from ssl4seg.versions import current
 
 log = logging.getLogger("ssl4seg")
 
@@ -109,13 +110,6 @@ def finished(path: Path) -> dict[str, Any] | None:
     return results if results.get("status") == "finished" else None
 
 
-def val_score(results: Mapping[str, Any]) -> float | None:
-    """By which the model of a finished run was chosen ("val dice mean")."""
-    split, metric, name = results["selected_by"].split()
-    score: float | None = results[split][metric][name]
-    return score
-
-
 def write_failure(run: Path, error: str, **facts: Any) -> None:
     """results.json of a run that failed."""
     write_json(run / "results.json", {**facts, "status": "failed", "error": error})
@@ -167,10 +161,15 @@ def checkpoint_file(run: Path, which: str) -> Path:
     return path
 
 
+def is_run(folder: Path) -> bool:
+    """Whether the folder holds a run."""
+    return (folder / "config.yaml").is_file()
+
+
 def read_config(run: Path) -> dict[str, Any]:
-    """config.yaml of a run folder."""
+    """config.yaml of a run folder, under this version's names."""
     file = run / "config.yaml"
-    if not file.is_file():
+    if not is_run(run):
         raise UserError(f"run={run}: is no run folder, it has no config.yaml")
     try:
         config = yaml.safe_load(file.read_text())
@@ -178,7 +177,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{file}: is damaged ({str(error).splitlines()[0]})") from None
     if not isinstance(config, dict):
         raise UserError(f"{file}: is damaged; it holds no configuration")
-    return config
+    return current(config)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from ssl4seg.cluster import outlive_lost_jobs
 from ssl4seg.errors import UserError
 from ssl4seg.processes import launched_world
-from ssl4seg.runs import FAILURES, finished, locked, read_failures, val_score, write_failure
+from ssl4seg.runs import FAILURES, finished, locked, read_config, read_failures, write_failure
 
 SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
@@ -145,8 +145,10 @@ class Sweep(Callback):
         """
         assert self.file
         folder = self.file.parent / subdir
+        from ssl4seg.selection import goodness_of  # imports NumPy
+
         if done := finished(folder):
-            return val_score(done)
+            return goodness_of(done, read_config(folder)["metrics"]["more"])
         if (folder / "config.yaml").exists():
             with suppress(UserError), locked(folder / ".lock"):  # it is at work after all: queued again
                 write_failure(folder, error)

@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command, plain
+from ssl4seg.cli import command
+from ssl4seg.conf import resolved
 from ssl4seg.errors import UserError
 from ssl4seg.runs import remove_empty
 
@@ -16,7 +17,7 @@ def run(config: DictConfig) -> float | None:
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
     folder = Path(hydra.runtime.output_dir)
     try:
-        container = plain(config)
+        container = resolved(config)
     except UserError:
         remove_empty(folder)  # which Hydra has made
         raise

@@ -14,37 +14,29 @@ import torch
 from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
-from ssl4seg.assemble import (
-    Config,
-    build,
-    dataset_of,
-    decoded_gib,
-    fabric_of,
-    method_of,
-    network_maker,
-    optimizers_of,
-    predictor_of,
-    read_all,
-)
+from ssl4seg.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
 from ssl4seg.batches import Batches
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.split import check_disjoint, split_labeled
+from ssl4seg.data.reading import decoded_gib, read_all
+from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.data.store import Store
 from ssl4seg.data.stream import Stream
-from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memory
+from ssl4seg.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import NO_TEST, Predictor, evaluate, table_of
+from ssl4seg.evaluate import NO_TEST, evaluate, table_of
 from ssl4seg.methods.base import Method
-from ssl4seg.native import Inference
+from ssl4seg.metrics import metric_table
 from ssl4seg.pictures import Picture, fullest, palette, panel
 from ssl4seg.processes import all_items, launched_rank
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
-from ssl4seg.runs import RunFolder, finished, read_json, val_score, write_failure, write_json
+from ssl4seg.runs import RunFolder, finished, read_json, write_failure, write_json
 from ssl4seg.seeding import seed_of
-from ssl4seg.tables import Table
+from ssl4seg.selection import goodness_of, selection_of
+from ssl4seg.settings import Config, RunSettings, read
+from ssl4seg.tables import Summary, Table
 from ssl4seg.transfer import Transfer
 from ssl4seg.views import View
 
@@ -61,7 +53,8 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         names: the choices of dataset, method and network.
 
     Returns:
-        The best model's score on val, by which it was chosen, in [0, 1]; None in all processes but the first.
+        The best model's score on val by `select`, its sign turned where lower is better, so that a sweeper may maximise
+        it; None in all processes but the first.
 
     Raises:
         UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
@@ -74,12 +67,12 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
     if done is not None:
         log.info(f"{path} is finished; its results:")
         if first:
-            show(f"{path}: test", done["test"])
-        return val_score(done)
+            show(f"{path}: test", done["test"], metric_table(config["metrics"]["more"]).values())
+        return goodness_of(done, config["metrics"]["more"])
     try:
         with out_of_memory_explained():
             Training(config, names, folder).run()
-        return val_score(read_json(folder.results_file)) if folder else None
+        return goodness_of(read_json(folder.results_file), config["metrics"]["more"]) if folder else None
     except (Interrupted, KeyboardInterrupt):
         log.info(f"stopped; what was saved is in {path}, and the same command goes on from there:")
         log.info(f"  {shlex.join(sys.argv)}")
@@ -104,38 +97,19 @@ class Training:
 
     def __init__(self, config: Config, names: Mapping[str, str], folder: RunFolder | None) -> None:
         self.config, self.names, self.folder = config, names, folder
-        self.dataset = dataset_of(config)
-        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
-        if self.dataset.tested_on == "test":
-            cases["test"] = self.dataset.cases("test")
-        check_disjoint(cases, self.dataset.remedy)
-        if config["labeled_list"] is not None and config["labeled_cases"] is not None:
-            raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
-        self.split = split_labeled(
-            cases["train"],
-            ratio=config["labeled_ratio"],
-            num_groups=config["labeled_cases"],
-            list_file=config["labeled_list"],
-            seed=config["split_seed"],
-            words=self.dataset.words,
-        )
-        self.plan = _plan(config)
-        self.inference: Inference = build(config["inference"], "inference", side=self.dataset.image_size)
-        self.weak: View = build(config["views"]["weak"], "views.weak")
+        self.settings = settings = read(RunSettings, config)
+        self.dataset = dataset_of(settings.dataset)
+        cases = self._cases()
+        self.split = self._split(cases["train"])
+        self.plan = _plan(settings)
+        self.weak: View = build(settings.views.weak, "views.weak")
         self.method = self._method()
-        steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(config)
-        self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **config["transfer"])
+        steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(settings)
+        self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **settings.transfer)
         partial = len(self.method.phases) > 1 or self.transfer.frozen_steps > 0
-        self.fabric = _launched(config, partial=partial)
-        log.info(f"labelled: {self.split}")
-        if told := self.split.shortage:
-            log.info(told)
-        if self.dataset.tested_on != "test":
-            log.info(NO_TEST.format(names["dataset"]))
-        if told := str(self.transfer):
-            log.info(told)
-        for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=_pretrained(config["network"])):
-            log.warning(doubt)
+        self.fabric = _launched(settings, partial=partial)
+        self.predictor = predictor_of(self.method, self.fabric, settings, batch_size=settings.engine.eval_batch_size)
+        self._log_setup()
         self.batches = self._batches()
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
         resident = self._resident([case for part in self.held_cases.values() for case in part], "val and test")
@@ -143,16 +117,51 @@ class Training:
             split: read_all(part, self.dataset.num_classes, resident=resident)
             for split, part in self.held_cases.items()
         }
-        for part in self.held_cases.values():
-            table_of(self.dataset, part, config["metrics"])  # refuses what cannot be measured
+        tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
+        self.selection = selection_of(settings.select, tables["val"])
+
+    def _cases(self) -> dict[Split, list[Case]]:
+        """The cases of train, val and, where it has masks, test; none is in two of them."""
+        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
+        if self.dataset.tested_on == "test":
+            cases["test"] = self.dataset.cases("test")
+        check_disjoint(cases, self.dataset.remedy)
+        return cases
+
+    def _split(self, train: Sequence[Case]) -> LabeledSplit:
+        """Which training cases keep their masks."""
+        settings = self.settings
+        if settings.labeled_list is not None and settings.labeled_cases is not None:
+            raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
+        return split_labeled(
+            train,
+            ratio=settings.labeled_ratio,
+            num_groups=settings.labeled_cases,
+            list_file=settings.labeled_list,
+            seed=settings.split_seed,
+            words=self.dataset.words,
+        )
+
+    def _log_setup(self) -> None:
+        """Say what is labelled, what the test is, and how encoders move; warn of what is probably not meant."""
+        log.info(f"labelled: {self.split}")
+        if shortage := self.split.shortage:
+            log.info(shortage)
+        if self.dataset.tested_on != "test":
+            log.info(NO_TEST.format(self.names["dataset"]))
+        if schedule := str(self.transfer):
+            log.info(schedule)
+        pretrained = _pretrained(self.settings.network)
+        for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
+            log.warning(doubt)
 
     def _method(self) -> Method:
         """The method with its networks and its supervised loss; its weights depend on the seed alone."""
         torch.manual_seed(seed_of(self.plan.seed, "weights"))
         data = self.dataset
-        make = network_maker(self.config, data.channels, data.num_classes, statistics=data.statistics())
-        method = method_of(self.config, make)
-        method.supervised = build(self.config["supervised_loss"], "supervised_loss")
+        make = network_maker(self.settings.network, data.channels, data.num_classes, statistics=data.statistics())
+        method = method_of(self.settings.method, make)
+        method.supervised = build(self.settings.supervised_loss, "supervised_loss")
         if method.needs_unlabeled and not self.split.unlabeled:
             raise UserError(
                 f"method={self.names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases "
@@ -161,14 +170,14 @@ class Training:
         return method
 
     def _resident(self, cases: Sequence[Case], name: str) -> bool:
-        """Whether these cases are kept in memory, which is told."""
-        size, most = decoded_gib(cases, self.dataset), float(self.config["engine"]["resident_gib"])
-        where = "in memory" if size <= most else f"read from the disk (engine.resident_gib={most:g})"
+        """Decide whether these cases fit in memory, and log the decision."""
+        size, budget = decoded_gib(cases, self.dataset), self.settings.engine.resident_gib
+        where = "in memory" if size <= budget else f"read from the disk (engine.resident_gib={budget:g})"
         log.info(f"{name}: {sum(case.num_images for case in cases)} {self.dataset.words[1]}, {size:.2g} GiB, {where}")
-        return size <= most
+        return size <= budget
 
     def _batches(self) -> Batches:
-        config, device, num_classes = self.config, self.fabric.device, self.dataset.num_classes
+        settings, device, num_classes = self.settings, self.fabric.device, self.dataset.num_classes
         used = {"labeled": self.split.labeled}
         if self.method.needs_unlabeled:
             used["unlabeled"] = self.split.unlabeled
@@ -179,21 +188,20 @@ class Training:
             else Stream(cases, num_classes=num_classes, labels=part == "labeled")
             for part, cases in used.items()
         }
-        views = config["views"]
         unlabeled = stores.get("unlabeled")
         return Batches(
             stores["labeled"],
             unlabeled,
-            sizes=(config["batch_size"], config["unlabeled_batch_size"] if unlabeled else 0),
+            sizes=(settings.batch_size, settings.unlabeled_batch_size if unlabeled else 0),
             side=self.dataset.image_size,
             weak=self.weak,
-            strong=[build(operation, "views.strong") for operation in views["strong"]],
+            strong=[build(operation, "views.strong") for operation in settings.views.strong],
             num_strong=self.method.strong_views,
             seed=self.plan.seed,
             device=device,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
-            num_workers=config["engine"]["num_workers"],
+            num_workers=settings.engine.num_workers,
         )
 
     def engine(self) -> Engine:
@@ -202,10 +210,11 @@ class Training:
         engine = Engine(
             fabric=self.fabric,
             method=method,
-            optimizers=optimizers_of(self.config, method, self.transfer),
-            schedule=build(self.config["schedule"], "schedule"),
+            optimizers=optimizers_of(self.settings.optimizer, self._own_optimizers(), method, self.transfer),
+            schedule=build(self.settings.schedule, "schedule"),
             batches=self.batches,
             validate=self.validate,
+            selection=self.selection,
             plan=self.plan,
             folder=self.folder,
             diagnose=self._diagnosis(),
@@ -214,16 +223,21 @@ class Training:
         self._resume(engine)
         return engine
 
+    def _own_optimizers(self) -> Mapping[str, Config]:
+        """The keys of the method's own optimisers, by phase."""
+        own: Mapping[str, Config] = self.settings.method.get("optimizers", {})
+        return own
+
     def _diagnosis(self) -> Diagnosis:
-        engine = self.config["engine"]
+        engine = self.settings.engine
         return Diagnosis(
             self.split.unlabeled if self.method.needs_unlabeled else (),
-            num_images=engine["diagnose"],
+            num_images=engine.diagnose,
             classes=self.dataset.classes,
             background=self.dataset.background,
             side=self.dataset.image_size,
             view=self.weak,
-            batch_size=engine["eval_batch_size"],
+            batch_size=engine.eval_batch_size,
             device=self.fabric.device,
             autocast=self.fabric.autocast,
         )
@@ -256,22 +270,16 @@ class Training:
         pictures: dict[str, Picture] = {}
         colors = palette(self.dataset.palette, background=self.dataset.background)
         names = [case.name for case in self.held_cases[split]]
-        shown = names[: self.config["engine"]["num_overlays"]]
+        shown = names[: self.settings.engine.num_overlays]
 
         def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
                 at = fullest(volume.label, colors)
                 pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
 
-        predictor = Predictor(
-            predict=predictor_of(self.method, self.fabric),
-            inference=self.inference,
-            device=self.fabric.device,
-            batch_size=self.config["engine"]["eval_batch_size"],
-        )
-        table = table_of(self.dataset, self.held_cases[split], self.config["metrics"])
+        table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
         part = slice(self.fabric.global_rank, None, self.fabric.world_size)
-        evaluate(predictor, self.held_out[split], table, part=part, keep=keep)
+        evaluate(self.predictor, self.held_out[split], table, part=part, keep=keep)
         rows = all_items(table.rows)
         table.rows = {name: rows[name] for name in names}
         return table, all_items(pictures)
@@ -289,9 +297,9 @@ class Training:
         summary, val = table.summary(), engine.best["val"]
         table.write_csv(self.folder.path / "cases_test.csv")
         record.conclude()
-        record.table("test", engine.best["step"], table, pictures)
+        record.scores("test", engine.best["step"], summary, pictures)
         record.hparams(
-            {**self.names, "labeled": str(self.split), **_hparams(self.config)},
+            {**self.names, "labeled": str(self.split), **_hparams(self.settings)},
             {
                 f"final/{split}/{m}/mean": s[m]["mean"]
                 for split, s in (("test", summary), ("val", val))
@@ -299,18 +307,18 @@ class Training:
                 if m in s
             },
         )
-        write_json(self.folder.results_file, self.results(engine, table))
+        write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
         where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
-        show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary)
+        show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
         log.info(f"finished; results and curves in {self.folder.path}")
 
-    def results(self, engine: Engine, test: Table) -> dict[str, Any]:
+    def results(self, engine: Engine, test: Summary, eval_seconds: float) -> dict[str, Any]:
         """What results.json holds."""
         return {
             **self.names,
             "seed": self.plan.seed,
-            "tag": self.config["tag"],
-            "split_seed": self.config["split_seed"],
+            "tag": self.settings.tag,
+            "split_seed": self.settings.split_seed,
             "labeled": {
                 "ratio": self.split.num_labeled_images / self.split.num_images,
                 "cases": len(self.split.labeled_groups),
@@ -320,17 +328,17 @@ class Training:
             },
             "iterations": self.plan.total,
             "status": "finished",
-            "selected_by": f"val {test.main} mean",
+            "selected_by": self.selection.as_dict(),
             "tested_on": self.dataset.tested_on,
-            "empty": self.config["metrics"]["empty"],
+            "empty": self.settings.metrics.empty,
             "best_step": engine.best["step"],
             "val": engine.best["val"],
-            "test": test.summary(),
+            "test": test,
             "pseudo_labels": engine.best["pseudo_labels"],
             "speed": {
                 "step_seconds": engine.seconds_per_step,
                 "images_per_second": engine.images_per_second,
-                "eval_seconds": test.seconds,
+                "eval_seconds": eval_seconds,
                 "run_seconds": engine.seconds,
             },
             "peak_memory_bytes": peak_memory(self.fabric.device),
@@ -338,23 +346,28 @@ class Training:
         }
 
 
-def _launched(config: Config, *, partial: bool) -> Fabric:
-    fabric = fabric_of(config, partial=partial)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    if config["deterministic"]:
+def _launched(settings: RunSettings, *, partial: bool) -> Fabric:
+    """The machine, with all processes met."""
+    fabric = fabric_of(
+        device=settings.device,
+        precision=settings.precision,
+        num_threads=settings.num_threads,
+        devices=settings.engine.devices,
+        num_nodes=settings.engine.num_nodes,
+        partial=partial,
+    )
+    if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = not config["deterministic"]
+    torch.backends.cudnn.benchmark = not settings.deterministic
     fabric.launch()
     return fabric
 
 
-def _labeled_in_a_step(config: Config) -> int:
-    """By all processes."""
-    engine = config["engine"]
-    in_a_step: int = config["batch_size"] * engine["accumulate"] * engine["devices"] * engine["num_nodes"]
-    return in_a_step
+def _labeled_in_a_step(settings: RunSettings) -> int:
+    """Labelled images in a step of all processes."""
+    engine = settings.engine
+    return settings.batch_size * engine.accumulate * engine.devices * engine.num_nodes
 
 
 def _pretrained(network: Config) -> bool:
@@ -363,27 +376,23 @@ def _pretrained(network: Config) -> bool:
     return not keys or any(network[key] is not None for key in keys)
 
 
-def _plan(config: Config) -> Plan:
-    for key in ("batch_size", "unlabeled_batch_size"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(f"{key}={config[key]}: expected a whole number of at least 1")
-    engine = config["engine"]
+def _plan(settings: RunSettings) -> Plan:
     return Plan(
-        total=config["iterations"],
-        eval_every=config["eval_every"],
-        accumulate=engine["accumulate"],
-        clip_norm=engine["clip_norm"],
-        log_every=engine["log_every"],
-        seed=config["seed"],
+        total=settings.iterations,
+        eval_every=settings.eval_every,
+        accumulate=settings.engine.accumulate,
+        clip_norm=settings.engine.clip_norm,
+        log_every=settings.engine.log_every,
+        seed=settings.seed,
     )
 
 
-def _hparams(config: Config) -> dict[str, Any]:
+def _hparams(settings: RunSettings) -> dict[str, Any]:
     """The settings that sweeps turn."""
     keys = ("labeled_ratio", "labeled_cases", "seed", "iterations", "batch_size", "unlabeled_batch_size")
     groups = ("method", "optimizer", "transfer")
-    within = {f"{g}.{k}": v for g in groups for k, v in config[g].items() if k != "_target_"}
-    return {key: config[key] for key in keys} | {"image_size": config["dataset"]["image_size"]} | within
+    within = {f"{g}.{k}": v for g in groups for k, v in getattr(settings, g).items() if k != "_target_"}
+    return {key: getattr(settings, key) for key in keys} | {"image_size": settings.dataset["image_size"]} | within
 
 
 def _versions(fabric: Fabric) -> dict[str, str]:

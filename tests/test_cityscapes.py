@@ -11,7 +11,7 @@ from helpers import MACHINE, composed, results, succeed
 from PIL import Image
 
 from ssl4seg.assemble import build, mask_colors_of
-from ssl4seg.cli import conf_dir
+from ssl4seg.conf import conf_dir
 from ssl4seg.data.cityscapes import Cityscapes
 from ssl4seg.data.masks import as_held
 from ssl4seg.data.split import split_labeled
@@ -21,9 +21,7 @@ from ssl4seg.evaluate import table_of
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bremen_000000_000019", "bremen_000001_000019"]
 VAL = ["munster_000000_000019"]
 SIZE = (40, 80)
-KEYS = {
-    k: v for k, v in yaml.safe_load((conf_dir() / "dataset/cityscapes.yaml").read_text()).items() if k != "defaults"
-}
+KEYS = yaml.safe_load((conf_dir() / "dataset/cityscapes.yaml").read_text())["dataset"]
 
 # The table of the official scripts: class -> labelId.
 LABEL_IDS = {
@@ -73,7 +71,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def cityscapes(root: Path | None, **changes: Any) -> Cityscapes:
-    keys = {key: value for key, value in KEYS.items() if key not in ("_target_", "recipe")}
+    keys = {key: value for key, value in KEYS.items() if key != "_target_"}
     return Cityscapes(**{**keys, "root": None if root is None else str(root), **changes})
 
 

@@ -17,8 +17,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ssl4seg import checkpoint
-from ssl4seg.assemble import build, method_of, network_maker, optimizers_of, predictor_of
-from ssl4seg.cli import choices, conf_dir
+from ssl4seg.assemble import build, forward_of, method_of, network_maker, optimizers_of
+from ssl4seg.conf import choices, conf_dir
 from ssl4seg.engine import Engine, Plan
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -42,7 +42,7 @@ def config(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Method:
     torch.manual_seed(0)
-    return method_of(config, network_maker(config, channels, classes)).train()
+    return method_of(config["method"], network_maker(config["network"], channels, classes)).train()
 
 
 def batch_for(method: Method, channels: int = 1, classes: int = 4, side: int = SIDE) -> Batch:
@@ -196,7 +196,7 @@ def test_predict_gives_float32_logits_of_the_images_size(config, size, precision
     method = assembled(config, 3, 5)
     image = torch.rand(2, 3, *size)
     with torch.no_grad():
-        logits = predictor_of(method, Fabric(accelerator="cpu", precision=precision))(image)
+        logits = forward_of(method, Fabric(accelerator="cpu", precision=precision))(image)
     assert (logits.shape, logits.dtype) == ((2, 5, *size), torch.float32)
     assert logits.isfinite().all()
 
@@ -214,7 +214,7 @@ def test_state_dict_restores_a_method_that_has_learned(config, tmp_path):
     list(steps(method, batch))  # moves batch-norm statistics
     method.after_step(HALFWAY)
     checkpoint.save({"method": method.state_dict()}, tmp_path / "last.pt")
-    other = method_of(config, network_maker(config, 1, 4))
+    other = method_of(config["method"], network_maker(config["network"], 1, 4))
     assert not same(other.state_dict(), method.state_dict())
     checkpoint.load_into(other, checkpoint.load(tmp_path / "last.pt")["method"], "last.pt")
     assert same(other.state_dict(), method.state_dict())
@@ -226,17 +226,18 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
     engine = Engine(
         fabric=Fabric(accelerator="cpu"),
         method=method,
-        optimizers=optimizers_of(config, method, Transfer(method)),
+        optimizers=optimizers_of(config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method)),
         schedule=build(config["schedule"], "schedule"),
         batches=None,
         validate=None,
+        selection=None,
         plan=Plan(total=1, eval_every=1, accumulate=1, clip_norm=None, log_every=1, seed=0),
         folder=None,
     )
     checkpoint.save(engine.model_state(), tmp_path / "best.pt")
     config["network"]["weights"] = str(tmp_path / "best.pt")
     torch.manual_seed(1)
-    network = network_maker(config, 1, 4)().eval()
+    network = network_maker(config["network"], 1, 4)().eval()
     image = torch.rand(2, 1, SIDE, SIDE)
     with torch.no_grad():
         assert torch.equal(network(image), predicted(method, image))

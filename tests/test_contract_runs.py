@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import PHANTOM, composed, differing, load, shell, small_method
 
-from ssl4seg.cli import choices, conf_dir
+from ssl4seg.conf import choices, conf_dir
 from ssl4seg.engine import Engine
 from ssl4seg.runs import RunFolder
 from ssl4seg.training import Training

@@ -17,10 +17,10 @@ from helpers import PHANTOM, SMALL, acdc, composed, refused, results, save_nifti
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.cli import conf_dir, help_text
+from ssl4seg.conf import Laid, conf_dir, laid
 from ssl4seg.data.phantom import Phantom
-from ssl4seg.eval import names_of
-from ssl4seg.inference import circumstances, evaluate_checkpoint
+from ssl4seg.evaluation import circumstances, evaluate_checkpoint
+from ssl4seg.help import help_text
 from ssl4seg.networks.unet import UNet
 from ssl4seg.report.collect import collect
 
@@ -74,13 +74,12 @@ def test_eval_that_measures_otherwise_writes_beside_the_runs_own_files(home: Pat
 SCALES = "inference.scales=[0.5,0.75,1.0,1.25,1.5,1.75]"
 
 
-def eval_arguments(*overrides: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def evaluation(*overrides: str) -> Laid:
     """What ssl4seg-eval hands to `evaluate_checkpoint`."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         composition: Any = compose("eval", [*overrides], return_hydra_config=True)
-    choices = composition.hydra.runtime.choices
-    config: Any = OmegaConf.to_container(OmegaConf.masked_copy(composition, [*composition.keys() - {"hydra"}]))
-    return config, names_of(choices, config), [word.split("=")[0] for word in overrides]
+    config = OmegaConf.masked_copy(composition, [*composition.keys() - {"hydra"}])
+    return laid("eval", config, composition.hydra)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,9 @@ def eval_arguments(*overrides: str) -> tuple[dict[str, Any], dict[str, str], lis
             f"inference=sliding {SCALES}",
             "-inference=sliding-inference.scales=0.5_0.75_1.0_1.25_1.5_1.75",
         ),
-        ("", "dataset=folder views=natural num_threads=1", "-dataset=folder"),
+        ("", "dataset=folder num_threads=1", "-dataset=folder"),
+        ("inference=sliding", "inference.window=48", "-inference.window=48"),  # a key that the default choice has not
+        ("method=mean_teacher", "method.predict_with=teacher", "-method.predict_with=teacher"),
         (
             "",
             "postprocess=[crf,superpixels] postprocess.crf.iterations=3",
@@ -108,9 +109,11 @@ def eval_arguments(*overrides: str) -> tuple[dict[str, Any], dict[str, str], lis
         ),
     ],
 )
-def test_the_files_of_an_evaluation_are_named_by_what_was_chosen(trained: str, overrides: str, ending: str) -> None:
-    config, names, given = eval_arguments(*overrides.split())
-    assert circumstances(config, composed(*trained.split()), given, names) == ending
+def test_the_files_of_an_evaluation_are_named_by_what_was_chosen(
+    trained: str, overrides: str, ending: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(composed(*trained.split())))
+    assert circumstances(evaluation(f"run={tmp_path}", *overrides.split())) == ending
 
 
 class Counted(Phantom):
@@ -127,8 +130,7 @@ def test_eval_of_bare_weights_makes_the_dataset_once(tmp_path: Path) -> None:
     torch.save(UNet(in_channels=1, num_classes=4, channels=[4, 8], dropout=[0, 0]).state_dict(), tmp_path / "a.pt")
     data = [key for key in PHANTOM if key.startswith(("dataset", "network", "device", "num_threads"))]
     weights = (f"network.weights={tmp_path}/a.pt", f"output={tmp_path}")
-    config, names, given = eval_arguments(*weights, *data, "split=val", "dataset._target_=test_daily_use.Counted")
-    evaluate_checkpoint(config, names, given)
+    evaluate_checkpoint(evaluation(*weights, *data, "split=val", "dataset._target_=test_daily_use.Counted"))
     assert Counted.made == 1
     assert results(tmp_path, "results_val.json")["val"]["num_cases"] == 2
 
@@ -193,7 +195,7 @@ def test_a_value_that_the_grammar_refuses_is_quoted_for_the_user(tmp_path: Path)
     ("override", "expected"),
     [
         ("engine.accumulate=two", "engine.accumulate=two: expected a whole number"),
-        ("engine.eval_batch_size=0", "engine.eval_batch_size=0: expected at least 1"),
+        ("engine.eval_batch_size=0", "engine.eval_batch_size=0: expected a whole number of at least 1"),
         ("engine.num_overlays=x", "engine.num_overlays=x: expected a whole number"),
         ("resume=no_way", "resume=no_way: expected true or false"),
         ("uamt", "uamt: expected KEY=VALUE"),
@@ -259,12 +261,12 @@ def test_the_report_keeps_other_settings_apart(home: Path, tmp_path: Path) -> No
 
 
 def test_the_report_says_in_which_keys_rows_of_one_name_differ(home: Path, tmp_path: Path) -> None:
-    for number, change in enumerate(({}, {"iterations": 6, "dataset.recipe.iterations": 6}, {"tag": "t"})):
+    for number, change in enumerate(({}, {"iterations": 6, "recipe.iterations": 6}, {"tag": "t"})):
         folder = tmp_path / f"run{number}"
         shutil.copytree(home / RUN, folder)
         config = yaml.safe_load((folder / "config.yaml").read_text())
         for key, value in change.items():
-            group = config["dataset"]["recipe"] if key.startswith("dataset") else config
+            group = config["recipe"] if key.startswith("recipe") else config
             group[key.rpartition(".")[2]] = value
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         if "tag" in change:

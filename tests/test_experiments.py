@@ -12,7 +12,8 @@ import yaml
 from helpers import composed
 
 from ssl4seg.assemble import build, method_of, network_maker
-from ssl4seg.cli import check, conf_dir
+from ssl4seg.conf import conf_dir
+from ssl4seg.words import check
 
 FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
 PAGE = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
@@ -69,7 +70,7 @@ def test_everything_of_a_recipe_but_the_data_can_be_built(name: str) -> None:
     build(config["views"]["weak"], "views.weak")
     data = config["dataset"]
     with torch.device("meta"):  # no memory, no numbers
-        method_of(config, network_maker(config, data["channels"], data["num_classes"]))
+        method_of(config["method"], network_maker(config["network"], data["channels"], data["num_classes"]))
 
 
 def commands(text: str) -> list[list[str]]:

@@ -31,9 +31,9 @@ from helpers import (
 from PIL import Image
 
 from ssl4seg.errors import UserError
-from ssl4seg.inference import masks_to_write
 from ssl4seg.metrics import score_classes
 from ssl4seg.pictures import captioned, fullest, legend, palette
+from ssl4seg.prediction import masks_to_write
 
 FIVE = "patient005_frame01"
 """A test case."""
@@ -143,7 +143,7 @@ def test_predicting_a_test_case_scores_what_its_row_in_the_run_says(
     rows = [row for row in table(acdc_run / "cases_test.csv") if row["case"] == FIVE]
     scores = score_classes(mask, truth(), 4, spacing=(10.0, 1.5, 1.25))
     for row, score in zip(rows, scores, strict=True):
-        assert [float(row[metric]) for metric in score._fields] == pytest.approx(list(score), rel=1e-5)
+        assert {metric: float(row[metric]) for metric in score} == pytest.approx(score, rel=1e-5)
 
 
 def test_masks_are_predicted_by_the_inference_that_eval_scores(acdc_run: Path, challenge: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_masks_are_predicted_by_the_inference_that_eval_scores(acdc_run: Path, c
         [float(row["dice"]) for row in table(folder / "cases_test.csv") if row["case"] == FIVE]
         for folder in (tmp_path / "eval", acdc_run)
     )
-    assert rows == pytest.approx([score.dice for score in score_classes(mask, truth(), 4)], rel=1e-5)
+    assert rows == pytest.approx([score["dice"] for score in score_classes(mask, truth(), 4)], rel=1e-5)
     assert rows != usual
 
 
@@ -171,7 +171,7 @@ def test_keys_of_inference_alone_change_that_of_the_run(acdc_run: Path, challeng
     assert (one / nifti(challenge).name).read_bytes() == (both / nifti(challenge).name).read_bytes()
     given = (f"run={acdc_run}", f"input={nifti(challenge)}", f"output={tmp_path / 'out'}", *MACHINE)
     told = refused("predict", *given, "inference.window=24", cwd=tmp_path)
-    assert "inference.window: the run's inference has no such key, but scales, flip" in told
+    assert "there is no key 'inference.window' in the chosen inference, but in inference=sliding" in told
     assert "inference.scales=0.5: expected a list" in refused("predict", *given, "inference.scales=0.5", cwd=tmp_path)
 
 

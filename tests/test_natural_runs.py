@@ -63,7 +63,7 @@ def test_the_best_model_is_chosen_by_miou_and_tested_on_val(memory):
     run, output = memory
     found, best = results(run), load(run / "best.pt")
     miou = curve(run, "val/miou")
-    assert found["selected_by"] == "val iou mean"
+    assert found["selected_by"] == {"split": "val", "metric": "iou", "class": "mean"}
     assert found["tested_on"] == "val"
     assert found["val"]["miou"] == pytest.approx(max(miou.values()))
     assert best["step"] == found["best_step"] == max(miou, key=lambda step: (miou[step], -step))

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ssl4seg.cli import conf_dir
+from ssl4seg.conf import conf_dir
 from ssl4seg.keys import IGNORE
 from ssl4seg.pictures import (
     COLORS,
@@ -28,7 +28,7 @@ OWN = palette()
 
 def data(name: str) -> dict:
     """conf/dataset/NAME.yaml."""
-    return yaml.safe_load((conf_dir() / f"dataset/{name}.yaml").read_text())
+    return yaml.safe_load((conf_dir() / f"dataset/{name}.yaml").read_text())["dataset"]
 
 
 def test_palette_has_black_background_white_ignored_pixels_and_repeats():

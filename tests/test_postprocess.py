@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from scipy import ndimage
 
 from ssl4seg.assemble import postprocess_of
-from ssl4seg.cli import choices, conf_dir
+from ssl4seg.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.metrics import score_classes
 from ssl4seg.postprocess.base import Given, Step, check_steps
@@ -237,7 +237,7 @@ def test_images_that_the_lattice_cannot_number_are_refused():
 def test_the_files_name_their_steps_and_hold_their_defaults(name):
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("predict", overrides=[f"postprocess={name}"]))
-    (step,) = postprocess_of(config)
+    (step,) = postprocess_of(config["postprocess"])
     assert (step.name, type(step)) == (name, STEPS[name])
     assert vars(step) == vars(STEPS[name]())
 

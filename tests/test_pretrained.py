@@ -201,7 +201,7 @@ def test_a_download_that_fails_says_so_and_names_the_file_option(network, keys, 
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")  # where nobody listens
     config = {"network": small_network(network) | {"encoder_weights": "imagenet"} | keys}
     with pytest.raises(UserError, match=r"could not be fetched .*network\.encoder_weights=FILE") as caught:
-        network_maker(config, 3, 2)()
+        network_maker(config["network"], 3, 2)()
     assert str(caught.value).startswith("network.encoder_weights=")
 
 
@@ -256,15 +256,15 @@ def test_a_damaged_file_is_refused(name, tmp_path):
 
 def test_weights_of_the_whole_network_make_those_of_the_encoder_needless(tmp_path):
     config = {"network": small_network("dinov2_dpt") | {"encoder_weights": "gone.pth"}}
-    network_maker(config, 1, 4, load=False)()
-    network = network_maker({"network": small_network("dinov2_dpt")}, 1, 4)()
+    network_maker(config["network"], 1, 4, load=False)()
+    network = network_maker(small_network("dinov2_dpt"), 1, 4)()
     torch.save(network.state_dict(), tmp_path / "whole.pt")
     config["network"]["weights"] = str(tmp_path / "whole.pt")
-    found = network_maker(config, 1, 4)()
+    found = network_maker(config["network"], 1, 4)()
     assert all(torch.equal(a, b) for a, b in zip(found.parameters(), network.parameters(), strict=True))
     config["network"]["weights"] = None
     with pytest.raises(UserError, match=r"gone\.pth"):
-        network_maker(config, 1, 4)()
+        network_maker(config["network"], 1, 4)()
 
 
 def test_a_run_starts_from_a_file_and_is_evaluated_without_it(tmp_path):

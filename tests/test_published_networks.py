@@ -26,7 +26,7 @@ NAMES = [name for name in SMALL_NETWORKS if not name.startswith(("swin", "gan"))
 
 def small(name: str, channels: int = 3, classes: int = 4) -> Network:
     torch.manual_seed(0)
-    return network_maker({"network": small_network(name)}, channels, classes)()
+    return network_maker(small_network(name), channels, classes)()
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -180,7 +180,7 @@ def test_channels_last_is_the_same_function_and_bfloat16_nearly(name):
 def test_its_state_is_all_that_it_is_and_its_noise_is_torchs(name):
     network, image = small(name), torch.rand(2, 3, 32, 32)
     network(image)  # moves the batch norm's statistics
-    other = network_maker({"network": small_network(name)}, 3, 4)()
+    other = network_maker(small_network(name), 3, 4)()
     other.load_state_dict(network.state_dict())
     drawn = []
     for each in (other, copy.deepcopy(network)):
@@ -370,4 +370,4 @@ def test_of_several_values_it_is_pytorchs(shape):
 def test_a_wrong_value_is_refused_by_its_key(name, keys, fault):
     classes = keys.pop("num_classes", 4)
     with pytest.raises(UserError, match=fault):
-        network_maker({"network": small_network(name) | keys}, 3, classes)()
+        network_maker(small_network(name) | keys, 3, classes)()

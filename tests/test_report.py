@@ -27,9 +27,11 @@ from ssl4seg.data.case import Volume
 from ssl4seg.metrics import score
 from ssl4seg.pictures import palette
 from ssl4seg.report import command, compare, figures, pictures, sheets, words
-from ssl4seg.report.collect import PATIENT, Run, collect
+from ssl4seg.report.collect import Run, collect
 from ssl4seg.report.folder import FigureFolder
-from ssl4seg.runs import FAILURES
+from ssl4seg.report.words import PATIENT
+from ssl4seg.runs import FAILURES, read_config
+from ssl4seg.settings import RunSettings, read
 
 CASES = ("patient1_frame01", "patient1_frame02", "patient2_frame01", "patient2_frame02", "other")
 
@@ -730,10 +732,9 @@ def test_pictures_of_the_worst_the_median_and_the_best_case(tmp_path: Path) -> N
     ordered = sorted(scores, key=lambda name: scores[name])
     assert [title[1] for title in titles] == [ordered[0], ordered[1], ordered[3]]  # each case a patient of its own
 
-    config = yaml.safe_load((row.runs[0].folder / "config.yaml").read_text())
-    predictions = pictures.predict(row.runs[0], config, ordered)
+    predictions = pictures.predict(row.runs[0], read(RunSettings, read_config(row.runs[0].folder)), ordered)
     for name, (volume, prediction) in predictions.items():
-        dices = [score(prediction == k, volume.label == k)[0] for k in (1, 2, 3)]
+        dices = [score(prediction == k, volume.label == k)["dice"] for k in (1, 2, 3)]
         assert sum(dices) / 3 == pytest.approx(scores[name], abs=1e-3)
 
     (row.runs[0].folder / "best.pt").unlink()

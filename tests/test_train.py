@@ -31,7 +31,6 @@ from helpers import (
     write_h5,
 )
 
-from ssl4seg.metrics import Score
 from ssl4seg.record import Record
 from ssl4seg.tables import CaseTable
 from ssl4seg.training import Training, train
@@ -79,8 +78,9 @@ def test_the_screen_shows_split_validations_and_the_test_table(whole: tuple[Path
 def test_the_progress_bar_shows_dice_in_percent_as_the_tables_do() -> None:
     record = Record(None, step=0, total=1)
     table = CaseTable(["background", "organ"])
-    table.rows = {"case": [Score(0.8123, 3.0, 1.0, 0.7)]}
-    record.table("val", 1, table, {})
+    table.rows = {"case": [{"dice": 0.8123, "hd95": 3.0, "asd": 1.0, "iou": 0.7}]}
+    summary = table.summary()
+    record.scores("val", 1, summary, {}, table.headline(summary))
     assert record.bar.tasks[0].fields["score"].startswith("Dice 81.23 %")
 
 
@@ -94,7 +94,7 @@ def test_results_hold_what_is_promised(whole: tuple[Path, str]) -> None:
     assert found["labeled"] == {"ratio": 0.5, "cases": 2, "images": 30, "of_cases": 4, "of_images": 60}
     assert (found["status"], found["iterations"]) == ("finished", 4)
     assert found["best_step"] in (2, 4)
-    assert "val" in found["selected_by"]
+    assert found["selected_by"] == {"split": "val", "metric": "dice", "class": "mean"}
     assert set(found["speed"]) == {"step_seconds", "images_per_second", "eval_seconds", "run_seconds"}
     assert found["peak_memory_bytes"] > 0
     assert "torch" in found["versions"]

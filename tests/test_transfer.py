@@ -147,8 +147,10 @@ def test_batch_norm_stays_frozen_whatever_mode_a_method_puts_its_networks_in(met
 def unimatch_v2() -> tuple[Any, dict[str, torch.optim.Optimizer]]:
     recipe = ("optimizer=adamw", "optimizer.lr=2e-4", "transfer.encoder_lr_scale=0.025")
     config = composed("method=unimatch_v2", *recipe)
-    method = method_of(config, network_maker(config, 1, 4))
-    return method, optimizers_of(config, method, Transfer(method, **config["transfer"]))
+    method = method_of(config["method"], network_maker(config["network"], 1, 4))
+    return method, optimizers_of(
+        config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method, **config["transfer"])
+    )
 
 
 def test_the_recipe_of_unimatch_v2_can_be_said():
@@ -175,7 +177,7 @@ def test_what_belongs_to_no_layer_moves_like_the_first():
 
 
 def test_nothing_is_changed_by_default():
-    method = method_of(composed(*KEYS), network_maker(composed(*KEYS), 1, 4))
+    method = method_of(composed(*KEYS)["method"], network_maker(composed(*KEYS)["network"], 1, 4))
     transfer = Transfer(method)
     assert list(transfer.groups(method.parameters())) == [1.0]
     assert str(transfer) == ""

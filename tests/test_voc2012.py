@@ -20,14 +20,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.datasets import voc
 
-from ssl4seg.cli import check_root, conf_dir, plain
+from ssl4seg.conf import check_root, conf_dir, resolved
 from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.data.voc2012 import VOC2012
 from ssl4seg.errors import UserError
 
 TRAIN, VAL, MORE = ["2007_000032", "2008_000008", "2007_000039", "2010_000001"], ["2007_000033"], ["2011_000007"]
 SIZES = ((40, 56), (56, 40))
-KEYS = {k: v for k, v in yaml.safe_load((conf_dir() / "dataset/voc2012.yaml").read_text()).items() if k != "defaults"}
+KEYS = yaml.safe_load((conf_dir() / "dataset/voc2012.yaml").read_text())["dataset"]
 
 
 def write_mask(file: Path, label: np.ndarray) -> None:
@@ -64,7 +64,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def voc2012(root: Path | None, **changes: Any) -> VOC2012:
-    keys = {key: value for key, value in KEYS.items() if key not in ("_target_", "recipe")}
+    keys = {key: value for key, value in KEYS.items() if key != "_target_"}
     return VOC2012(**{**keys, "root": None if root is None else str(root), **changes})
 
 
@@ -303,7 +303,7 @@ def test_a_run_is_the_same_from_memory_and_from_the_disk_and_says_what_it_is_tes
     assert "labelled: 2 of 4 images" in told
     assert re.search("test has no masks to score by; the model is tested on val", told)
     assert "test on val, best model" in told
-    assert (results(run)["selected_by"], results(run)["tested_on"]) == ("val iou mean", "val")
+    assert (results(run)["selected_by"]["metric"], results(run)["tested_on"]) == ("iou", "val")
     assert results(run)["test"] == results(run)["val"]
     assert results(run, "split.json")["labeled"] == TRAIN[2:]
 
@@ -330,7 +330,7 @@ def test_a_run_is_the_same_from_memory_and_from_the_disk_and_says_what_it_is_tes
 def test_a_list_that_is_not_there_is_refused_without_torch(root, key):
     config = OmegaConf.create(composed("dataset=voc2012", f"dataset.root={root}", f"{key}=none.txt"))
     with pytest.raises(UserError, match=f"{key}=none.txt: there is no such file"):
-        plain(config)
+        resolved(config)
 
 
 def test_an_image_of_both_train_and_val_is_refused(root):

@@ -109,11 +109,16 @@ def test_the_cnn_predicts_and_learns_from_the_transformers_classes(batch):
 def test_the_configuration_makes_a_cnn_by_sgd_and_a_transformer_by_adamw():
     small = ("embed_dim=4", "depths=[1,1]", "heads=[1,2]")
     config = composed("method=ctct", "optimizer=sgd", *(f"method.transformer.{key}" for key in small))
-    method = method_of(config, network_maker(config, 3, 5))
+    method = method_of(config["method"], network_maker(config["network"], 3, 5))
     assert isinstance(method.student, UNet)
     assert isinstance(method.transformer, SwinUNet)
     assert (method.transformer.in_channels, method.transformer.num_classes) == (3, 5)
-    kinds = {phase: type(optimizer) for phase, optimizer in optimizers_of(config, method, Transfer(method)).items()}
+    kinds = {
+        phase: type(optimizer)
+        for phase, optimizer in optimizers_of(
+            config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method)
+        ).items()
+    }
     assert kinds == {"segmenter": torch.optim.SGD, "transformer": torch.optim.AdamW}
 
 

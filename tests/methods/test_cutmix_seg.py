@@ -74,7 +74,7 @@ def test_pseudo_labels_are_the_teachers_everywhere(batch):
 
 @pytest.mark.parametrize("step", [1, 50, 99])
 def test_the_papers_weight_is_1_without_a_ramp(step):
-    method = method_of(composed("method=cutmix_seg"), Pixelwise)
+    method = method_of(composed("method=cutmix_seg")["method"], Pixelwise)
     assert method.weights(Progress(step, 100)) == {"consistency_weight": 1.0}
 
 
