@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+import ssl4seg
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, expect
 from ssl4seg.runs import read_config
@@ -29,7 +30,7 @@ MISSING = object()
 
 def conf_dir() -> Path:
     """conf/ inside the installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(ssl4seg.__file__).resolve().parent
     inside = here / "conf"
     return inside if inside.is_dir() else here.parent / "conf"
 

@@ -16,7 +16,7 @@ from ssl4seg.data.cityscapes import Cityscapes
 from ssl4seg.data.masks import as_held
 from ssl4seg.data.split import split_labeled
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import table_of
+from ssl4seg.evaluate import Measures, table_of
 
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bremen_000000_000019", "bremen_000001_000019"]
 VAL = ["munster_000000_000019"]
@@ -83,7 +83,7 @@ def names(dataset: Cityscapes, split: Any = "train") -> list[str]:
 
 
 def test_the_road_is_no_background(root):
-    metrics = {"unit": "auto", "empty": "worst", "distances": True}
+    metrics = Measures(distances=True)
     found = table_of(cityscapes(root), cityscapes(root).cases("val"), metrics).summary()
     assert list(found["hd95"])[:3] == ["mean", "road", "sidewalk"]
 

@@ -222,7 +222,7 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], seed: [1]}", r"dataset.yaml: seed=\[1\]: expected a whole number"),
         (
             "{classes: [a, b], normalize: [auto]}",
-            r"dataset.yaml: normalize=\['auto'\]: expected minmax or none",
+            r"dataset.yaml: normalize=\['auto'\]: expected one of minmax, none, auto",
         ),
         ("{classes: [a, b], scoring: dice}", "dataset.yaml: scoring=dice: expected cases or pixels"),
         ("{classes: [a, b], ignore_index: white}", "dataset.yaml: ignore_index=white: expected a whole number"),
