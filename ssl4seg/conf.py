@@ -25,6 +25,9 @@ from ssl4seg.runs import read_config
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
 """Groups and keys of a run that an evaluation or a prediction depends on; other keys of a run mean nothing to them."""
 
+CHOSEN = {"eval": ("dataset", "network", "inference", "postprocess"), "predict": ("inference", "postprocess")}
+"""Groups of which eval and predict take another choice than the run's."""
+
 MISSING = object()
 
 
@@ -62,10 +65,10 @@ ConfigStore.instance().store(name="open_groups", node=_open_groups())
 
 
 def group_names(name: str) -> list[str]:
-    """The groups that a command chooses from, in the order of conf/run.yaml; eval and predict leave out training's."""
+    """The groups that a command chooses from, in the order of conf/run.yaml."""
     entries = [entry for file in ("run", name) for entry in _defaults(file) if isinstance(entry, dict)]
     names = [group for entry in entries for group in entry if re.fullmatch(r"\w+", group)]
-    return names if name == "train" else [group for group in names if group in (*EVALUATED, *own_keys(name))]
+    return [group for group in names if group in CHOSEN.get(name, names)]
 
 
 def _defaults(name: str) -> list[Any]:

@@ -114,9 +114,10 @@ def _check_used(name: str, config: Config, parsed: Sequence[Override]) -> None:
         group = override.key_or_group.split(".")[0].split("/")[0]
         if group != "hydra" and group not in used:
             raise UserError(f"{override.input_line}: ssl4seg-{name} does not depend on {group}")
-        if group == "network" and any(o.key_or_group == "run" for o in parsed):
-            run = next(o.value() for o in parsed if o.key_or_group == "run")
-            raise UserError(f"{override.input_line}: the network comes from run={run}; leave one of the two out")
+        run = next((o.value() for o in parsed if o.key_or_group == "run"), None)
+        chosen_there = override.key_or_group in set(group_names("train")) - set(group_names(name))
+        if run is not None and (chosen_there or group == "network"):
+            raise UserError(f"{override.input_line}: the {group} comes from run={run}; leave one of the two out")
 
 
 def _is_argument(config: Config, key: str) -> bool:
