@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl4seg.data.store import Order, Raw, Store
-from ssl4seg.data.stream import Ahead, Stream
 from ssl4seg.errors import UserError
 from ssl4seg.photometric import Operation
 from ssl4seg.seeding import generator
+from ssl4seg.store import Order, Raw, Store
+from ssl4seg.stream import Ahead, Stream
 from ssl4seg.types import Batch
 from ssl4seg.views import View, boxes, moved, sample, strong_view
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ssl4seg.data.stream import KILLED
 from ssl4seg.errors import UserError
+from ssl4seg.stream import KILLED
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")

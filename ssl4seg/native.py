@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_list, is_number, is_whole
+from ssl4seg.store import Raw
 from ssl4seg.views import fit, sample
 
 Predict = Callable[[Tensor], Tensor]

@@ -30,8 +30,6 @@ from ssl4seg.batches import Batches
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Split
 from ssl4seg.data.split import check_disjoint, split_labeled
-from ssl4seg.data.store import Store
-from ssl4seg.data.stream import Stream
 from ssl4seg.device import keep_freed_memory, out_of_memory_explained, peak_memory
 from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
@@ -44,6 +42,8 @@ from ssl4seg.processes import all_items, launched_rank
 from ssl4seg.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.runs import RunFolder, finished, read_json, val_score, write_failure, write_json
 from ssl4seg.seeding import seed_of
+from ssl4seg.store import Store
+from ssl4seg.stream import Stream
 from ssl4seg.tables import Table
 from ssl4seg.transfer import Transfer
 from ssl4seg.views import View

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ssl4seg.data.store import Box, Raw
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.photometric import Operation
+from ssl4seg.store import Box, Raw
 
 
 class View(ABC):

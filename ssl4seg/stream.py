@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume, checked
-from ssl4seg.data.store import Boxes, Raw, packed
 from ssl4seg.errors import UserError
+from ssl4seg.store import Boxes, Raw, packed
 
 Item = TypeVar("Item")
 FOREVER = 2**62
