@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssl4seg.data.prepare import prepare_acdc, published
+from ssl4seg.data.acdc_challenge import prepare_acdc, published
 from ssl4seg.errors import UserError, ends_with_its_pipe
 
 
@@ -18,7 +18,7 @@ def acdc(arguments: argparse.Namespace) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """Report on the folder; raises where it has faults."""
-    from ssl4seg.check import check_folder  # imports torch
+    from ssl4seg.check_folder import check_folder  # imports torch
 
     check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write, every=arguments.all)
 

@@ -32,7 +32,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "engine",
     "assemble",
     "training inference",
-    "report cluster check",
+    "report cluster check_folder",
     "sweeps",
     "cli",
     "train eval predict prepare",

@@ -27,7 +27,7 @@ from helpers import (
 )
 
 from ssl4seg.cli import conf_dir
-from ssl4seg.data.prepare import PUBLISHED, published
+from ssl4seg.data.acdc_challenge import PUBLISHED, published
 
 ALL = (*TRAIN, *VAL, *TEST)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import Normalizer, h5_facts, read_h5
+from ssl4seg.data.formats import h5_facts, read_h5
+from ssl4seg.data.intensities import Normalizer
 from ssl4seg.errors import UserError
 
 

@@ -65,7 +65,7 @@ class Dataset(ABC):
         num_classes: K, to say it once more where a user changes `classes`.
         channels: C of the images.
         image_size: side in pixels of the square training input.
-        normalize: how intensities are scaled, see `files.normalized`; prediction does the same to new images.
+        normalize: how intensities are scaled, see `intensities.normalized`; prediction does the same to new images.
         ignore_index: label value in the files that no loss and no metric counts; None if there is none.
         mean, std: of each channel, by which the network standardises its input; "auto" takes them from the training
             images, None leaves the input as it is.

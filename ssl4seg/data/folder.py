@@ -21,8 +21,9 @@ import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import H5, Normalizer, check_channels, ending
-from ssl4seg.data.images import Facts, facts, read_image
+from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.images import Facts, check_channels, facts, read_image
+from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, is_color

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ssl4seg.data.files import NORMALIZATIONS
+from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
     RESERVED,
     Key,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.files import ENDINGS, H5, ending, h5_facts, stem
+from ssl4seg.data.formats import ENDINGS, H5, ending, h5_facts, stem
 from ssl4seg.errors import UserError
 
 SUFFIXES = ("_mask", "_gt", "_label", "_seg")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.data.files import ending
+from ssl4seg.data.formats import ending
 from ssl4seg.data.images import read_values
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_rgb_color, is_whole

@@ -10,7 +10,9 @@ import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import Split
-from ssl4seg.data.files import normalized, picture_size, read_mask, read_picture
+from ssl4seg.data.formats import picture_size, read_mask
+from ssl4seg.data.images import read_picture
+from ssl4seg.data.intensities import normalized
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 

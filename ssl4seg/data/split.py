@@ -12,7 +12,7 @@ from typing import Any
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Dataset, Split
-from ssl4seg.data.files import ENDINGS
+from ssl4seg.data.formats import ENDINGS
 from ssl4seg.errors import UserError
 
 KIND = re.compile(r"(_slice_\d+|_leftImg8bit|_gtFine\w*)$")

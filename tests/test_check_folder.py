@@ -13,7 +13,7 @@ from folders import describe, drawn, folder, save, write_pairs, write_root
 from helpers import run, succeed
 from PIL import Image
 
-from ssl4seg.check import CAPTION, TILE, check_folder
+from ssl4seg.check_folder import CAPTION, TILE, check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
 from ssl4seg.pictures import grey, painted, palette

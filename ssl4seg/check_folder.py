@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.dataset import SPLITS, moments, statistics_of
-from ssl4seg.data.files import convertible, ending, normalized
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
@@ -29,7 +28,9 @@ from ssl4seg.data.folder import (
     read_heads,
     shown_in,
 )
-from ssl4seg.data.images import Facts, facts, read_image, read_values
+from ssl4seg.data.formats import ending
+from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
+from ssl4seg.data.intensities import normalized
 from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import IGNORED, Color, MaskReader, code_of, codes_of, is_rgb, name_of
 from ssl4seg.data.split import check_disjoint

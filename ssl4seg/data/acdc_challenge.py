@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Volume, checked
-from ssl4seg.data.files import h5_facts, nifti_spacing, normalized, read_nifti, stem
+from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem
+from ssl4seg.data.intensities import normalized
 from ssl4seg.errors import UserError
 
 ACDC_CLASSES = 4
