@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.photometric import Operation
+from ssl4seg.operations import Operation
 from ssl4seg.seeding import generator
 from ssl4seg.store import Order, Raw, Store
 from ssl4seg.stream import Ahead, Stream

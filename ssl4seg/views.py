@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.photometric import Operation
+from ssl4seg.operations import Operation
 from ssl4seg.store import Box, Raw
 
 

@@ -23,6 +23,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "keys processes",
     "types seeding checkpoint",
     "photometric",
+    "operations",
     *DATA_SIDE,
     *METHOD_SIDE,
     "metrics device pictures runs native transfer postprocess",
