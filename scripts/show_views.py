@@ -22,10 +22,10 @@ from ssl4seg import mixing
 from ssl4seg import photometric as ph
 from ssl4seg.assemble import build, dataset_of
 from ssl4seg.conf import conf_dir
-from ssl4seg.data.store import Store
 from ssl4seg.keys import IGNORE
 from ssl4seg.pictures import painted, palette
 from ssl4seg.seeding import generator
+from ssl4seg.store import Store
 from ssl4seg.views import View, sample, strong_view
 
 OPERATIONS = {  # with magnitudes that show what they do

@@ -1,4 +1,4 @@
-"""The batch of a step: a pure function of (seed, step), assembled from the two streams and their views."""
+"""The batch of a step, a pure function of (seed, step): labelled and unlabelled images in their views."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,80 +7,79 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl4seg.data.store import Order, Raw, Store
-from ssl4seg.data.stream import Ahead, Stream
 from ssl4seg.errors import UserError
-from ssl4seg.photometric import Operation
+from ssl4seg.operations import Operation
 from ssl4seg.seeding import generator
+from ssl4seg.store import Images, Order, Raw
+from ssl4seg.stream import Ahead, Stream
 from ssl4seg.types import Batch
 from ssl4seg.views import View, boxes, moved, sample, strong_view
 
 Drawn = tuple[Raw, Tensor]
-"""Parts of images, and the theta that samples each weak view from its part."""
+"""The parts of images that the weak views show, and the theta [B, 2, 3] that samples each view from its part."""
 
 
-class Source:
-    """The labelled or the unlabelled images: which of them a step takes, and what of each its weak view shows.
+class Sampler:
+    """Draws which of the labelled or of the unlabelled images a step takes, and the weak view of each.
 
     Args:
         name: "labeled" or "unlabeled"; a word of the seed.
-        store: in memory or on the disk.
-        size: images in a process's batch.
-        rank, world: this process among all.
+        images: in memory or on the disk.
+        size: images in the batch of each process.
+        rank, world: number of this process, and number of processes.
     """
 
-    def __init__(
-        self, name: str, store: Store | Stream, *, size: int, weak: View, seed: int, rank: int, world: int
-    ) -> None:
-        self.name, self.store, self.size, self.weak, self.seed = name, store, size, weak, seed
+    def __init__(self, name: str, images: Images, *, size: int, weak: View, seed: int, rank: int, world: int) -> None:
+        self.name, self.images, self.size, self.weak, self.seed = name, images, size, weak, seed
         self.rank, self.world = rank, world
         self.restrict(None)
 
     def restrict(self, chosen: Sequence[int] | None) -> None:
-        """Take only the images `chosen`; None takes all."""
-        self.chosen = range(len(self.store)) if chosen is None else chosen
+        """Draw from the images `chosen` only; None draws from all."""
+        self.chosen = range(len(self.images)) if chosen is None else chosen
         self.order = Order(len(self.chosen), self.seed, self.name)
 
     def __call__(self, step: int) -> Drawn:
-        """A pure function of the step, on the CPU or where the store is."""
+        """This process's part of the step, on the device that holds the images: a pure function of the step."""
         whole = self.size * self.world
         part = slice(self.rank * self.size, (self.rank + 1) * self.size)
         indices = [self.chosen[self.order[step * whole + i]] for i in range(whole)]
-        native = self.store.sizes[indices]
+        native = self.images.sizes[indices]
         thetas = self.weak.thetas(native, generator(self.seed, self.name, "weak", step))
         return self.drawn(indices[part], native[part], thetas[part])
 
     def plain(self, indices: Sequence[int]) -> Drawn:
-        """Whole images."""
-        native = self.store.sizes[indices]
+        """The whole images `indices`, without random numbers."""
+        native = self.images.sizes[indices]
         return self.drawn(indices, native, self.weak.plain(native))
 
     def drawn(self, indices: Sequence[int], native: Tensor, thetas: Tensor) -> Drawn:
-        """The parts of images of `native` size that thetas sample, and thetas as measured from their centres."""
+        """Read the parts of the images `indices`, of sizes `native`, that thetas sample."""
         parts = boxes(thetas, native)
-        return self.store.take(indices, parts), moved(thetas, native, parts)
+        return self.images.take(indices, parts), moved(thetas, native, parts)
 
 
 class Batches:
-    """Labelled and unlabelled batches, a process's own part of the global batch.
+    """The batches of one process, each its part of a global batch.
 
-    All processes draw the order and the weak views of the global batch and take their part, so the number of processes
-    changes neither. Strong views are drawn by each process for its own part.
+    All processes draw the order and the weak views of the global batch and take their part of it, so that the images of
+    a step do not depend on the number of processes. Each process draws the strong views of its own part.
 
     Args:
-        labeled, unlabeled: in memory or on the disk; `unlabeled` is None for a method that uses none.
-        sizes: images of each kind in a process's batch.
-        side: pixels of the square input.
-        weak, strong: the views; `num_strong` strong ones are made.
-        rank, world: this process among all.
+        labeled, unlabeled: images in memory or on the disk; `unlabeled` is None for a method that uses none.
+        sizes: labelled and unlabelled images in the batch of each process.
+        side: of the square input in pixels.
+        weak: the weak view.
+        strong: the operations of a strong view; `num_strong` such views are made.
+        rank, world: number of this process, and number of processes.
         num_workers: processes that read ahead from the disk, see `Ahead`.
-        device: where the batch is needed.
+        device: receives the batch.
     """
 
     def __init__(
         self,
-        labeled: Store | Stream,
-        unlabeled: Store | Stream | None,
+        labeled: Images,
+        unlabeled: Images | None,
         *,
         sizes: tuple[int, int],
         side: int,
@@ -97,45 +96,46 @@ class Batches:
             raise UserError("views.strong is empty, but the method needs strong views: choose operations in conf/views")
         self.sizes, self.side, self.weak, self.strong, self.num_strong = sizes, side, weak, strong, num_strong
         self.seed, self.device, self.rank = seed, device, rank
-        stores = {"labeled": labeled} | ({"unlabeled": unlabeled} if unlabeled is not None else {})
-        self.sources = {
-            name: Source(name, store, size=size, weak=weak, seed=seed, rank=rank, world=world)
-            for (name, store), size in zip(stores.items(), sizes, strict=False)
+        images = {"labeled": labeled} | ({"unlabeled": unlabeled} if unlabeled is not None else {})
+        self.samplers = {
+            name: Sampler(name, part, size=size, weak=weak, seed=seed, rank=rank, world=world)
+            for (name, part), size in zip(images.items(), sizes, strict=False)
         }
-        self.read: Callable[[int], dict[str, Drawn]] = partial(_read, self.sources)
+        self.read: Callable[[int], dict[str, Drawn]] = partial(_read, self.samplers)
         self.ahead: Ahead[dict[str, Drawn]] | None = None
-        if any(isinstance(store, Stream) for store in stores.values()):
+        if any(isinstance(part, Stream) for part in images.values()):
             self.read = self.ahead = Ahead(self.read, num_workers=num_workers, pinned=device.type == "cuda")
 
     def restrict(self, chosen: Tensor | None) -> None:
         """Draw the unlabelled images from the indices `chosen` only; None draws from all."""
-        if "unlabeled" in self.sources:
-            self.sources["unlabeled"].restrict(None if chosen is None else chosen.tolist())
+        if "unlabeled" in self.samplers:
+            self.samplers["unlabeled"].restrict(None if chosen is None else chosen.tolist())
             self.close()
 
     def close(self) -> None:
-        """End the processes that read ahead; the next step starts others."""
+        """End the processes that read ahead; the next step starts new ones."""
         if self.ahead:
             self.ahead.close()
 
     def plain(self) -> Sequence[Tensor]:
-        """All unlabelled images at the training size, without augmentation, in batches made as they are asked for."""
+        """All unlabelled images at the training size, without augmentation, in batches that are made on demand."""
         return _Plain(self)
 
     def __call__(self, step: int) -> Batch:
         """The batch of `step`, images in channels_last memory format."""
-        read = self.read(step)
-        image, label = self._sampled(*read["labeled"])
-        if "unlabeled" not in read:
+        drawn = self.read(step)
+        image, label = self.sampled(*drawn["labeled"])
+        if "unlabeled" not in drawn:
             return Batch(image, label, image[:0])
-        unlabeled, _ = self._sampled(*read["unlabeled"])
+        unlabeled, _ = self.sampled(*drawn["unlabeled"])
         strong = tuple(
             strong_view(unlabeled, self.strong, generator(self.seed, "strong", view, step, self.rank))
             for view in range(self.num_strong)
         )
         return Batch(image, label, unlabeled, strong)
 
-    def _sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """The weak views [B, C, side, side] and their labels [B, side, side], on the device."""
         image, label = (part.to(self.device, non_blocking=True) for part in raw[:2])
         image, label = sample(
             Raw(image, label, raw.size), theta, self.side, self.weak.fill_label, mirror=self.weak.mirror
@@ -143,22 +143,22 @@ class Batches:
         return image.contiguous(memory_format=torch.channels_last), label
 
 
-def _read(sources: Mapping[str, Source], step: int) -> dict[str, Drawn]:
-    return {name: source(step) for name, source in sources.items()}
+def _read(samplers: Mapping[str, Sampler], step: int) -> dict[str, Drawn]:
+    return {name: sampler(step) for name, sampler in samplers.items()}
 
 
 class _Plain(Sequence[Tensor]):
     def __init__(self, batches: Batches) -> None:
-        self.batches, self.source = batches, batches.sources.get("unlabeled")
-        self.num = len(self.source.store) if self.source else 0
+        self.batches, self.sampler = batches, batches.samplers.get("unlabeled")
+        self.num = len(self.sampler.images) if self.sampler else 0
 
     def __len__(self) -> int:
         return -(-self.num // self.batches.sizes[1]) if self.num else 0
 
     def __getitem__(self, index: Any) -> Any:
-        if self.source is None or not 0 <= index < len(self):
+        if self.sampler is None or not 0 <= index < len(self):
             raise IndexError(index)
-        size = self.source.size
+        size = self.sampler.size
         indices = list(range(index * size, min((index + 1) * size, self.num)))
-        image, _ = self.batches._sampled(*self.source.plain(indices))
+        image, _ = self.batches.sampled(*self.sampler.plain(indices))
         return image

@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from ssl4seg.data.stream import KILLED
 from ssl4seg.errors import UserError
 from ssl4seg.processes import launched_world
+from ssl4seg.stream import KILLED
 
 
 def resolve_device(device: str) -> str:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ssl4seg.data.case import Case
-from ssl4seg.data.store import Raw, Store
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.seeding import seed_of
+from ssl4seg.store import Raw, Store
 from ssl4seg.types import Progress, PseudoLabels
 from ssl4seg.views import View, sample
 

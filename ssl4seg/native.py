@@ -1,4 +1,4 @@
-"""From images of any size to a network's logits at that size: `inference=` resized, whole or sliding."""
+"""How images of any size are brought to a network, and its logits back to that size (`inference=`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -8,40 +8,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl4seg.data.store import Raw
-from ssl4seg.errors import UserError
-from ssl4seg.keys import is_list, is_number, is_whole
+from ssl4seg.keys import Key, above, expect, is_list, number_in, optional, true_or_false, whole
+from ssl4seg.store import Raw
 from ssl4seg.views import fit, sample
 
 Predict = Callable[[Tensor], Tensor]
 """[N, C, H, W] -> logits [N, K, H, W]."""
 
 
+SCALES = Key(
+    lambda value: is_list(value) and len(value) > 0 and all(map(above(0).fits, value)),
+    "a list of factors above 0, as [0.5,1.0]",
+)
+
+
 class Inference(ABC):
     """One way to bring an image to the network.
 
     Args:
-        side: pixels of the square training input.
-        scales: the image is predicted at each of these multiples of its size; the probabilities are averaged.
-        flip: at each scale also mirrored.
+        side: of the square training input in pixels.
+        scales: the image is predicted at each of these multiples of its size, and the probabilities are averaged.
+        flip: at each scale the mirrored image is predicted too.
     """
 
     def __init__(self, *, side: int, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
-        if not is_list(scales) or not scales or not all(is_number(scale) and scale > 0 for scale in scales):
-            told = list(scales) if is_list(scales) else scales
-            raise UserError(f"inference.scales={told}: expected a list of factors above 0, as [0.5,1.0]")
-        if not isinstance(flip, bool):
-            raise UserError(f"inference.flip={flip}: expected true or false")
+        expect("inference.scales", scales, SCALES)
+        expect("inference.flip", flip, true_or_false)
         self.side, self.scales, self.flip = side, tuple(scales), flip
 
     @property
     def averages(self) -> bool:
-        """Whether the scores are probabilities; otherwise they are logits."""
+        """Whether the scores are averaged probabilities; otherwise they are logits."""
         return self.flip or self.scales != (1.0,)
 
     @torch.inference_mode()
     def __call__(self, predict: Predict, image: Tensor) -> Tensor:
-        """[N, C, H, W] -> scores [N, K, H, W] at native size: logits, or averaged probabilities of several passes."""
+        """[N, C, H, W] -> scores [N, K, H, W] at native size: logits, or averaged probabilities (see `averages`)."""
         if not self.averages:
             return self.logits(predict, image, 1.0)
         total = torch.zeros(())
@@ -53,11 +55,11 @@ class Inference(ABC):
 
     @abstractmethod
     def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
-        """Logits at native size of the image at `scale` times its size."""
+        """Predict the image at `scale` times its size, and return the logits at native size."""
 
 
 class Resized(Inference):
-    """The whole image in the training square, whatever its proportions; logits back linearly."""
+    """Resize the whole image to the square of training, whatever its proportions, and the logits back."""
 
     def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         size = torch.tensor([image.shape[-2:]], dtype=torch.float32).expand(len(image), 2)
@@ -68,7 +70,7 @@ class Resized(Inference):
 
 
 class Whole(Inference):
-    """The image as it is."""
+    """Predict the image at its own size."""
 
     def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         scaled = _scaled(image, scale)
@@ -76,13 +78,13 @@ class Whole(Inference):
 
 
 class Sliding(Inference):
-    """Windows that overlap; where several cover a pixel, their logits are averaged.
+    """Predict overlapping windows, and average the logits where several cover a pixel.
 
     Args:
-        window: side of the windows in pixels, None is that of the training input; a shorter side of the image is taken
-            whole.
-        overlap: of neighbouring windows, as a share of the window; the last one ends at the image's edge.
-        batch_size: windows in one forward pass, of one image or several.
+        window: side of the windows in pixels; None takes that of the training input. Along a shorter side of the image
+            a window covers all of it.
+        overlap: of neighbouring windows, as a share of the window; the last window ends at the image's edge.
+        batch_size: windows in one forward pass, from one image or several.
     """
 
     def __init__(
@@ -96,16 +98,13 @@ class Sliding(Inference):
         flip: bool = False,
     ) -> None:
         super().__init__(side=side, scales=scales, flip=flip)
-        if window is not None and not (is_whole(window) and window >= 16):
-            raise UserError(f"inference.window={window}: expected at least 16 pixels, or null")
-        if not is_number(overlap) or not 0 <= overlap < 1:
-            raise UserError(f"inference.overlap={overlap}: expected a share in [0, 1)")
-        if not is_whole(batch_size) or batch_size < 1:
-            raise UserError(f"inference.batch_size={batch_size}: expected a whole number of at least 1")
+        expect("inference.window", window, optional(whole(16)))
+        expect("inference.overlap", overlap, number_in("[0, 1)", "a share"))
+        expect("inference.batch_size", batch_size, whole(1))
         self.window, self.overlap, self.batch_size = window or side, overlap, batch_size
 
     def starts(self, length: int) -> list[int]:
-        """Where windows begin along a side of `length` pixels."""
+        """The first pixels of the windows along a side of `length` pixels."""
         stride = max(1, round(self.window * (1 - self.overlap)))
         room = max(0, length - self.window)
         return sorted({*range(0, room, stride), room})
@@ -133,15 +132,15 @@ class Sliding(Inference):
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:
-    if scale == 1:
+    return _resized(image, [max(1, round(side * scale)) for side in image.shape[-2:]])
+
+
+def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize [N, C, H, W] bilinearly.
+
+    Images are not smoothed before they shrink: training does not do so either (`views.sample`), nor does the
+    literature's evaluation at several scales, and the network would see less noise than it was trained with.
+    """
+    if list(image.shape[-2:]) == list(size):
         return image
-    # Plain also where it shrinks: training samples its views so (`views.sample`), and the literature's evaluation at
-    # several scales does; smoothing before would show the network less noise than it knows.
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
-
-
-def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
-    if list(logits.shape[-2:]) == list(size):
-        return logits
-    return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=False)
+    return F.interpolate(image, size=list(size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Pictures of images, labels and predictions: for TensorBoard, beside predictions, of a folder and in reports."""
+"""Pictures of images, labels and predictions, for TensorBoard, predictions, folder checks and reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,29 +17,29 @@ Picture = npt.NDArray[np.uint8]
 Pixels = TypeVar("Pixels", bound=npt.NDArray[np.uint8])
 
 COLORS = ("#e64b35", "#4dbbd5", "#f2b705", "#3c5488", "#00a087", "#f39b7f", "#8491b4", "#91d1c2", "#b09c85", "#7e6148")
-"""Of the classes of a dataset without colours of its own, but for the background; more classes begin again."""
+"""Colours of the classes but the background in a dataset without a palette; after the last they begin again."""
 TINT = 0.35
-"""Share of a class's colour within its contour."""
-LEAST, MOST = 256, 2048
-"""Pixels: smaller pictures are enlarged to the first on their shorter side, but not beyond the second on the longer."""
+"""Share of a class's colour in the pixels within its contour."""
+MIN_SIDE, MAX_SIDE = 256, 2048
+"""In pixels: small pictures are enlarged until the shorter side reaches the first or the longer the second."""
 
 
 class Palette(NamedTuple):
-    """In which colours the classes of a dataset are shown."""
+    """The colours in which the classes of a dataset are shown."""
 
     colors: Picture
     """[256, 3]: white for ignored pixels."""
     background: bool
-    """Whether class 0 belongs to nothing and shows the bare image."""
+    """Whether class 0 is a background, which is not painted."""
 
     def shows(self, label: LabelArray) -> npt.NDArray[np.bool_]:
-        """Where a label [...] is painted."""
+        """The pixels of a label [...] that are painted."""
         return label >= int(self.background)
 
     def classes(self, label: LabelArray) -> list[int]:
-        """Which classes are shown of a label [...]."""
-        held = np.unique(label[self.shows(label)])
-        return [int(k) for k in held if k != IGNORE]
+        """The classes in a label [...] that are painted."""
+        painted = np.unique(label[self.shows(label)])
+        return [int(k) for k in painted if k != IGNORE]
 
     def hex(self, number: int) -> str:
         """ "#rrggbb" of a class."""
@@ -50,17 +50,17 @@ def palette(given: Sequence[Color] | None = None, *, background: bool = True) ->
     """The colours of a dataset's classes.
 
     Args:
-        given: of the first classes, as in `Dataset`; the others have `COLORS`, a background is black.
-        background: whether class 0 belongs to nothing.
+        given: colours of the first classes, as in `Dataset`; other classes have `COLORS`, a background is black.
+        background: whether class 0 is a background.
     """
     first = int(background)
-    ours = ["#000000"] * first + [COLORS[number % len(COLORS)] for number in range(IGNORE - first)]
-    colors = [*(given or ()), *ours[len(given or ()) :]]
+    default = ["#000000"] * first + [COLORS[number % len(COLORS)] for number in range(IGNORE - first)]
+    colors = [*(given or ()), *default[len(given or ()) :]]
     return Palette(np.array([*map(rgb_of, colors), (255, 255, 255)], np.uint8), background)
 
 
 def grey(image: ImageArray) -> Picture:
-    """[C, H, W] stretched to 0..255, the first channel or the first three."""
+    """[C, H, W] stretched to 0..255; of other than three channels only the first, or the first three."""
     shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
     low, high = float(shown.min()), float(shown.max())
     scaled = (shown - low) / (high - low) if high > low else np.zeros_like(shown)
@@ -68,7 +68,7 @@ def grey(image: ImageArray) -> Picture:
 
 
 def painted(base: Picture, label: LabelArray, colors: Palette) -> Picture:
-    """The label [H, W] over a picture: each class with a contour of one pixel in its colour, and tinted within."""
+    """Paint a label [H, W] over a picture: each class tinted with its colour, and a contour of one pixel in it."""
     color = colors.colors[label]
     mixed = (base * (1 - TINT) + color * TINT).astype(np.uint8)
     mixed = np.where(outlines(label)[..., None], color, mixed)
@@ -76,31 +76,31 @@ def painted(base: Picture, label: LabelArray, colors: Palette) -> Picture:
 
 
 def outlines(label: LabelArray) -> npt.NDArray[np.bool_]:
-    """Which pixels of [H, W] have a neighbour of another class above, below, left or right."""
-    found = np.zeros(label.shape, np.bool_)
+    """The pixels of [H, W] with a neighbour of another class above, below, left or right."""
+    on_edge = np.zeros(label.shape, np.bool_)
     for axis in (0, 1):
-        along, edges = np.moveaxis(label, axis, 0), np.moveaxis(found, axis, 0)
+        along, edges = np.moveaxis(label, axis, 0), np.moveaxis(on_edge, axis, 0)
         changes = along[1:] != along[:-1]
         edges[1:] |= changes
         edges[:-1] |= changes
-    return found
+    return on_edge
 
 
 def enlarged(pixels: Pixels) -> Pixels:
-    """[H, W] or [H, W, 3] as it is or, where it is small, each pixel as a square."""
+    """[H, W] or [H, W, 3]; of a small picture each pixel becomes a square."""
     sides = pixels.shape[:2]
-    factor = max(1, min(-(-LEAST // min(sides)), MOST // max(sides)))
+    factor = max(1, min(-(-MIN_SIDE // min(sides)), MAX_SIDE // max(sides)))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)  # type: ignore[return-value]
 
 
 def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> Picture:
-    """The bare image [C, H, W], then for each label [H, W] the image with it, side by side and large enough to see."""
+    """The image [C, H, W] and beside it the image with each label [H, W] painted over it, enlarged if small."""
     base = enlarged(grey(image))
     return np.concatenate([base, *(painted(base, enlarged(label), colors) for label in labels)], axis=1)
 
 
 def captioned(picture: Picture, text: str) -> Picture:
-    """White words on black in the upper left corner."""
+    """Write white words on black into the upper left corner."""
     image = Image.fromarray(picture)
     draw, font = ImageDraw.Draw(image), _font(picture.shape[1])
     draw.rectangle(draw.textbbox((2, 2), text, font), fill="black")
@@ -109,11 +109,11 @@ def captioned(picture: Picture, text: str) -> Picture:
 
 
 def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
-    """A strip for below or above a picture: names of the classes that are shown, each beside its colour.
+    """A strip to go above or below a picture: names of classes, each beside its colour.
 
     Args:
-        classes: all names.
-        shown: numbers of the classes to tell.
+        classes: names of all classes.
+        shown: numbers of the classes in the strip.
         width: of the picture.
     """
     font = _font(width)
@@ -134,19 +134,19 @@ def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width:
 
 
 def _font(width: int) -> ImageFont.FreeTypeFont:
-    """That can be read on a picture of so many pixels."""
+    """A font that can be read on a picture of this width."""
     font = ImageFont.load_default(size=max(12, width // 96))
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
 
 
 def fullest(label: LabelArray, colors: Palette) -> int:
-    """The slice of [S, H, W] with most that is shown."""
+    """The slice of [S, H, W] with most painted pixels."""
     return int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
 
 
 def save_labels(label: LabelArray, path: Path, colors: Palette) -> None:
-    """[H, W] as a PNG of class values under the palette."""
+    """Write [H, W] as a PNG of class values with the palette."""
     picture = Image.fromarray(label)
     picture.putpalette(colors.colors.tobytes())
     picture.save(path)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from ssl4seg.assemble import mask_colors_of, postprocess_of, predictor_of
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
-from ssl4seg.data.files import ENDINGS, PICTURE, ending, normalized, stem
+from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import facts, read_image, write_label
+from ssl4seg.data.intensities import normalized
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.device import fabric_of, out_of_memory_explained
 from ssl4seg.errors import UserError

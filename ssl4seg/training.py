@@ -20,8 +20,6 @@ from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Split
 from ssl4seg.data.reading import decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
-from ssl4seg.data.store import Store
-from ssl4seg.data.stream import Stream
 from ssl4seg.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.diagnose import Diagnosis
 from ssl4seg.engine import Engine, Interrupted, Plan
@@ -36,6 +34,8 @@ from ssl4seg.runs import RunFolder, finished, read_json, write_failure, write_js
 from ssl4seg.seeding import seed_of
 from ssl4seg.selection import goodness_of, selection_of
 from ssl4seg.settings import Config, RunSettings, read
+from ssl4seg.store import Store
+from ssl4seg.stream import Stream
 from ssl4seg.tables import Summary, Table
 from ssl4seg.transfer import Transfer
 from ssl4seg.views import View

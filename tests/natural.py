@@ -11,7 +11,8 @@ from PIL import Image
 
 from ssl4seg.data.case import Case, Volume
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.files import picture_size, read_mask, read_picture
+from ssl4seg.data.formats import picture_size, read_mask
+from ssl4seg.data.images import read_picture
 from ssl4seg.keys import IGNORE
 
 CLASSES = ("ground", "disc", "box")

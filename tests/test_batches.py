@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from ssl4seg.batches import Batches
-from ssl4seg.data.store import Order, Store
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator, seed_of
+from ssl4seg.store import Order, Store
 from ssl4seg.types import Batch
 from ssl4seg.views import WeakView
 

@@ -193,8 +193,8 @@ def test_a_mask_with_other_values_is_refused_by_its_name(root, kind, value):
         ({"label_ids": list(range(18))}, "dataset.label_ids=.*expected 19 different numbers of 0 to 33"),
         ({"label_ids": [7] * 19}, "dataset.label_ids="),
         ({"label_ids": list(range(16, 35))}, "dataset.label_ids="),
-        ({"ignore_index": None}, "dataset.ignore_index=None: Cityscapes has 255"),
-        ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: Cityscapes has 3"),
+        ({"ignore_index": None}, "dataset.ignore_index=None: expected 255, as Cityscapes has"),
+        ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: expected 3, as Cityscapes has"),
     ],
 )
 def test_a_wrong_key_is_named(root, keys, fault):

@@ -227,14 +227,14 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], scoring: dice}", "dataset.yaml: scoring=dice: expected cases or pixels"),
         ("{classes: [a, b], ignore_index: white}", "dataset.yaml: ignore_index=white: expected a whole number"),
         ("{classes: [a, b], ignore_color: white}", 'dataset.yaml: ignore_color=white: expected "#rrggbb"'),
-        ("{classes: [a, b], colors: [0, 255], ignore_index: 255}", "dataset.ignore_index=255: is what class 1 has"),
-        ("{classes: [a, b], ignore_color: '#010101'}", "dataset.ignore_color=#010101: is what class 1 has"),
+        ("{classes: [a, b], colors: [0, 255], ignore_index: 255}", "dataset.ignore_index=255: class 1 has it"),
+        ("{classes: [a, b], ignore_color: '#010101'}", "dataset.ignore_color=#010101: class 1 has it"),
         ("clases: [a, b]", "dataset.yaml: unknown keys clases"),
         ("- a", "dataset.yaml: holds no keys"),
         ("classes: [a", r"dataset.yaml: cannot be read \(line 1: expected ',' or '\]', but got '<stream end>'\)$"),
         (
             "colors: [#000000, #ff0000]\nclasses: [a, b]",
-            r"dataset.yaml: cannot.*line 2: .*; # begins a comment, so that colours need quotes.*\"#000000\"$",
+            r"dataset.yaml: cannot.*line 2: .*; # begins a comment, so colours need quotes.*\"#000000\"$",
         ),
         ("{classes: [a, b], colors: [0, 1, 2]}", "dataset.colors=.*expected 2 colours"),
         (
@@ -257,7 +257,7 @@ def test_statistics_are_those_of_the_training_images(root):
         ),
         (
             "{classes: [a, b], val_ratio: 0.9, test_ratio: 0.05}",
-            "dataset.val_ratio=0.9 dataset.test_ratio=0.05: 11 cases with a mask are too few for 10 of val, 1 of test",
+            "dataset.val_ratio=0.9 dataset.test_ratio=0.05: 11 cases with a mask are too few for 10 in val, 1 in test",
         ),
     ],
 )

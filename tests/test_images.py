@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ssl4seg.data.files import normalized, read_h5
+from ssl4seg.data.formats import read_h5
 from ssl4seg.data.images import facts, read_image, read_values, write_label
 from ssl4seg.errors import UserError
 
@@ -207,13 +207,6 @@ def test_a_mask_is_written_in_its_images_kind_and_shape(tmp_path, name, write, i
     else:
         written = read_h5(target, "label") if name == "a.h5" else tifffile.imread(target)
         assert (written.shape, written.dtype) == (shape, np.uint8)
-
-
-def test_auto_scales_what_does_not_lie_in_zero_to_one():
-    bytes_image, inside = np.array([[3, 9]], np.uint8), np.array([[0.2, 0.7]], np.float32)
-    assert normalized(bytes_image, "auto") is bytes_image
-    assert normalized(inside, "auto") is inside
-    assert normalized(np.array([[-100, 0, 300]], np.float32), "auto").tolist() == [[0, 0.25, 1]]
 
 
 def test_h5_masks_beside_their_image(tmp_path):

@@ -16,13 +16,14 @@ import pytest
 import ssl4seg
 
 ROOT = Path(ssl4seg.__file__).parent
-DATA_SIDE = ["data", "views", "batches"]
+DATA_SIDE = ["data", "store", "stream", "views", "batches"]
 METHOD_SIDE = ["losses ramps networks mixing", "methods"]
 ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
     "errors",
     "keys processes",
     "types seeding checkpoint",
     "photometric",
+    "operations",
     *DATA_SIDE,
     *METHOD_SIDE,
     "metrics device pictures runs native transfer postprocess",
@@ -32,7 +33,7 @@ ROOMS = [  # each imports only from rooms before it; the two sides do not know e
     "engine",
     "assemble",
     "training inference",
-    "report cluster check",
+    "report cluster check_folder",
     "sweeps",
     "cli",
     "train eval predict prepare",
@@ -121,6 +122,14 @@ def test_the_commands_are_imported_without_torch():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {f"ssl4seg.{name}" for name in ENTRIES} <= set(loaded)
     assert not {"torch", "lightning_fabric", "scipy", "medpy"} & set(loaded)
+
+
+def test_data_is_imported_without_torch():
+    modules = [module for module in INNER if room(module) == "data"]
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {*modules} <= {*loaded}
+    assert "torch" not in loaded
 
 
 def test_every_package_that_is_imported_is_a_declared_dependency():

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ssl4seg.data.store import Raw
 from ssl4seg.errors import UserError
 from ssl4seg.native import Inference, Resized, Sliding, Whole
 from ssl4seg.networks.unet import UNet
+from ssl4seg.store import Raw
 from ssl4seg.views import CropView, sample
 
 WAYS = [Resized(side=16), Whole(side=16), Sliding(side=16, overlap=0.5)]
@@ -209,7 +209,7 @@ def test_one_pass_gives_logits_and_no_gradient(way):
         (Whole, {"scales": ["half"]}, r"inference.scales=\['half'\]: expected a list"),
         (Whole, {"flip": "yes"}, "inference.flip=yes: expected true or false"),
         (Sliding, {"window": 8}, "inference.window"),
-        (Sliding, {"window": "large"}, "inference.window=large: expected at least 16"),
+        (Sliding, {"window": "large"}, "inference.window=large: expected a whole number of at least 16"),
         (Sliding, {"overlap": "half"}, "inference.overlap=half: expected a share"),
         (Sliding, {"overlap": 1}, "inference.overlap"),
         (Sliding, {"overlap": -0.1}, "inference.overlap"),

@@ -12,7 +12,7 @@ from helpers import Command, curve, differing, events, lasting, load, refused, r
 from natural import CLASSES, SIZES, picture, shapes, write_conf, write_shapes
 from PIL import Image
 
-from ssl4seg.data.files import read_mask
+from ssl4seg.data.formats import read_mask
 from ssl4seg.keys import IGNORE
 from ssl4seg.metrics import confusion
 

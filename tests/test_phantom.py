@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssl4seg.data.case import Volume, checked
-from ssl4seg.data.phantom import MOST, PIXEL, SIDE, SLICES, THICKNESS, Phantom, body
+from ssl4seg.data.phantom import MAX_PATIENTS, PIXEL, SIDE, SLICES, THICKNESS, Phantom, body
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 
@@ -87,11 +87,12 @@ def test_a_case_belongs_to_its_patient():
 
 def test_splits_are_disjoint_even_at_their_largest():
     largest = phantom()
-    largest.numbers = {split: range(i * MOST, (i + 1) * MOST) for i, split in enumerate(("train", "val", "test"))}
-    assert phantom(num_train=MOST, num_val=MOST, num_test=MOST).numbers == largest.numbers
+    firsts = {"train": 0, "val": MAX_PATIENTS, "test": 2 * MAX_PATIENTS}
+    largest.numbers = {split: range(first, first + MAX_PATIENTS) for split, first in firsts.items()}
+    assert phantom(num_train=MAX_PATIENTS, num_val=MAX_PATIENTS, num_test=MAX_PATIENTS).numbers == largest.numbers
     check_disjoint({split: phantom().cases(split) for split in ("train", "val", "test")})
     numbers = [number for split in largest.numbers.values() for number in split]
-    assert len(set(numbers)) == 3 * MOST
+    assert len(set(numbers)) == 3 * MAX_PATIENTS
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ssl4seg.batches import Batches
 from ssl4seg.data.case import Case, Volume
-from ssl4seg.data.store import Box, Store
-from ssl4seg.data.stream import Ahead, Stream
 from ssl4seg.device import out_of_memory_explained
 from ssl4seg.errors import UserError
+from ssl4seg.store import Box, Store
+from ssl4seg.stream import Ahead, Stream
 from ssl4seg.types import Batch
 from ssl4seg.views import CropView
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from ssl4seg.data.store import Raw, Store, packed
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
+from ssl4seg.store import Raw, Store, packed
 from ssl4seg.views import CropView, WeakView, boxes, fit, moved, sample, strong_view
 
 

@@ -212,8 +212,8 @@ def test_a_mask_with_other_values_is_refused_by_its_name(root, value, keys):
     ("keys", "fault"),
     [
         ({"augmented": True}, "dataset.augmented=true: .* holds no SegmentationClassAug"),
-        ({"augmented": "yes"}, "dataset.augmented=yes: expected auto, true or false"),
-        ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: VOC2012 has 3"),
+        ({"augmented": "yes"}, "dataset.augmented=yes: expected true or false, or auto"),
+        ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: expected 3, as VOC2012 has"),
         ({"classes": [*"abcdefghijklmnopqrst", "a"]}, r"dataset.classes=.*expected a list of 2 to 255 different names"),
         ({"classes": [*"abcdefghijklmnopqrst", "mean"]}, r"dataset.classes=.*none of them 'mean'"),
         ({"channels": "3"}, "dataset.channels=3: expected a whole number"),

@@ -10,7 +10,7 @@ from ssl4seg.losses import confidence, dice
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.mixing import cut_patches, paste_patch
-from ssl4seg.photometric import ColorJitter
+from ssl4seg.operations import ColorJitter
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

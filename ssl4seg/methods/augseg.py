@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ssl4seg import photometric as ph
+from ssl4seg import operations as ph
 from ssl4seg.errors import UserError
 from ssl4seg.losses import entropy, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together

@@ -4,8 +4,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
-from ssl4seg.data.case import FloatArray, LabelArray
+from ssl4seg.data.case import FloatArray, LabelArray, full_scale
 from ssl4seg.errors import UserError
+from ssl4seg.keys import above, at_least, whole
 from ssl4seg.postprocess.base import Given, Step
 from ssl4seg.postprocess.lattice import Lattice
 
@@ -14,16 +15,20 @@ class DenseCRF(Step):
     """E(x) = sum_i -ln p_i(x_i) + sum_{i < j} [x_i != x_j] k_ij,
     k_ij = a exp(-|s_i - s_j|^2 / 2 alpha^2 - |c_i - c_j|^2 / 2 beta^2) + g exp(-|s_i - s_j|^2 / 2 gamma^2)
 
-    Mean field (their algorithm 1): q = p; then q_i(l) ~ p_i(l) exp(sum_j k_ij q_j(l)), again and again; the label is
-    argmax_l q_i(l). For the compatibility [x_i != x_j] this is their update up to a factor that all classes share.
+    Mean field (their algorithm 1): q = p, then repeatedly q_i(l) ~ p_i(l) exp(sum_j k_ij q_j(l)); the label is
+    argmax_l q_i(l). For the compatibility [x_i != x_j] this is their update up to a factor common to all classes.
 
     p [S, K, H, W]: the network's probabilities; s: row and column in pixels; c: the values of the C channels, in
-    1/255 of the range [0, 1]. Slices are taken one by one. The first kernel is filtered on the permutohedral lattice,
-    as theirs, the second by SciPy.
+    1/255 of the range [0, 1]. Slices are processed one by one. The first kernel is filtered on the permutohedral
+    lattice, as in the paper, the second by SciPy.
 
-    As in the authors' code, but not in the paper, each kernel k is divided by sqrt(n_i n_j), n_i = sum_j k_ij, so that
-    weights do not depend on how many pixels lie close; and j = i is not left out of the sums. Defaults are those of the
-    example in the authors' code.
+    As in the authors' code, and unlike the paper:
+
+    - each kernel k is divided by sqrt(n_i n_j), n_i = sum_j k_ij, so that the weights do not depend on the number of
+      close pixels;
+    - the sums include j = i.
+
+    The defaults are those of the example in the authors' code.
 
     Args:
         iterations: of the mean field.
@@ -44,27 +49,18 @@ class DenseCRF(Step):
         smoothness_weight: float = 3.0,
         smoothness_pixels: float = 3.0,
     ) -> None:
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-            raise self.wrong("iterations", iterations, "a whole number of at least 1")
-        keys = {"appearance_pixels": appearance_pixels, "appearance_values": appearance_values}
-        for key, value in {**keys, "smoothness_pixels": smoothness_pixels}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise self.wrong(key, value, "a number above 0")
-        for key, value in {"appearance_weight": appearance_weight, "smoothness_weight": smoothness_weight}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-                raise self.wrong(key, value, "a number of at least 0")
-        self.iterations, self.a, self.alpha, self.beta = (
-            iterations,
-            appearance_weight,
-            appearance_pixels,
-            appearance_values,
-        )
+        self.require(whole(1), iterations=iterations)
+        self.require(at_least(0), appearance_weight=appearance_weight, smoothness_weight=smoothness_weight)
+        self.require(above(0), appearance_pixels=appearance_pixels, appearance_values=appearance_values)
+        self.require(above(0), smoothness_pixels=smoothness_pixels)
+        self.iterations = iterations
+        self.a, self.alpha, self.beta = appearance_weight, appearance_pixels, appearance_values
         self.g, self.gamma = smoothness_weight, smoothness_pixels
 
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
         if given.probability is None:
-            raise ValueError("the predictor has kept no probabilities")
-        image = given.image.astype(np.float32) * (1 if given.image.dtype == np.uint8 else 255)
+            raise ValueError("the predictor passed no probabilities")
+        image = given.image.astype(np.float32) * (255 // full_scale(given.image))
         pairs = zip(given.probability, image, strict=True)
         return np.stack([self.mean_field(p, c).argmax(axis=0).astype(np.uint8) for p, c in pairs])
 
@@ -83,7 +79,7 @@ class DenseCRF(Step):
         return q
 
     def lattice(self, c: FloatArray) -> Lattice:
-        """Over rows, columns and values."""
+        """The lattice over rows, columns and values of an image."""
         places = np.indices(c.shape[1:], np.float32).reshape(2, -1) / self.alpha
         values = c.reshape(len(c), -1) / self.beta
         try:
@@ -95,6 +91,6 @@ class DenseCRF(Step):
             ) from None
 
     def smoothed(self, maps: FloatArray) -> FloatArray:
-        """Each of the maps [K, H, W], zero outside."""
+        """Filter each of the maps [K, H, W] by the second kernel; outside they count as 0."""
         result: FloatArray = gaussian_filter(maps, self.gamma, mode="constant", axes=(1, 2))
         return result

@@ -1,10 +1,9 @@
-"""Post-processing of connected regions: the largest one of each class, and small ones removed or merged."""
+"""Post-processing of connected regions: keep the largest of each class, remove or merge small ones."""
 
 import heapq
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,24 +11,30 @@ from skimage import measure
 
 from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.errors import UserError
-from ssl4seg.keys import is_list, is_whole
+from ssl4seg.keys import IGNORE, Key, above, is_list, one_of, optional, true_or_false, whole
 from ssl4seg.postprocess.base import Given, Step
 
 Regions = npt.NDArray[np.int64]
 
 
+CLASSES = optional(
+    Key(
+        lambda value: is_list(value) and all(isinstance(k, str) or whole(1, IGNORE - 1).fits(k) for k in value),
+        f"a list of classes from 1 to {IGNORE - 1} or of their names",
+    )
+)
+
+
 class RegionStep(Step):
-    """Works on the connected regions of one class each, in the volume or slice by slice.
+    """A step on connected regions, each of one class.
 
     Args:
-        three_d: regions extend over slices; false looks at each slice for itself.
-        corners: pixels that touch at a corner (or an edge, in a volume) only are connected.
+        three_d: whether regions extend over slices; else each slice is processed by itself.
+        corners: whether pixels that touch only at a corner (in a volume also at an edge) are connected.
     """
 
     def __init__(self, *, three_d: bool = True, corners: bool = True) -> None:
-        for key, value in (("three_d", three_d), ("corners", corners)):
-            if not isinstance(value, bool):
-                raise self.wrong(key, value, "true or false")
+        self.require(true_or_false, three_d=three_d, corners=corners)
         self.three_d, self.corners = three_d, corners
 
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
@@ -38,10 +43,10 @@ class RegionStep(Step):
 
     @abstractmethod
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
-        """A volume, or a slice [1, H, W]."""
+        """Process a volume [S, H, W], or a slice [1, H, W]."""
 
     def regions(self, label: LabelArray) -> tuple[Regions, Regions, list[int]]:
-        """The number of each pixel's region, 0..R-1; the sizes of regions; the classes of regions."""
+        """The number 0..R-1 of each pixel's region, the size of each region in pixels, and its class."""
         connectivity = label.ndim if self.corners else 1
         numbers = measure.label(label.astype(np.int16), background=-1, connectivity=connectivity).astype(np.int64) - 1
         sizes = np.bincount(numbers.ravel())
@@ -51,10 +56,10 @@ class RegionStep(Step):
 
 
 class LargestComponent(RegionStep):
-    """Of each class the largest region stays, its other pixels become class 0: for organs, of which there is one.
+    """Keep the largest region of each class and turn its other regions into class 0: for organs that exist once.
 
     Args:
-        classes: numbers or names of those that have one region only; None is every class but 0.
+        classes: numbers or names of the classes that are processed; None processes all but 0.
     """
 
     name = "largest_component"
@@ -64,8 +69,7 @@ class LargestComponent(RegionStep):
         self, *, three_d: bool = True, corners: bool = True, classes: Sequence[int | str] | None = None
     ) -> None:
         super().__init__(three_d=three_d, corners=corners)
-        if classes is not None and not (is_list(classes) and all(map(_is_class, classes))):
-            raise self.wrong("classes", classes, "a list of classes from 1 to 254 or of their names, or null")
+        self.require(CLASSES, classes=classes)
         self.named = classes
         self.classes = None if classes is None else {k for k in classes if isinstance(k, int)}
 
@@ -74,8 +78,11 @@ class LargestComponent(RegionStep):
         if self.named is None:
             return
         if not all(k in known or k in known.values() for k in self.named):
-            told = ", ".join(f"{k} {name}" for name, k in known.items())
-            raise self.wrong("classes", [*self.named], f"classes of the dataset by number or name: {told}")
+            numbered = ", ".join(f"{k} {name}" for name, k in known.items())
+            raise UserError(
+                f"postprocess.{self.name}.classes={[*self.named]}: expected classes of the dataset by number or name: "
+                f"{numbered}"
+            )
         self.classes = {known[k] if isinstance(k, str) else k for k in self.named}
 
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
@@ -90,16 +97,16 @@ class LargestComponent(RegionStep):
 
 
 class SmallRegions(RegionStep):
-    """Regions smaller than `min_size` become part of what surrounds them, or class 0.
+    """Merge regions smaller than `min_size` into their surroundings, or turn them into class 0.
 
-    Smallest first, and each takes the class that it shares most faces with (of equals the one with the lower number),
-    so that it grows a region beside it, which may then be large enough to stay. Holes, small regions of class 0, are
-    filled likewise.
+    The smallest region is merged first. Each takes the class with which it shares most faces (on a tie that with the
+    lower number), so that the region beside it grows and may then be large enough to stay. Holes, which are small
+    regions of class 0, are filled in the same way.
 
     Args:
         min_size: of a region that stays.
         unit: of min_size: "pixel" (in a volume voxels) or "mm", square millimetres (in a volume cubic ones).
-        into: "surrounding", or "background": class 0, holes stay.
+        into: "surrounding", or "background": small regions become class 0, and holes stay.
     """
 
     name = "small_regions"
@@ -114,12 +121,9 @@ class SmallRegions(RegionStep):
         corners: bool = True,
     ) -> None:
         super().__init__(three_d=three_d, corners=corners)
-        if isinstance(min_size, bool) or not isinstance(min_size, int | float) or not min_size > 0:
-            raise self.wrong("min_size", min_size, "a number above 0")
-        if unit not in ("pixel", "mm"):
-            raise self.wrong("unit", unit, "pixel or mm")
-        if into not in ("surrounding", "background"):
-            raise self.wrong("into", into, "surrounding or background")
+        self.require(above(0), min_size=min_size)
+        self.require(one_of("pixel", "mm"), unit=unit)
+        self.require(one_of("surrounding", "background"), into=into)
         self.min_size, self.unit, self.into = min_size, unit, into
         self.needs_background = into == "background"
 
@@ -133,7 +137,7 @@ class SmallRegions(RegionStep):
         return np.array(classes, np.uint8)[numbers]
 
     def pixel(self, spacing: Spacing | None) -> float:
-        """Its size in the unit."""
+        """The size of a pixel in the unit."""
         if self.unit == "pixel":
             return 1.0
         if spacing is None:
@@ -142,7 +146,7 @@ class SmallRegions(RegionStep):
 
 
 def contacts(numbers: Regions) -> list[Counter[int]]:
-    """Of each region the regions beside it, and how many faces they share."""
+    """For each region the regions beside it, with the number of faces that they share."""
     count = int(numbers.max()) + 1
     beside: list[Counter[int]] = [Counter() for _ in range(count)]
     for axis in range(numbers.ndim):
@@ -157,10 +161,10 @@ def contacts(numbers: Regions) -> list[Counter[int]]:
 
 
 def merged(sizes: list[int], classes: list[int], beside: list[Counter[int]], least: float) -> list[int]:
-    """The class of every region once those below `least` pixels are merged, smallest first.
+    """The class of every region after those below `least` pixels are merged, smallest first.
 
     Args:
-        sizes, classes, beside: of the regions; all are used up.
+        sizes, classes, beside: of the regions; sizes and beside are changed.
     """
     part_of = list(range(len(sizes)))
     small = [(size, region) for region, size in enumerate(sizes) if size < least]
@@ -168,13 +172,13 @@ def merged(sizes: list[int], classes: list[int], beside: list[Counter[int]], lea
     while small:
         size, region = heapq.heappop(small)
         if part_of[region] != region or sizes[region] != size or not beside[region]:
-            continue  # it has been merged, or has grown since, or fills the image
+            continue  # merged already, or grown since, or without neighbours
         faces: Counter[int] = Counter()
         for other, shared in beside[region].items():
             faces[classes[other]] += shared
         chosen = min(faces, key=lambda k: (-faces[k], k))
         first, *more = (other for other in beside[region] if classes[other] == chosen)
-        for other in (region, *more):  # the region joins those of this class that it lies between
+        for other in (region, *more):  # it may connect several regions of this class
             _join(other, first, sizes, beside)
             part_of[other] = first
         if sizes[first] < least:
@@ -195,7 +199,3 @@ def _root(region: int, part_of: list[int]) -> int:
     while part_of[region] != region:
         region = part_of[region]
     return region
-
-
-def _is_class(value: Any) -> bool:
-    return isinstance(value, str) or (is_whole(value) and 1 <= value <= 254)

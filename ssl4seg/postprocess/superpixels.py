@@ -4,26 +4,25 @@ import numpy as np
 from skimage.segmentation import slic
 
 from ssl4seg.data.case import FloatArray, LabelArray
+from ssl4seg.keys import above
 from ssl4seg.postprocess.base import Given, Step
 
 
 class Superpixels(Step):
-    """All pixels of a superpixel of the image take the class that most of them have (of equals the lower number).
+    """Give all pixels of a superpixel the class that most of them have (on a tie the lower number).
 
-    Superpixels are those of SLIC (Achanta et al., TPAMI 2012) in scikit-image's form, found slice by slice; pictures of
-    three channels are compared in CIELAB, others by their values, of which the image's range counts as 100.
+    Superpixels come from SLIC (Achanta et al., TPAMI 2012) as scikit-image implements it, slice by slice. Images of
+    three channels are compared in CIELAB, others by their values, whose range counts as 100.
 
     Args:
-        size: pixels of a superpixel, about.
-        compactness: how much distance counts against colour.
+        size: approximate number of pixels in a superpixel.
+        compactness: weight of distance against colour.
     """
 
     name = "superpixels"
 
     def __init__(self, *, size: float = 100, compactness: float = 10.0) -> None:
-        for key, value in (("size", size), ("compactness", compactness)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise self.wrong(key, value, "a number above 0")
+        self.require(above(0), size=size, compactness=compactness)
         self.size, self.compactness = size, compactness
 
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:

@@ -1,8 +1,8 @@
-"""`ssl4seg-prepare acdc SOURCE DEST`: from the challenge's NIfTI folders to the h5 layout that training reads.
+"""`ssl4seg-prepare acdc SOURCE DEST`: convert the challenge's NIfTI folders to the h5 layout that training reads.
 
-Every volume is checked, min-max normalised to [0, 1] and written with its voxel spacing. It can be run again: a volume
-whose h5 is whole and newer than its source is left alone. All faults are listed at once, and nothing is written for a
-faulty volume.
+Every volume is checked, min-max normalised to [0, 1] and written with its voxel spacing. A second call converts only
+volumes without a whole h5 file that is newer than their source. All faults are listed at once, and nothing is written
+for a faulty volume.
 """
 
 import os
@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Volume, checked
-from ssl4seg.data.files import h5_facts, nifti_spacing, normalized, read_nifti, stem
+from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem
+from ssl4seg.data.intensities import normalized
 from ssl4seg.errors import UserError
 
 ACDC_CLASSES = 4
 PUBLISHED = [f"patient{number:03d}" for number in range(1, 101)]
-"""Those of conf/dataset/acdc.yaml; the challenge's own test set goes on from 101."""
+"""The patients of conf/dataset/acdc.yaml; the challenge's test set begins at 101."""
 FRAME = re.compile(r"patient\d{3}_frame\d{2}\.nii(\.gz)?$")
 
 
@@ -26,7 +27,7 @@ def prepare_acdc(source: Path, dest: Path) -> tuple[int, int]:
     """Convert every 3-D frame below `source` (patientXXX_frameNN.nii[.gz], mask ..._gt.nii[.gz] if there is one).
 
     Returns:
-        how many volumes were written, and how many were there already.
+        the numbers of volumes written, and of volumes that were up to date.
     """
     if not source.is_dir():
         raise UserError(f"{source}: there is no such folder")
@@ -58,7 +59,7 @@ def _mask_of(frame: Path) -> Path | None:
 
 
 def _convert(frame: Path, target: Path) -> bool:
-    """Write one volume; False where the target is whole and up to date."""
+    """Convert one volume; return False if the target is whole and up to date."""
     mask = _mask_of(frame)
     newest = max(file.stat().st_mtime for file in (frame, mask) if file)
     if target.exists() and target.stat().st_mtime >= newest and _matches(target, mask):
@@ -68,14 +69,14 @@ def _convert(frame: Path, target: Path) -> bool:
     if mask:
         values, _ = read_nifti(mask)
         if not np.isin(values, range(ACDC_CLASSES)).all():
-            odd = [v.item() for v in np.unique(values) if v not in range(ACDC_CLASSES)]
-            raise UserError(f"{mask}: label values {odd[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")
+            wrong = [value.item() for value in np.unique(values) if value not in range(ACDC_CLASSES)]
+            raise UserError(f"{mask}: label values {wrong[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")
         label = values.astype(np.uint8)
     image = normalized(voxels.astype(np.float32), "minmax")
     checked(Volume(image[:, None], label), str(frame), ACDC_CLASSES)
     partial = target.with_suffix(".partial")
     with h5py.File(partial, "w") as file:
-        keys = {"chunks": (1, *image.shape[1:]), "compression": "gzip", "compression_opts": 1}  # a slice at a time
+        keys = {"chunks": (1, *image.shape[1:]), "compression": "gzip", "compression_opts": 1}  # read slice by slice
         file.create_dataset("image", data=image, shuffle=True, **keys)
         if label is not None:
             file.create_dataset("label", data=label, **keys)
@@ -85,16 +86,17 @@ def _convert(frame: Path, target: Path) -> bool:
 
 
 def _matches(target: Path, mask: Path | None) -> bool:
+    """Whether an h5 file is whole, and has a label just if there is a mask."""
     try:
         return h5_facts(target)[1] == (mask is not None)
-    except UserError:  # damaged: write it again
+    except UserError:  # damaged
         return False
 
 
 def published(dest: Path) -> str:
-    """How many patients of the published split a prepared folder holds, and which are missing."""
-    there = {file.name.split("_")[0] for file in (dest / "data").glob("*.h5")}
-    missing = [name for name in PUBLISHED if name not in there]
+    """A sentence on how many patients of the published split a converted folder holds, and which are missing."""
+    converted = {file.name.split("_")[0] for file in (dest / "data").glob("*.h5")}
+    missing = [name for name in PUBLISHED if name not in converted]
     text = f"{len(PUBLISHED) - len(missing)} of the 100 patients of the published split (70 / 10 / 20) are there"
     if not missing:
         return text

@@ -1,5 +1,6 @@
-"""The training images, decoded and resident in memory: no step opens a file."""
+"""Training images by their numbers; `Store` holds all of them decoded in memory, so that no step opens a file."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,18 +13,18 @@ from ssl4seg.seeding import generator
 
 
 class Raw(NamedTuple):
-    """Images at native size, padded at the bottom right to the largest of the batch."""
+    """Images at native size, padded at the bottom and right to the largest of the batch."""
 
     image: Tensor
-    """[B, C, H, W] float32, or uint8 that stands for 255 times the value; zero in the padding."""
+    """[B, C, H, W] float32, or uint8 where 255 stands for 1; zero in the padding."""
     label: Tensor
-    """[B, H, W] uint8, IGNORE where there is no mask and in the padding."""
+    """[B, H, W] uint8; IGNORE in the padding and where there is no mask."""
     size: Tensor
-    """[B, 2] float32, on the CPU: the true height and width of each image."""
+    """[B, 2] float32, on the CPU: height and width of each image without padding."""
 
 
 class Box(NamedTuple):
-    """A part of an image, in pixels; the last row and column are outside."""
+    """A part of an image: rows top..bottom - 1 and columns left..right - 1, in pixels."""
 
     top: int
     bottom: int
@@ -32,7 +33,7 @@ class Box(NamedTuple):
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """To take it from [..., H, W]."""
+        """The index of the part in [..., H, W]."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
@@ -40,7 +41,7 @@ Boxes = Sequence[Box]
 
 
 def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
-    """Images [C, h, w] of any sizes and their labels [h, w] as one batch."""
+    """Images [C, h, w] of any sizes, and their labels [h, w], as one batch."""
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
     first = images[0]
@@ -53,13 +54,39 @@ def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
     return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
 
 
-class Store:
-    """Every slice of some cases. With `labels=False` the masks are not even read into it.
+class Images(ABC):
+    """All slices of some cases, numbered in the order of the cases."""
+
+    sizes: Tensor
+    """[num, 2] float32: height and width of each slice."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @abstractmethod
+    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Slice `index` [C, H, W] and its label [H, W]; None without a mask."""
+
+    def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
+        """The slices `indices`, in that order; with `boxes` only that part of each."""
+        images: list[Tensor] = []
+        labels: list[Tensor | None] = []
+        for row, index in enumerate(indices):
+            image, label = self.one(index)
+            part = boxes[row].slices if boxes else ()
+            images.append(image[:, *part])
+            labels.append(None if label is None else label[part])
+        return packed(images, labels)
+
+
+class Store(Images):
+    """Images in memory.
 
     Args:
-        cases: read once, each checked.
+        cases: each is read once and checked.
         num_classes: K, to check the masks against.
-        device: where the images live.
+        labels: whether masks are read and held.
+        device: holds the images.
     """
 
     def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool, device: torch.device | str) -> None:
@@ -73,28 +100,21 @@ class Store:
             else:
                 self.labels += [None] * len(volume.image)
         self.sizes = torch.tensor([image.shape[-2:] for image in self.images], dtype=torch.float32).reshape(-1, 2)
-        """[num, 2] height and width of each image."""
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.images) + sum(t.nbytes for t in self.labels if t is not None)
 
-    def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
-        """The images at `indices`, in that order, or the parts `boxes` of them."""
-        images, labels = [], []
-        for row, i in enumerate(indices):
-            part = boxes[row].slices if boxes else ()
-            mask = self.labels[i]
-            images.append(self.images[i][:, *part])
-            labels.append(None if mask is None else mask[part])
-        return packed(images, labels)
+    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
+        return self.images[index], self.labels[index]
 
 
 class Order:
-    """An endless, stateless order over `num` images: every epoch is a fresh permutation, a function of the seed."""
+    """An endless order of `num` images: a new permutation every epoch, each a function of the seed and the epoch.
+
+    Args:
+        words: of the seed, see `seeding`.
+    """
 
     def __init__(self, num: int, *words: int | str) -> None:
         self.num, self.words = num, words

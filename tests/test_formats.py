@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl4seg.data.files import (
+from ssl4seg.data.formats import (
     ending,
     h5_facts,
     nifti_spacing,
-    normalized,
     picture_size,
     read_h5,
     read_mask,
     read_nifti,
-    read_picture,
     stem,
     write_nifti,
 )
+from ssl4seg.data.images import read_picture
 from ssl4seg.errors import UserError
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 40.0], [0.25, 1.4, 0.1, -30.0], [0.0, -0.2, 9.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
@@ -288,29 +287,3 @@ def test_a_truncated_file_is_a_fault_that_names_it(tmp_path, name, share):
 def test_a_file_that_is_not_there_is_told(tmp_path, read):
     with pytest.raises(UserError, match=r"gone\.nii: cannot be read"):
         read(tmp_path / "gone.nii")
-
-
-# -- intensities ------------------------------------------------------------------------------------------------------
-
-
-def test_minmax_spans_zero_to_one_over_the_whole_volume_and_is_idempotent():
-    image = np.array([[[-50, 0]], [[50, 150]]], np.float32)
-    scaled = normalized(image, "minmax")
-    assert scaled.tolist() == [[[0, 0.25]], [[0.5, 1]]]
-    assert np.array_equal(normalized(scaled, "minmax"), scaled)
-    assert scaled.dtype == np.float32
-
-
-def test_a_constant_volume_becomes_zero_and_nan_stays_for_the_check_to_find():
-    assert normalized(np.full((1, 2, 2), 9, np.float32), "minmax").tolist() == [[[0, 0], [0, 0]]]
-    assert np.isnan(normalized(np.array([[0, np.nan]], np.float32), "minmax")).any()
-
-
-def test_none_leaves_intensities_alone():
-    image = np.array([[3.0, -7.0]], np.float32)
-    assert normalized(image, "none") is image
-
-
-def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(UserError, match=r"dataset\.normalize=zscore"):
-        normalized(np.zeros((1, 1), np.float32), "zscore")

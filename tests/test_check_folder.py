@@ -13,7 +13,7 @@ from folders import describe, drawn, folder, save, write_pairs, write_root
 from helpers import run, succeed
 from PIL import Image
 
-from ssl4seg.check import CAPTION, TILE, check_folder
+from ssl4seg.check_folder import CAPTION, TILE, check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
 from ssl4seg.pictures import grey, painted, palette
@@ -54,7 +54,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "colours that are not described": (
         lambda root: save(root / "masks/p0_a.png", np.full((40, 48, 3), (9, 8, 7), np.uint8)),
-        r"masks/p0_a\.png: has colours #090807 .*say in dataset\.yaml which colour is which class",
+        r"masks/p0_a\.png: has colours #090807 .*name the colour of each class in dataset\.yaml",
     ),
     "blurred mask": (
         lambda root: save(root / "masks/p0_a.png", drawn(0)[1] * 255).rename(root / "masks/p0_a.jpg"),
@@ -135,7 +135,7 @@ def test_a_good_folder_has_no_fault(root, capsys):
         (lambda root: shutil.rmtree(root / "train/images"), r"train/images: is missing"),
         (
             lambda root: describe(root, group="([a-z])"),
-            r"a is in both train and val \(train: a; val: a2\); keep the files of each in one",
+            r"a is in both train and val \(train: a; val: a2\); keep the files of each patient in one",
         ),
     ],
 )

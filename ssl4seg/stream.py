@@ -1,4 +1,4 @@
-"""Training images that do not fit in memory: read again each time, by worker processes, ahead of their step."""
+"""Training images that do not fit in memory: worker processes read them from the disk, ahead of the step."""
 
 import os
 import sys
@@ -12,27 +12,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume, checked
-from ssl4seg.data.store import Boxes, Raw, packed
 from ssl4seg.errors import UserError
+from ssl4seg.store import Images
 
 Item = TypeVar("Item")
 FOREVER = 2**62
 KEPT_BYTES = 2**27
-"""Of each process and stream: some fifty volumes of ACDC, or one of computed tomography."""
+"""Memory for decoded cases in each process and stream: about fifty volumes of ACDC, or one of computed tomography."""
 KILLED = (
-    "a process that reads images ahead was killed, perhaps for want of memory: lower engine.num_workers; a container "
+    "a process that reads images ahead was killed, perhaps for lack of memory: lower engine.num_workers; a container "
     "may need more shared memory (docker run --shm-size=8g)"
 )
 
 
-class Stream:
-    """Every slice of some cases, as `Store`, but on the disk.
+class Stream(Images):
+    """Images on the disk.
 
     Args:
         cases: each is checked whenever it is read.
         num_classes: K, to check the masks against.
         labels: whether masks are read.
-        kept_bytes: of decoded cases are kept, those of last use, and always the last one.
+        kept_bytes: memory for the decoded cases used last; the very last one is always kept.
     """
 
     def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool, kept_bytes: int = KEPT_BYTES) -> None:
@@ -42,23 +42,20 @@ class Stream:
         self.kept: dict[int, Volume] = {}
         self.seen: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self.places)
-
     def volume(self, number: int) -> Volume:
-        """A case, whole."""
-        found = self.kept.pop(number, None)
-        if found is None:
-            # Before it is read: a large one is gone by then.
+        """All slices of a case."""
+        volume = self.kept.pop(number, None)
+        if volume is None:
+            # Make room before reading, so that two large cases are never held at once.
             while self.kept and sum(map(_nbytes, self.kept.values())) > self.kept_bytes:
                 del self.kept[next(iter(self.kept))]
-            found = self._checked(number, self.cases[number].volume(label=self.labels))
+            volume = self._checked(number, self.cases[number].volume(label=self.labels))
             self.seen.add(number)
-        self.kept[number] = found
-        return found
+        self.kept[number] = volume  # last in the order of use
+        return volume
 
     def slice(self, number: int, i: int) -> tuple[ImageArray, LabelArray | None]:
-        """One slice of a case [C, H, W] and its mask [H, W]; a case is read whole, and checked, at first."""
+        """One slice of a case [C, H, W] and its mask [H, W]. The first time, the whole case is read and checked."""
         read = self.cases[number].read_slice
         if read and number in self.seen and number not in self.kept:
             image, label = self._checked(number, read(i, self.labels and self.cases[number].labeled))
@@ -70,16 +67,9 @@ class Stream:
     def _checked(self, number: int, volume: Volume) -> Volume:
         return checked(volume, self.cases[number].name, self.num_classes)
 
-    def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
-        """The images at `indices`, in that order, or the parts `boxes` of them."""
-        images: list[Tensor] = []
-        labels: list[Tensor | None] = []
-        for row, index in enumerate(indices):
-            image, label = self.slice(*self.places[index])
-            part = boxes[row].slices if boxes else ()
-            images.append(torch.from_numpy(image)[:, *part])
-            labels.append(None if label is None else torch.from_numpy(label)[part])
-        return packed(images, labels)
+    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
+        image, label = self.slice(*self.places[index])
+        return torch.from_numpy(image), None if label is None else torch.from_numpy(label)
 
 
 def _nbytes(volume: Volume) -> int:
@@ -87,15 +77,17 @@ def _nbytes(volume: Volume) -> int:
 
 
 class _Refusal(NamedTuple):
+    """A UserError on its way out of a worker process."""
+
     message: str
 
 
 class Ahead(Generic[Item]):
-    """What `read` gives for each step, made by worker processes a few steps ahead.
+    """Calls `read` for each step in worker processes, a few steps ahead.
 
     Args:
-        read: step -> item, a pure function; a UserError in it is raised where the step is asked for.
-        num_workers: processes; None is one a CPU core, 8 at most; with 0 nothing is read ahead.
+        read: step -> item, a pure function; its UserError is raised when its step is asked for.
+        num_workers: processes; None is one for each CPU core, 8 at most; with 0 nothing is read ahead.
         pinned: whether tensors lie in page-locked memory, from which a GPU copies while it computes.
     """
 
@@ -106,7 +98,7 @@ class Ahead(Generic[Item]):
         self.last: tuple[int, Item] | None = None
 
     def __call__(self, step: int) -> Item:
-        """The item of `step`; steps are asked for in their order, each once or several times."""
+        """The item of `step`. A step other than the last one or its successor makes reading ahead start anew."""
         if self.last and step == self.last[0]:
             return self.last[1]
         if not self.last or step != self.last[0] + 1:
@@ -122,16 +114,16 @@ class Ahead(Generic[Item]):
         try:
             return next(self.items)
         except (RuntimeError, EOFError, OSError) as error:
-            if not self.num_workers or str(error).startswith("Caught "):  # what `read` itself raised
+            if not self.num_workers or str(error).startswith("Caught "):  # raised by `read`
                 raise
-        # Out of the block, whose traceback holds on to the processes that are to end.
-        with suppress(RuntimeError):  # of the signal that a worker has died, if it comes only now
+        # After the `except` block: its traceback would keep the processes alive.
+        with suppress(RuntimeError):  # PyTorch's signal handler raises this, perhaps only now, when a worker has died
             time.sleep(0.1)
         self.close()
         raise UserError(KILLED)
 
     def close(self) -> None:
-        """End the worker processes and forget what was read ahead: it is not needed, or `read` gives something else."""
+        """End the worker processes and forget what they have read ahead, which is no longer needed or valid."""
         self.items, self.last = iter(()), None
 
     def _items(self, first: int) -> Iterator[Item | _Refusal]:
@@ -145,8 +137,8 @@ class Ahead(Generic[Item]):
                 num_workers=self.num_workers,
                 pin_memory=self.pinned,
                 multiprocessing_context="fork" if forked else None,  # starts at once, and pickles nothing
-                worker_init_fn=_out_of_the_group,
-                generator=torch.Generator(),  # or it would draw from the run's, once more in a run that is gone on with
+                worker_init_fn=_leave_group,
+                generator=torch.Generator(),  # else it draws from the global one, once more in a resumed run
             )
         )
 
@@ -158,15 +150,15 @@ class _Steps(Dataset[Any]):
     def __getitem__(self, step: int) -> Any:
         try:
             return self.read(step)
-        except UserError as error:  # an exception would come out of a worker with its traceback as the message
+        except UserError as error:  # leaving a worker, an exception's message becomes its whole traceback
             return _Refusal(str(error))
 
 
-def _out_of_the_group(worker: int) -> None:
-    """Ctrl-C reaches all processes of a group, but is a message to the run, which ends its workers itself."""
+def _leave_group(worker: int) -> None:
+    """Keep Ctrl-C, which reaches every process of a group, from the workers: the run ends them itself."""
     os.setpgrp()
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
