@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, dice
+from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.mixing import cut_patches, paste_patch
 from ssl4seg.photometric import ColorJitter
+from ssl4seg.predictions import confidence
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

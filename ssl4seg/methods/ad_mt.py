@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, dice, entropy
+from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.predictions import confident_label, entropy
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 

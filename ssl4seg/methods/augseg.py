@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ssl4seg import photometric as ph
 from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, masked_cross_entropy
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.predictions import entropy
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -3,10 +3,11 @@
 from typing import ClassVar, Unpack
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, confidence, cross_entropy
+from ssl4seg.losses import batch_mean, cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.mixing import classmix_mask, mix, mix_labels
+from ssl4seg.predictions import confidence
 from ssl4seg.types import Batch, Losses, Progress
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, masked_cross_entropy
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.predictions import confidence
 from ssl4seg.types import Progress, PseudoLabels
 
 

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import batch_mean, log_entropy
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.two_networks import TwoNetworks, log_mean
+from ssl4seg.predictions import log_entropy
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, masked_cross_entropy
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.predictions import confident_label
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -5,9 +5,9 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, confident_label
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.predictions import confidence, confident_label
 from ssl4seg.types import Progress, PseudoLabels
 
 

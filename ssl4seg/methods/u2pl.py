@@ -9,13 +9,14 @@ from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import cross_entropy, entropy, ratio
+from ssl4seg.losses import cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
 from ssl4seg.methods.projection import Projection, level_at
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.mixing import cutmix_mask, mix, mix_labels
 from ssl4seg.networks.base import Network, resized
+from ssl4seg.predictions import entropy
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 

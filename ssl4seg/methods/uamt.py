@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, ratio, softmax_mse
+from ssl4seg.losses import ratio, softmax_mse
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
+from ssl4seg.predictions import entropy
 from ssl4seg.ramps import sigmoid_rampup
 from ssl4seg.types import Progress, PseudoLabels
 

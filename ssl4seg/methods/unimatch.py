@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, dice, masked_cross_entropy
+from ssl4seg.losses import dice, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
 from ssl4seg.networks.base import resized
+from ssl4seg.predictions import confident_label
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

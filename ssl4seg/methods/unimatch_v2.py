@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.teacher import EMATeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
+from ssl4seg.predictions import confident_label
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
