@@ -2,7 +2,7 @@
 
 import math
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, optional, whole
 from ssl4seg.types import Progress
 
 
@@ -24,10 +24,8 @@ class Rampup:
     """
 
     def __init__(self, *, weight: float, steps: int | None = None, stairs: int = 200, share: float = 1.0) -> None:
-        if not weight >= 0:
-            raise UserError(f"method.consistency_weight={weight}: expected a number of at least 0")
-        if steps is not None and steps < 1:
-            raise UserError(f"method.rampup_steps={steps}: expected at least 1, or null for one that follows the run")
+        expect("method.consistency_weight", weight, at_least(0))
+        expect("method.rampup_steps", steps, optional(whole(1)))
         self.weight, self.steps, self.stairs, self.share = weight, steps, stairs, share
 
     def __call__(self, progress: Progress) -> float:

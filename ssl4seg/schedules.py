@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import above, expect, number_in, whole
 from ssl4seg.types import Progress
 
 
@@ -11,8 +11,7 @@ class Schedule(ABC):
     """Factor in [0, 1] of the base learning rate at a step; the first `warmup` steps rise linearly to it."""
 
     def __init__(self, *, warmup: int = 0) -> None:
-        if warmup < 0:
-            raise UserError(f"schedule.warmup={warmup}: expected at least 0 steps")
+        expect("schedule.warmup", warmup, whole(0))
         self.warmup = warmup
 
     def __call__(self, progress: Progress) -> float:
@@ -29,8 +28,7 @@ class Poly(Schedule):
 
     def __init__(self, *, power: float = 0.9, warmup: int = 0) -> None:
         super().__init__(warmup=warmup)
-        if power <= 0:
-            raise UserError(f"schedule.power={power}: expected a number above 0")
+        expect("schedule.power", power, above(0))
         self.power = power
 
     def factor(self, fraction: float) -> float:
@@ -49,8 +47,7 @@ class Cosine(Schedule):
 
     def __init__(self, *, final: float = 0.0, warmup: int = 0) -> None:
         super().__init__(warmup=warmup)
-        if not 0 <= final <= 1:
-            raise UserError(f"schedule.final={final}: expected a number in [0, 1]")
+        expect("schedule.final", final, number_in("[0, 1]"))
         self.final = final
 
     def factor(self, fraction: float) -> float:
