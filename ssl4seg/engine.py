@@ -21,9 +21,9 @@ from ssl4seg.errors import UserError
 from ssl4seg.methods.base import Method
 from ssl4seg.pictures import Picture
 from ssl4seg.processes import all_sum, share_first
-from ssl4seg.ramps import Schedule
 from ssl4seg.record import Record
 from ssl4seg.runs import RunFolder
+from ssl4seg.schedules import Schedule
 from ssl4seg.seeding import seed_of
 from ssl4seg.selection import Selection
 from ssl4seg.tables import Table

@@ -113,6 +113,16 @@ def one_of(*words: str) -> Key:
     return Key(lambda v: str(v) in words, expected)
 
 
+def list_of(key: Key, low: int = 1, high: int | None = None) -> Key:
+    """A list of `low` to `high` values that fit."""
+    size = str(low) if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+
+    def fits(value: Any) -> bool:
+        return is_list(value) and low <= len(value) <= (high or math.inf) and all(map(key.fits, value))
+
+    return Key(fits, f"a list of length {size}, each {key.expected}")
+
+
 def optional(key: Key) -> Key:
     """The same, or null."""
     return Key(lambda v: v is None or key.fits(v), f"{key.expected.removesuffix(', or null')}, or null")
@@ -123,13 +133,14 @@ def or_word(word: str, key: Key) -> Key:
     return Key(lambda v: v == word or key.fits(v), f"{key.expected}, or {word}")
 
 
-def low_high(above: float = 0) -> Key:
-    """A range [low, high] with `above` < low <= high."""
+def low_high(above: float = 0, most: float = math.inf) -> Key:
+    """A range [low, high] with `above` < low <= high <= `most`."""
 
     def fits(value: Any) -> bool:
-        return is_list(value) and len(value) == 2 and all(map(is_number, value)) and above < value[0] <= value[1]
+        pair = is_list(value) and len(value) == 2 and all(map(is_number, value))
+        return pair and above < value[0] <= value[1] <= most
 
-    return Key(fits, f"[low, high] with {above:g} < low <= high")
+    return Key(fits, f"[low, high] with {above:g} < low <= high" + (f" <= {most:g}" if most < math.inf else ""))
 
 
 # -- the keys of a run, of eval and of predict ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, at_least, expect, number_in, share
 from ssl4seg.processes import all_sum
 
 SupervisedLoss = Callable[[Tensor, Tensor], Tensor]
@@ -75,9 +75,8 @@ class CrossEntropyDice:
     """
 
     def __init__(self, *, cross_entropy: float = 0.5, dice: float = 0.5, smooth: float = 1e-5) -> None:
-        for key, weight in (("cross_entropy", cross_entropy), ("dice", dice)):
-            if not weight >= 0:
-                raise UserError(f"supervised_loss.{key}={weight}: expected a weight of at least 0")
+        expect("supervised_loss.cross_entropy", cross_entropy, at_least(0))
+        expect("supervised_loss.dice", dice, at_least(0))
         if cross_entropy == dice == 0:
             raise UserError("supervised_loss.cross_entropy=0 and supervised_loss.dice=0: one of them must be above 0")
         self.cross_entropy, self.dice, self.smooth = cross_entropy, dice, smooth
@@ -101,10 +100,8 @@ class HardPixels:
     """
 
     def __init__(self, *, threshold: float = 0.7, min_share: float = 0.156) -> None:
-        if not 0 < threshold <= 1:
-            raise UserError(f"supervised_loss.threshold={threshold}: expected a probability in (0, 1]")
-        if not 0 <= min_share <= 1:
-            raise UserError(f"supervised_loss.min_share={min_share}: expected a share of the pixels in [0, 1]")
+        expect("supervised_loss.threshold", threshold, number_in("(0, 1]", "a probability"))
+        expect("supervised_loss.min_share", min_share, share)
         self.threshold, self.min_share = threshold, min_share
 
     def __call__(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -122,28 +119,3 @@ def softmax_mse(logits: Tensor, target: Tensor) -> Tensor:
     The gradient flows into both; detach what is the target.
     """
     return (logits.float().softmax(dim=1) - target.float().softmax(dim=1)).square()
-
-
-def confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest class probability [N, H, W] in (1/K, 1], and its class [N, H, W] int64."""
-    best = logits.float().softmax(dim=1).max(dim=1)
-    return best.values, best.indices
-
-
-def confident_label(logits: Tensor, threshold: float) -> Tensor:
-    """The most probable class [N, H, W] int64, without a gradient; IGNORE where less probable than `threshold`."""
-    value, label = confidence(logits.detach())
-    return label.masked_fill(value < threshold, IGNORE)
-
-
-def entropy(probability: Tensor) -> Tensor:
-    """Entropy over the classes [N, H, W] in nats, in [0, ln K], of p [N, K, H, W]; p = 0 contributes 0."""
-    return -torch.xlogy(probability, probability).sum(dim=1)
-
-
-def log_entropy(log_p: Tensor) -> Tensor:
-    """Entropy over the classes [N, H, W] in nats of log p [N, K, H, W]; its gradient is finite where p underflows to 0.
-
-    That of `entropy` is not, so this is the one to minimise.
-    """
-    return -(log_p.exp() * log_p).sum(dim=1)

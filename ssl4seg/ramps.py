@@ -1,9 +1,8 @@
-"""Schedules: ramp-ups of loss weights, and factors of the learning rate. Pure functions of the step."""
+"""Ramps: weights of losses that rise over the run, as pure functions of the step."""
 
 import math
-from abc import ABC, abstractmethod
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, optional, whole
 from ssl4seg.types import Progress
 
 
@@ -25,62 +24,10 @@ class Rampup:
     """
 
     def __init__(self, *, weight: float, steps: int | None = None, stairs: int = 200, share: float = 1.0) -> None:
-        if not weight >= 0:
-            raise UserError(f"method.consistency_weight={weight}: expected a number of at least 0")
-        if steps is not None and steps < 1:
-            raise UserError(f"method.rampup_steps={steps}: expected at least 1, or null for one that follows the run")
+        expect("method.consistency_weight", weight, at_least(0))
+        expect("method.rampup_steps", steps, optional(whole(1)))
         self.weight, self.steps, self.stairs, self.share = weight, steps, stairs, share
 
     def __call__(self, progress: Progress) -> float:
         stair = progress.step * self.stairs // (self.steps or max(1, round(self.share * progress.total)))
         return self.weight * sigmoid_rampup(stair / self.stairs)
-
-
-class Schedule(ABC):
-    """Factor in [0, 1] of the base learning rate at a step; the first `warmup` steps rise linearly to it."""
-
-    def __init__(self, *, warmup: int = 0) -> None:
-        if warmup < 0:
-            raise UserError(f"schedule.warmup={warmup}: expected at least 0 steps")
-        self.warmup = warmup
-
-    def __call__(self, progress: Progress) -> float:
-        rise = min(1.0, (progress.step + 1) / self.warmup) if self.warmup else 1.0
-        return rise * self.factor(progress.fraction)
-
-    @abstractmethod
-    def factor(self, fraction: float) -> float:
-        """The factor without the warm-up, `fraction` of the run being done."""
-
-
-class Poly(Schedule):
-    """(1 - t/T)^power (Chen et al., DeepLab 2017)."""
-
-    def __init__(self, *, power: float = 0.9, warmup: int = 0) -> None:
-        super().__init__(warmup=warmup)
-        if power <= 0:
-            raise UserError(f"schedule.power={power}: expected a number above 0")
-        self.power = power
-
-    def factor(self, fraction: float) -> float:
-        return float((1 - fraction) ** self.power)
-
-
-class Constant(Schedule):
-    """1 throughout."""
-
-    def factor(self, fraction: float) -> float:
-        return 1.0
-
-
-class Cosine(Schedule):
-    """Half a cosine from 1 to `final` (Loshchilov & Hutter, SGDR 2017)."""
-
-    def __init__(self, *, final: float = 0.0, warmup: int = 0) -> None:
-        super().__init__(warmup=warmup)
-        if not 0 <= final <= 1:
-            raise UserError(f"schedule.final={final}: expected a number in [0, 1]")
-        self.final = final
-
-    def factor(self, fraction: float) -> float:
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fraction)) / 2

@@ -246,7 +246,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 # -- a file that one would add ----------------------------------------------------------------------------------------
 
 MINE = """
-from ssl4seg.losses import entropy
+from ssl4seg.predictions import entropy
 from ssl4seg.methods.base import Method
 
 

@@ -17,11 +17,12 @@ import ssl4seg
 
 ROOT = Path(ssl4seg.__file__).parent
 DATA_SIDE = ["data", "store", "stream", "views", "batches"]
-METHOD_SIDE = ["losses ramps networks mixing", "methods"]
+METHOD_SIDE = ["losses predictions ramps networks mixing", "methods"]
 ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
     "errors",
     "keys processes",
     "types seeding checkpoint",
+    "schedules",
     "photometric",
     "operations",
     *DATA_SIDE,

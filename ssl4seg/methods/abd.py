@@ -5,12 +5,13 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, dice
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.keys import at_least, expect, number_in, share, whole
+from ssl4seg.losses import dice
+from ssl4seg.methods.base import MakeNetwork, built_like, together
 from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.mixing import cut_patches, paste_patch
 from ssl4seg.operations import ColorJitter
+from ssl4seg.predictions import confidence, used_everywhere
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -62,22 +63,15 @@ class ABD(TwoNetworks):
         **common: Unpack[TwoNetworksKeys],
     ) -> None:
         super().__init__(network=network, **common)
+        expect("method.patches", patches, whole(2))
+        expect("method.candidates", candidates, whole(1, patches**2 - 1))
+        expect("method.displaced_weight", displaced_weight, at_least(0))
+        expect("method.displaced_p", displaced_p, share)
+        expect("method.displaced_until", displaced_until, share)
+        expect("method.jitter", jitter, number_in("[0, 2]"))
         if peer is not None:
-            if not callable(peer):
-                raise UserError("method.peer: expected the _target_ of a network and _partial_: true, or null")
-            self.peer = peer(in_channels=self.student.in_channels, num_classes=self.student.num_classes)
+            self.peer = built_like(self.student, peer, "method.peer")
             self.mean = MeanOf(self.student, self.peer)
-        if patches < 2:
-            raise UserError(f"method.patches={patches}: expected at least 2")
-        if not 1 <= candidates < patches**2:
-            raise UserError(f"method.candidates={candidates}: expected 1 to {patches**2 - 1}")
-        if not displaced_weight >= 0:
-            raise UserError(f"method.displaced_weight={displaced_weight}: expected a number of at least 0")
-        for key, share in (("displaced_p", displaced_p), ("displaced_until", displaced_until)):
-            if not 0 <= share <= 1:
-                raise UserError(f"method.{key}={share}: expected a share in [0, 1]")
-        if not 0 <= jitter <= 2:
-            raise UserError(f"method.jitter={jitter}: expected a number from 0 to 2")
         self.patches, self.candidates = patches, candidates
         self.displaced_weight, self.displaced_p, self.displaced_until = displaced_weight, displaced_p, displaced_until
         self.jitter = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 4)
@@ -142,7 +136,7 @@ class ABD(TwoNetworks):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """What the student learns from: the peer's most probable class, everywhere."""
-        return PseudoLabels(self.peer(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.peer(image).softmax(dim=1))
 
 
 def cross(z_1: Tensor, z_2: Tensor) -> Tensor:

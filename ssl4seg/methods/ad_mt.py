@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, dice, entropy
+from ssl4seg.keys import expect, number_in, whole
+from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.teacher import STUDENT_OR_TEACHER, EMATeacher
 from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.predictions import confident_label, entropy, used_where_confident
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -63,14 +64,10 @@ class ADMT(Method):
         predict_with: str = "student",
     ) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if period < 1:
-            raise UserError(f"method.period={period}: expected at least 1 step")
-        if copy_steps < 0:
-            raise UserError(f"method.copy_steps={copy_steps}: expected at least 0 steps")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.period", period, whole(1))
+        expect("method.copy_steps", copy_steps, whole(0))
+        expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
         self.student = network()
         self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps, stairs=50, share=0.25)
@@ -112,7 +109,7 @@ class ADMT(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         q = self.targets(image, self.student(image).softmax(dim=1))
-        return PseudoLabels(q, q.amax(dim=1) >= self.threshold)
+        return used_where_confident(q, self.threshold)
 
     @property
     def predictor(self) -> nn.Module:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, at_least, expect, number_in
 from ssl4seg.losses import batch_mean, cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.discriminator import Discriminator, bce, one_hot_truth, unmoved
+from ssl4seg.predictions import one_hot
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -58,20 +58,12 @@ class AdvSemiSeg(Method):
         self_taught_start: float = 0.25,
     ) -> None:
         super().__init__()
-        for key, weight in (
-            ("adversarial_weight", adversarial_weight),
-            ("unlabeled_adversarial_weight", unlabeled_adversarial_weight),
-            ("self_taught_weight", self_taught_weight),
-        ):
-            if not weight >= 0:
-                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
-        for key, share in (
-            ("threshold", threshold),
-            ("adversarial_start", adversarial_start),
-            ("self_taught_start", self_taught_start),
-        ):
-            if not 0 <= share < 1:
-                raise UserError(f"method.{key}={share}: expected a number in [0, 1)")
+        expect("method.adversarial_weight", adversarial_weight, at_least(0))
+        expect("method.unlabeled_adversarial_weight", unlabeled_adversarial_weight, at_least(0))
+        expect("method.self_taught_weight", self_taught_weight, at_least(0))
+        expect("method.threshold", threshold, number_in("[0, 1)", "a probability"))
+        expect("method.adversarial_start", adversarial_start, number_in("[0, 1)", "a share of the run"))
+        expect("method.self_taught_start", self_taught_start, number_in("[0, 1)", "a share of the run"))
         self.student = network()
         self.discriminator = Discriminator(in_channels=self.student.num_classes, decision="dense")
         self.a_l, self.a_u, self.s = adversarial_weight, unlabeled_adversarial_weight, self_taught_weight
@@ -104,9 +96,10 @@ class AdvSemiSeg(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         p = self.student(image).softmax(dim=1)
-        hard = torch.zeros_like(p).scatter_(1, p.argmax(dim=1, keepdim=True), 1)
         started = progress.fraction >= self.self_taught_start
-        return PseudoLabels(hard, self.trusted(self.discriminator(p)) & started)
+        return PseudoLabels(
+            one_hot(p.argmax(dim=1), self.student.num_classes), self.trusted(self.discriminator(p)) & started
+        )
 
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return (self.discriminator if phase == "discriminator" else self.student).parameters()

@@ -4,19 +4,20 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl4seg import operations as ph
-from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, masked_cross_entropy
+from ssl4seg.keys import expect, whole
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.teacher import WithTeacher
 from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.predictions import entropy, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class AugSeg(FixMatch):
+class AugSeg(WithTeacher, FixMatch):
     """L = L_sup + w mean_px[1(c >= tau) H(y, p_s)]   (their section 3.1)
 
     y, c [U, H, W]: class and probability max_k p_t of the EMA teacher's prediction p_t [U, K, H, W] of the weak view;
@@ -58,12 +59,8 @@ class AugSeg(FixMatch):
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        if num_operations < 1:
-            raise UserError(f"method.num_operations={num_operations}: expected at least 1")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.predict_with = predict_with
+        expect("method.num_operations", num_operations, whole(1))
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.intensities = ph.SomeOf(
             operations=[
                 ph.Identity(),
@@ -107,13 +104,5 @@ class AugSeg(FixMatch):
             mix_labels(c, c_l.roll(1, 0), box),
         )
 
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p_t = self.teacher(image).softmax(dim=1)
-        return PseudoLabels(p_t, p_t.amax(dim=1) >= self.threshold)
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
+        return used_where_confident(self.teacher(image).softmax(dim=1), self.threshold)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ssl4seg.keys import Key, expect
 from ssl4seg.losses import CrossEntropyDice, SupervisedLoss
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -31,6 +32,17 @@ def new_decoder(network: MakeNetwork, **keys: object) -> Network:
     decoder = network(**keys)
     decoder.encoder = nn.Identity()
     return decoder
+
+
+def built_like(network: Network, make: MakeNetwork, key: str) -> Network:
+    """A network of another kind for the same images and classes.
+
+    Args:
+        make: builds it from the keywords in_channels and num_classes.
+        key: the key that names `make`, for messages.
+    """
+    expect(key, make, Key(callable, "the _target_ of a network and _partial_: true"))
+    return make(in_channels=network.in_channels, num_classes=network.num_classes)
 
 
 class Method(nn.Module, ABC):

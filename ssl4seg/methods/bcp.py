@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
 from ssl4seg.losses import CrossEntropyDice
-from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.teacher import WithTeacher
 from ssl4seg.mixing import copy_paste_mask, mix
+from ssl4seg.predictions import one_hot, used_everywhere
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class BCP(Method):
+class BCP(WithTeacher):
     """L = L_in(z1, y_l) + a L_out(z1, y_u) + L_out(z2, y_l) + a L_in(z2, y_u)
 
     z1 = f(a box of a labelled image on an unlabelled one), z2 = f(a box of an unlabelled image on a labelled one), each
@@ -56,16 +55,12 @@ class BCP(Method):
         ema_decay: float = 0.99,
     ) -> None:
         super().__init__()
-        if not 0 < pretrain < 1:
-            raise UserError(f"method.pretrain={pretrain}: expected a share of the run in (0, 1)")
-        if not 0 < side < 1:
-            raise UserError(f"method.side={side}: expected a share of the image's side in (0, 1)")
-        if not pseudo_weight >= 0:
-            raise UserError(f"method.pseudo_weight={pseudo_weight}: expected a number of at least 0")
-        if not smooth > 0:
-            raise UserError(f"method.smooth={smooth}: expected a number above 0")
+        expect("method.pretrain", pretrain, number_in("(0, 1)", "a share of the run"))
+        expect("method.side", side, number_in("(0, 1)", "a share of the image's side"))
+        expect("method.pseudo_weight", pseudo_weight, at_least(0))
+        expect("method.smooth", smooth, above(0))
         self.student = network()
-        self.teacher = EMATeacher(self.student, decay=ema_decay, buffers=True)
+        self.add_teacher(ema_decay=ema_decay, buffers=True)
         self.stages = (pretrain,)
         self.side, self.pseudo_weight, self.smooth = side, pseudo_weight, smooth
 
@@ -101,13 +96,12 @@ class BCP(Method):
 
     def after_step(self, progress: Progress) -> None:
         if self.stage(progress)[0] == 1:
-            self.teacher.follow(self.student, progress)
+            super().after_step(progress)
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        one_hot = F.one_hot(self.labels(image), self.student.num_classes).movedim(-1, 1)
-        return PseudoLabels(one_hot.float(), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(one_hot(self.labels(image), self.student.num_classes))
 
 
 def _halves(x: Tensor, num: int) -> tuple[Tensor, Tensor]:

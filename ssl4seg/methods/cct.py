@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, list_of, low_high, number_in, one_of
 from ssl4seg.losses import batch_mean, softmax_mse
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
 from ssl4seg.methods.perturbation import feature_drop, feature_noise
 from ssl4seg.networks.base import Network, resized
+from ssl4seg.predictions import used_everywhere
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -56,16 +57,10 @@ class CCT(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(perturbations, str) or not perturbations or set(perturbations) - set(PERTURBATIONS):
-            raise UserError(f"method.perturbations={perturbations}: expected a list of {', '.join(PERTURBATIONS)}")
-        if noise < 0:
-            raise UserError(f"method.noise={noise}: expected a number of at least 0")
-        if not 0 <= dropout < 1:
-            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
-        if len(drop_threshold) != 2 or not 0 < drop_threshold[0] <= drop_threshold[1] <= 1:
-            raise UserError(
-                f"method.drop_threshold={list(drop_threshold)}: expected [low, high] with 0 < low <= high <= 1"
-            )
+        expect("method.perturbations", perturbations, list_of(one_of(*PERTURBATIONS)))
+        expect("method.noise", noise, at_least(0))
+        expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
+        expect("method.drop_threshold", drop_threshold, low_high(most=1))
         self.student = network()
         self.auxiliary = nn.ModuleList(new_decoder(network) for _ in perturbations)
         self.perturbations, self.noise, self.dropout = tuple(perturbations), noise, dropout
@@ -99,7 +94,7 @@ class CCT(Method):
         return self.parameters()
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        return PseudoLabels(self.student(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.student(image).softmax(dim=1))
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Unpack
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, confidence, cross_entropy
+from ssl4seg.keys import expect, number_in
+from ssl4seg.losses import batch_mean, cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.mixing import classmix_mask, mix, mix_labels
+from ssl4seg.predictions import confidence
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -33,8 +34,7 @@ class ClassMix(MeanTeacher):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.968, **common: Unpack[MeanTeacherKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
         self.threshold = threshold
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

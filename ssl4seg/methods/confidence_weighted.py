@@ -2,13 +2,13 @@
 
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, masked_cross_entropy
+from ssl4seg.keys import at_least, expect
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.predictions import confidence, used_everywhere
 from ssl4seg.types import Progress, PseudoLabels
 
 
@@ -30,8 +30,7 @@ class ConfidenceWeighted(SelfTraining):
 
     def __init__(self, *, network: MakeNetwork, gamma: float = 4.0, **common: Unpack[SelfTrainingKeys]) -> None:
         super().__init__(network=network, **common)
-        if not gamma >= 0:
-            raise UserError(f"method.gamma={gamma}: expected a number of at least 0")
+        expect("method.gamma", gamma, at_least(0))
         self.gamma = gamma
 
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:
@@ -43,4 +42,4 @@ class ConfidenceWeighted(SelfTraining):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        return PseudoLabels(self.labeller(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.labeller(image).softmax(dim=1))

@@ -2,13 +2,13 @@
 
 from typing import Unpack
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, true_or_false
 from ssl4seg.losses import cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.two_networks import TwoNetworks, TwoNetworksKeys
+from ssl4seg.predictions import one_hot, used_everywhere
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -31,8 +31,7 @@ class CPS(TwoNetworks):
 
     def __init__(self, *, network: MakeNetwork, on_labeled: bool = True, **common: Unpack[TwoNetworksKeys]) -> None:
         super().__init__(network=network, **common)
-        if not isinstance(on_labeled, bool):
-            raise UserError(f"method.on_labeled={on_labeled}: expected true or false")
+        expect("method.on_labeled", on_labeled, true_or_false)
         self.on_labeled = on_labeled
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -48,9 +47,7 @@ class CPS(TwoNetworks):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """What the student learns from: the peer's most probable class, everywhere."""
-        label = self.peer(image).argmax(dim=1)
-        probability = F.one_hot(label, self.peer.num_classes).movedim(-1, 1).float()
-        return PseudoLabels(probability, label >= 0)
+        return used_everywhere(one_hot(self.peer(image).argmax(dim=1), self.peer.num_classes))
 
 
 def cross(z_1: Tensor, z_2: Tensor) -> Tensor:

@@ -3,15 +3,14 @@
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
 from ssl4seg.losses import dice
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method, built_like, together
 from ssl4seg.methods.discriminator import unmoved
 from ssl4seg.networks.base import Network
+from ssl4seg.predictions import one_hot, used_everywhere
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -45,12 +44,8 @@ class CTCT(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if not callable(transformer):
-            raise UserError("method.transformer: expected the _target_ of a network and _partial_: true")
         self.student = network()
-        self.transformer: Network = transformer(
-            in_channels=self.student.in_channels, num_classes=self.student.num_classes
-        )
+        self.transformer = built_like(self.student, transformer, "method.transformer")
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -76,6 +71,4 @@ class CTCT(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """What the CNN learns from: the transformer's most probable class, everywhere."""
-        label = self.transformer(image).argmax(dim=1)
-        probability = F.one_hot(label, self.transformer.num_classes).movedim(-1, 1).float()
-        return PseudoLabels(probability, label >= 0)
+        return used_everywhere(one_hot(self.transformer(image).argmax(dim=1), self.student.num_classes))

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
@@ -34,10 +34,8 @@ class CutMixSeg(MeanTeacher):
         self, *, network: MakeNetwork, threshold: float = 0.97, area: float = 0.5, **common: Unpack[MeanTeacherKeys]
     ) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if not 0 < area < 1:
-            raise UserError(f"method.area={area}: expected a share of the image in (0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.area", area, number_in("(0, 1)", "a share of the image"))
         self.threshold, self.area = threshold, area
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

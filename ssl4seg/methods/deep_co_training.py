@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import batch_mean, log_entropy
+from ssl4seg.keys import IGNORE, at_least, expect
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.two_networks import TwoNetworks, log_mean
+from ssl4seg.predictions import log_entropy, used_everywhere
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -53,9 +53,8 @@ class DeepCoTraining(TwoNetworks):
             rampup_steps=rampup_steps,
             predict_with=predict_with,
         )
-        for key, value in (("diversity_weight", diversity_weight), ("epsilon", epsilon)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"method.{key}={value}: expected a number of at least 0")
+        expect("method.diversity_weight", diversity_weight, at_least(0))
+        expect("method.epsilon", epsilon, at_least(0))
         self.diversity_weight, self.epsilon = diversity_weight, epsilon
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -83,7 +82,7 @@ class DeepCoTraining(TwoNetworks):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """What L_cot draws both networks to: the mean of their probabilities, everywhere."""
         p = self.mean(image).exp()
-        return PseudoLabels(p, torch.ones_like(p[:, 0], dtype=torch.bool))
+        return used_everywhere(p)
 
 
 def jensen_shannon(l_1: Tensor, l_2: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, above, at_least, expect
 from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
+from ssl4seg.predictions import used_everywhere
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -44,10 +44,8 @@ class DTC(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if distance_weight < 0:
-            raise UserError(f"method.distance_weight={distance_weight}: expected a number of at least 0")
-        if not steepness > 0:
-            raise UserError(f"method.steepness={steepness}: expected a number above 0")
+        expect("method.distance_weight", distance_weight, at_least(0))
+        expect("method.steepness", steepness, above(0))
         self.student = network()
         self.distance_head = nn.Conv2d(self.student.pyramid_channels[0], self.student.num_classes - 1, 1)
         self.distance_weight, self.steepness = distance_weight, steepness
@@ -82,7 +80,7 @@ class DTC(Method):
         """What the distance maps teach p: T'(z), what they leave over being background, scaled to a sum of 1."""
         mask = self.mask(self.both(image)[1])
         p = torch.cat([1 - mask.amax(dim=1, keepdim=True), mask], dim=1)
-        return PseudoLabels(p / p.sum(dim=1, keepdim=True), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(p / p.sum(dim=1, keepdim=True))
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

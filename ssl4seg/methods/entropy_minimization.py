@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from ssl4seg.losses import batch_mean, log_entropy
+from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.predictions import log_entropy
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, masked_cross_entropy
+from ssl4seg.keys import IGNORE, at_least, expect, number_in
+from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -32,10 +32,8 @@ class FixMatch(Method):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.95, consistency_weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if not consistency_weight >= 0:
-            raise UserError(f"method.consistency_weight={consistency_weight}: expected a number of at least 0")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.consistency_weight", consistency_weight, at_least(0))
         self.student = network()
         self.threshold, self.w = threshold, consistency_weight
 
@@ -48,5 +46,4 @@ class FixMatch(Method):
         }
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.student(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
+        return used_where_confident(self.student(image).softmax(dim=1), self.threshold)

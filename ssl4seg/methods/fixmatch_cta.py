@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg import photometric as ph
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in, share, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.processes import all_sum
@@ -82,15 +82,12 @@ class FixMatchCTA(FixMatch):
         balanced: bool = True,
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        for key, count in (("depth", depth), ("num_bins", num_bins)):
-            if count < 1:
-                raise UserError(f"method.{key}={count}: expected at least 1")
-        if not 0 <= decay < 1:
-            raise UserError(f"method.decay={decay}: expected a number in [0, 1)")
-        if not 0 <= cutout <= 1:
-            raise UserError(f"method.cutout={cutout}: expected a share in [0, 1]")
-        if not 0 <= bin_threshold <= 1:
-            raise UserError(f"method.bin_threshold={bin_threshold}: expected a number in [0, 1]")
+        expect("method.depth", depth, whole(1))
+        expect("method.cutout", cutout, share)
+        expect("method.decay", decay, number_in("[0, 1)"))
+        expect("method.bin_threshold", bin_threshold, number_in("[0, 1]"))
+        expect("method.num_bins", num_bins, whole(1))
+        expect("method.balanced", balanced, true_or_false)
         self.depth, self.decay, self.bin_threshold, self.num_bins = depth, decay, bin_threshold, num_bins
         self.cutout, self.balanced = cutout, balanced
         self.checked = False

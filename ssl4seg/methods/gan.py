@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, one_of, true_or_false
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
@@ -53,12 +53,9 @@ class GAN(Method):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        if adversarial not in ADVERSARIAL:
-            raise UserError(f"method.adversarial={adversarial}: expected {' or '.join(ADVERSARIAL)}")
-        if not adversarial_weight >= 0:
-            raise UserError(f"method.adversarial_weight={adversarial_weight}: expected a number of at least 0")
-        if not isinstance(batch_norm, bool):
-            raise UserError(f"method.batch_norm={batch_norm}: expected true or false")
+        expect("method.adversarial", adversarial, one_of(*ADVERSARIAL))
+        expect("method.adversarial_weight", adversarial_weight, at_least(0))
+        expect("method.batch_norm", batch_norm, true_or_false)
         self.student = network()
         in_channels = self.student.in_channels + self.student.num_classes
         self.discriminator = Discriminator(in_channels=in_channels, decision="patches", batch_norm=batch_norm)

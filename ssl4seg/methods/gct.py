@@ -6,14 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, Key, at_least, expect, is_whole, number_in, whole
 from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.discriminator import unmoved
 from ssl4seg.methods.flaw_detector import FlawDetector, comparable, flaw_target
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+EVEN = Key(lambda v: is_whole(v) and v >= 2 and v % 2 == 0, "an even number of at least 2")
 
 
 class GCT(Method):
@@ -61,15 +62,11 @@ class GCT(Method):
         detector_width: int = 64,
     ) -> None:
         super().__init__()
-        if not correction_weight >= 0:
-            raise UserError(f"method.correction_weight={correction_weight}: expected a number of at least 0")
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a number in [0, 1)")
-        if dilations < 0:
-            raise UserError(f"method.dilations={dilations}: expected a number of at least 0")
+        expect("method.correction_weight", correction_weight, at_least(0))
+        expect("method.threshold", threshold, number_in("[0, 1)"))
+        expect("method.dilations", dilations, whole(0))
+        expect("method.detector_width", detector_width, EVEN)
         self.student, self.partner = network(), network()
-        if detector_width < 2 or detector_width % 2:
-            raise UserError(f"method.detector_width={detector_width}: expected an even number of at least 2")
         in_channels = self.student.in_channels + self.student.num_classes
         self.detector = FlawDetector(in_channels=in_channels, width=detector_width)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)

@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import above, expect
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
@@ -33,8 +33,7 @@ class ICT(MeanTeacher):
 
     def __init__(self, *, network: MakeNetwork, alpha: float = 0.2, **common: Unpack[MeanTeacherKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 < alpha < float("inf"):
-            raise UserError(f"method.alpha={alpha}: expected a number above 0")
+        expect("method.alpha", alpha, above(0))
         self.alpha = alpha
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, number_in, whole
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
 from ssl4seg.networks.base import Network, resized
+from ssl4seg.predictions import used_everywhere
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -47,14 +49,9 @@ class MCNet(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if num_decoders not in (2, 3):
-            raise UserError(f"method.num_decoders={num_decoders}: expected 2 (MC-Net) or 3 (MC-Net+)")
-        if not 0 < temperature <= 1:
-            raise UserError(
-                f"method.temperature={temperature}: expected a number above 0, at most 1 (nothing sharpened)"
-            )
-        if not supervised_weight >= 0:
-            raise UserError(f"method.supervised_weight={supervised_weight}: expected a number of at least 0")
+        expect("method.num_decoders", num_decoders, whole(2, 3))
+        expect("method.temperature", temperature, number_in("(0, 1]"))
+        expect("method.supervised_weight", supervised_weight, at_least(0))
         self.student = network()
         others = other_upsamplings(self.student)
         if len(others) < num_decoders - 1:
@@ -96,7 +93,7 @@ class MCNet(Method):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """What the other decoders teach the network's own: the mean of s(p_i), scaled to a sum of 1."""
         s = [F.logsigmoid(self.sharpened(z_i.softmax(dim=1))).softmax(dim=1) for z_i in self.decoded(image)[1:]]
-        return PseudoLabels(torch.stack(s).mean(dim=0), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(torch.stack(s).mean(dim=0))
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -2,15 +2,14 @@
 
 from typing import TypedDict
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect
 from ssl4seg.losses import batch_mean, softmax_mse
-from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.teacher import EMATeacher, noisy
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.teacher import WithTeacher, noisy
 from ssl4seg.ramps import Rampup
-from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+from ssl4seg.types import Batch, Losses, Progress
 
 
 class MeanTeacherKeys(TypedDict, total=False):
@@ -24,7 +23,7 @@ class MeanTeacherKeys(TypedDict, total=False):
     predict_with: str
 
 
-class MeanTeacher(Method):
+class MeanTeacher(WithTeacher):
     """L = L_sup + w(t) mean[(p_s(x_u) - p_t(x_u + e))^2]   (their section 2, J with MSE)
 
     p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes;
@@ -54,18 +53,15 @@ class MeanTeacher(Method):
         predict_with: str = "student",
     ) -> None:
         super().__init__()
-        if noise < 0 or noise_limit < 0:
-            raise UserError(f"method.noise={noise}, method.noise_limit={noise_limit}: expected numbers of at least 0")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.noise", noise, at_least(0))
+        expect("method.noise_limit", noise_limit, at_least(0))
         self.student = network()
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
-        self.noise, self.noise_limit, self.predict_with = noise, noise_limit, predict_with
+        self.noise, self.noise_limit = noise, noise_limit
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z = self.student(torch.cat([batch.image, batch.unlabeled]))
-        z_l, z_u = z.split([len(batch.image), len(batch.unlabeled)])
+        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),
@@ -79,15 +75,5 @@ class MeanTeacher(Method):
         """x + e."""
         return noisy(image, self.noise, self.noise_limit)
 
-    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        return PseudoLabels(self.teacher(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
-
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student

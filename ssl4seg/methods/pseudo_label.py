@@ -4,10 +4,10 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, confident_label
+from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.predictions import confidence, confident_label
 from ssl4seg.types import Progress, PseudoLabels
 
 
@@ -27,8 +27,7 @@ class PseudoLabel(SelfTraining):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.9, **common: Unpack[SelfTrainingKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
         self.threshold = threshold
 
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
@@ -42,8 +43,7 @@ class RDrop(Method):
         feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= feature_dropout < 1:
-            raise UserError(f"method.feature_dropout={feature_dropout}: expected a probability in [0, 1)")
+        expect("method.feature_dropout", feature_dropout, number_in("[0, 1)", "a probability"))
         self.student = network()
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
         self.drop = Dropout(feature_dropout)

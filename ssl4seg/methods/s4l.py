@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, whole
 from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import resized
@@ -45,11 +45,9 @@ class S4L(Method):
         rotation_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        if turned_copies not in (1, 2, 3):
-            raise UserError(f"method.turned_copies={turned_copies}: expected 1, 2 or 3")
-        for key, weight in (("turned_weight", turned_weight), ("rotation_weight", rotation_weight)):
-            if weight < 0:
-                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
+        expect("method.turned_copies", turned_copies, whole(1, 3))
+        expect("method.turned_weight", turned_weight, at_least(0))
+        expect("method.rotation_weight", rotation_weight, at_least(0))
         self.student = network()
         self.rotation_head = nn.Linear(self.student.feature_channels[-1], 4)
         self.turned_copies = turned_copies

@@ -8,7 +8,7 @@ from typing import Self, TypedDict
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress
@@ -73,12 +73,10 @@ class SelfTraining(Method):
         reinitialize: bool = False,
     ) -> None:
         super().__init__()
-        if rounds < 1:
-            raise UserError(f"method.rounds={rounds}: expected at least 1")
-        if not 0 < labels_only < 1:
-            raise UserError(f"method.labels_only={labels_only}: expected a share of the run in (0, 1)")
-        if not pseudo_weight >= 0:
-            raise UserError(f"method.pseudo_weight={pseudo_weight}: expected a number of at least 0")
+        expect("method.rounds", rounds, whole(1))
+        expect("method.labels_only", labels_only, number_in("(0, 1)", "a share of the run"))
+        expect("method.pseudo_weight", pseudo_weight, at_least(0))
+        expect("method.reinitialize", reinitialize, true_or_false)
         self.fresh = network
         self.student = network()
         self.labeller = Frozen(self.student)

@@ -6,11 +6,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.self_training import Frozen
 from ssl4seg.mixing import cutmix_boxes, mix
+from ssl4seg.predictions import used_everywhere
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -53,14 +53,11 @@ class STPlusPlus(Method):
         reinitialize: bool = True,
     ) -> None:
         super().__init__()
-        if num_checkpoints < 2:
-            raise UserError(f"method.num_checkpoints={num_checkpoints}: expected at least 2, which are compared")
-        if not 0 < reliable <= 1:
-            raise UserError(f"method.reliable={reliable}: expected a share of the images in (0, 1]")
-        if not 0 < labels_only < 1:
-            raise UserError(f"method.labels_only={labels_only}: expected a share of the run in (0, 1)")
-        if not 0 <= cutout <= 1:
-            raise UserError(f"method.cutout={cutout}: expected a probability in [0, 1]")
+        expect("method.num_checkpoints", num_checkpoints, whole(2))
+        expect("method.reliable", reliable, number_in("(0, 1]", "a share of the images"))
+        expect("method.labels_only", labels_only, number_in("(0, 1)", "a share of the run"))
+        expect("method.cutout", cutout, number_in("[0, 1]", "a probability"))
+        expect("method.reinitialize", reinitialize, true_or_false)
         self.fresh = network
         self.student = network()
         frozen = nn.ModuleList(Frozen(self.student) for _ in range(num_checkpoints))
@@ -117,7 +114,7 @@ class STPlusPlus(Method):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        return PseudoLabels(self.labeller(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.labeller(image).softmax(dim=1))
 
 
 def _mean_iou(a: Tensor, b: Tensor, num_classes: int) -> Tensor:

@@ -1,13 +1,19 @@
 """The EMA teacher, and the noise that its inputs get."""
 
 import copy
+from abc import ABC
 
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in, one_of
+from ssl4seg.methods.base import Method
 from ssl4seg.networks.base import Network
-from ssl4seg.types import Progress
+from ssl4seg.predictions import used_everywhere
+from ssl4seg.types import Progress, PseudoLabels
+
+STUDENT_OR_TEACHER = one_of("student", "teacher")
+"""The key `predict_with` of a method with an EMA teacher."""
 
 
 class EMATeacher(nn.Module):
@@ -25,8 +31,7 @@ class EMATeacher(nn.Module):
 
     def __init__(self, student: Network, *, decay: float, buffers: bool = False) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise UserError(f"method.ema_decay={decay}: expected a number in [0, 1)")
+        expect("method.ema_decay", decay, number_in("[0, 1)"))
         self.decay, self.buffers_too = decay, buffers
         self.network = copy.deepcopy(student).requires_grad_(False)
 
@@ -49,6 +54,38 @@ class EMATeacher(nn.Module):
     def copy(self, student: Network) -> None:
         """Become the student, buffers and all: where a stage starts."""
         self.network.load_state_dict(student.state_dict())
+
+
+class WithTeacher(Method, ABC):
+    """A method whose student is followed by an EMA teacher, either of which may predict.
+
+    The constructor of a subclass builds `student`, then calls `add_teacher`.
+    """
+
+    teacher: EMATeacher
+    predict_with: str
+
+    def add_teacher(self, *, ema_decay: float, predict_with: str = "student", buffers: bool = False) -> None:
+        """Let a copy of the student follow it.
+
+        Args:
+            ema_decay, buffers: of `EMATeacher`.
+            predict_with: "student" or "teacher".
+        """
+        expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
+        self.teacher = EMATeacher(self.student, decay=ema_decay, buffers=buffers)
+        self.predict_with = predict_with
+
+    def after_step(self, progress: Progress) -> None:
+        self.teacher.follow(self.student, progress)
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
+        """The teacher's prediction, everywhere."""
+        return used_everywhere(self.teacher(image).softmax(dim=1))
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.teacher if self.predict_with == "teacher" else self.student
 
 
 def noisy(image: Tensor, std: float = 0.1, limit: float = 0.2) -> Tensor:

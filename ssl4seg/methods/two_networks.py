@@ -8,7 +8,7 @@ from typing import TypedDict
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
 from ssl4seg.ramps import Rampup
@@ -42,8 +42,7 @@ class TwoNetworks(Method, ABC):
         predict_with: str = "student",
     ) -> None:
         super().__init__()
-        if predict_with not in ("student", "mean"):
-            raise UserError(f"method.predict_with={predict_with}: expected student or mean")
+        expect("method.predict_with", predict_with, one_of("student", "mean"))
         self.student, self.peer = network(), network()
         self.mean = MeanOf(self.student, self.peer)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)

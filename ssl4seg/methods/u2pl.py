@@ -7,20 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import cross_entropy, entropy, ratio
-from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.keys import IGNORE, above, at_least, expect, number_in, whole
+from ssl4seg.losses import cross_entropy, ratio
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
 from ssl4seg.methods.projection import Projection, level_at
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.teacher import EMATeacher, WithTeacher
 from ssl4seg.mixing import cutmix_mask, mix, mix_labels
 from ssl4seg.networks.base import Network, resized
+from ssl4seg.predictions import entropy
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class U2PL(Method):
+class U2PL(WithTeacher):
     """L = L_sup + lambda_u CE(f(x_m), y_m where H <= gamma) + lambda_c L_c   (their eqs. 1 to 3)
 
     L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
@@ -91,47 +91,34 @@ class U2PL(Method):
         predict_with: str = "teacher",
     ) -> None:
         super().__init__()
-        counts = {
-            "num_anchors": num_anchors,
-            "num_negatives": num_negatives,
-            "bank_size": bank_size,
-            "background_bank_size": background_bank_size,
-            "num_keys": num_keys,
-            "projection_channels": projection_channels,
-            "low_rank": low_rank,
-        }
-        for key, count in counts.items():
-            if count < 1:
-                raise UserError(f"method.{key}={count}: expected at least 1")
-        if high_rank <= low_rank:
-            raise UserError(f"method.high_rank={high_rank}: expected more than low_rank={low_rank}")
-        shares = {"unreliable": unreliable, "anchor_threshold": anchor_threshold, "labels_only": labels_only}
-        for key, share in shares.items():
-            if not 0 <= share < 1:
-                raise UserError(f"method.{key}={share}: expected a share in [0, 1)")
-        if not 0 <= cutmix <= 1:
-            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
-        for key, weight in (("pseudo_weight", pseudo_weight), ("contrastive_weight", contrastive_weight)):
-            if not weight >= 0:
-                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
-        if not temperature > 0:
-            raise UserError(f"method.temperature={temperature}: expected a number above 0")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.unreliable", unreliable, number_in("[0, 1)", "a share"))
+        expect("method.pseudo_weight", pseudo_weight, at_least(0))
+        expect("method.contrastive_weight", contrastive_weight, at_least(0))
+        expect("method.bank_size", bank_size, whole(1))
+        expect("method.background_bank_size", background_bank_size, whole(1))
+        expect("method.projection_channels", projection_channels, whole(1))
+        expect("method.cutmix", cutmix, number_in("[0, 1]", "a probability"))
+        expect("method.labels_only", labels_only, number_in("[0, 1)", "a share of the run"))
         self.student = network()
         self.level = level_at(self.student, 1 / 4)
         self.projection = Projection(self.student.pyramid_channels[self.level], projection_channels)
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.teacher_projection = EMATeacher(
-            cast(Network, self.projection), decay=ema_decay
-        )  # any module can be averaged
-        num_classes = self.student.num_classes
-        self.bank = MemoryBank([background_bank_size, *[bank_size] * (num_classes - 1)], projection_channels)
-        self.unreliable, self.temperature, self.anchor_threshold = unreliable, temperature, anchor_threshold
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
+        # Any module can be averaged.
+        self.teacher_projection = EMATeacher(cast(Network, self.projection), decay=ema_decay)
+        other_sizes = [bank_size] * (self.student.num_classes - 1)
+        self.bank = MemoryBank([background_bank_size, *other_sizes], projection_channels)
+        self.contrast = Contrast(
+            self.bank,
+            temperature=temperature,
+            num_anchors=num_anchors,
+            num_negatives=num_negatives,
+            anchor_threshold=anchor_threshold,
+            low_rank=low_rank,
+            high_rank=high_rank,
+            num_keys=num_keys,
+        )
         self.pseudo_weight, self.contrastive_weight = pseudo_weight, contrastive_weight
-        self.num_anchors, self.num_negatives, self.num_keys = num_anchors, num_negatives, num_keys
-        self.low_rank, self.high_rank = min(low_rank, num_classes - 1), high_rank
-        self.cutmix, self.labels_only, self.predict_with = cutmix, labels_only, predict_with
+        self.unreliable, self.cutmix, self.labels_only = unreliable, cutmix, labels_only
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         started = self.steps_taught(progress) >= 0
@@ -177,15 +164,69 @@ class U2PL(Method):
         gamma = h.flatten().sort().values[max(1, round((1 - self.alpha(progress)) * h.numel())) - 1]
         return h <= gamma
 
-    def contrast(self, r: Tensor, r_t: Tensor, p_t: Tensor, y_l: Tensor, y_m: Tensor, *, queue: bool) -> Tensor:
-        """L_c; y_m is IGNORE where it is unreliable. Puts the step's negatives into the bank first, if `queue`."""
+    def steps_taught(self, progress: Progress) -> int:
+        """Steps since the unlabelled images joined; negative before."""
+        return progress.step - round(self.labels_only * progress.total)
+
+    def after_step(self, progress: Progress) -> None:
+        since = Progress(max(0, self.steps_taught(progress)), progress.total)
+        super().after_step(since)
+        self.teacher_projection.follow(cast(Network, self.projection), since)
+
+    def parameters_of(self, phase: str) -> list[Parameter]:
+        return [*self.student.parameters(), *self.projection.parameters()]
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"unreliable_share": self.alpha(progress)}
+
+    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
+        p_t = self.label(image).softmax(dim=1)
+        return PseudoLabels(p_t, self.reliable(p_t, progress))
+
+
+class Contrast:
+    """L_c."""
+
+    def __init__(
+        self,
+        bank: MemoryBank,
+        *,
+        temperature: float,
+        num_anchors: int,
+        num_negatives: int,
+        anchor_threshold: float,
+        low_rank: int,
+        high_rank: int,
+        num_keys: int,
+    ) -> None:
+        expect("method.temperature", temperature, above(0))
+        expect("method.num_anchors", num_anchors, whole(1))
+        expect("method.num_negatives", num_negatives, whole(1))
+        expect("method.anchor_threshold", anchor_threshold, number_in("[0, 1)", "a probability"))
+        expect("method.low_rank", low_rank, whole(1))
+        expect("method.high_rank", high_rank, whole(low_rank + 1))
+        expect("method.num_keys", num_keys, whole(1))
+        self.bank, self.temperature = bank, temperature
+        self.num_anchors, self.num_negatives, self.anchor_threshold = num_anchors, num_negatives, anchor_threshold
+        self.low_rank, self.high_rank, self.num_keys = low_rank, high_rank, num_keys
+
+    def __call__(self, r: Tensor, r_t: Tensor, p_t: Tensor, y_l: Tensor, y_m: Tensor, *, queue: bool) -> Tensor:
+        """L_c. Puts the step's negatives into the bank first, if `queue`.
+
+        Args:
+            r, r_t: representations [L + U, D, h, w] by the student and by the teacher.
+            p_t: the teacher's softmax output [L + U, K, H, W].
+            y_l: truth [L, H, W].
+            y_m: pseudo-labels [U, H, W], IGNORE where unreliable.
+        """
         size = r.shape[-2:]
         y_l, y_m, p_t = (_thinned(x, size) for x in (y_l, y_m, p_t))
         rank = p_t.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         classes = torch.arange(p_t.shape[1], device=r.device)[:, None, None]
         y_l, y_m, y = (x[:, None] for x in (y_l, y_m, torch.cat([y_l, y_m])))
         anchor = _by_class((y == classes) & (p_t > self.anchor_threshold))
-        low, high = (rank[: len(y_l)] < self.low_rank), (rank >= self.low_rank) & (rank < self.high_rank)
+        low_rank = min(self.low_rank, p_t.shape[1] - 1)
+        low, high = (rank[: len(y_l)] < low_rank), (rank >= low_rank) & (rank < self.high_rank)
         negative_l = low & (y_l != classes) & (y_l != IGNORE)
         negative = _by_class(torch.cat([negative_l, high[len(y_l) :] & (y_m == IGNORE)]))
         r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
@@ -204,29 +245,6 @@ class U2PL(Method):
             each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
         there = ((count > 0) & (self.bank.held > 0)).float()
         return ratio((there * each).sum(), there.sum())
-
-    def steps_taught(self, progress: Progress) -> int:
-        """Steps since the unlabelled images joined; negative before."""
-        return progress.step - round(self.labels_only * progress.total)
-
-    def after_step(self, progress: Progress) -> None:
-        since = Progress(max(0, self.steps_taught(progress)), progress.total)
-        self.teacher.follow(self.student, since)
-        self.teacher_projection.follow(cast(Network, self.projection), since)
-
-    def parameters_of(self, phase: str) -> list[Parameter]:
-        return [*self.student.parameters(), *self.projection.parameters()]
-
-    def weights(self, progress: Progress) -> dict[str, float]:
-        return {"unreliable_share": self.alpha(progress)}
-
-    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p_t = self.label(image).softmax(dim=1)
-        return PseudoLabels(p_t, self.reliable(p_t, progress))
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
 
 
 def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:

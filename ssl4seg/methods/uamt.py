@@ -6,10 +6,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, ratio, softmax_mse
+from ssl4seg.keys import above, expect, optional, whole
+from ssl4seg.losses import ratio, softmax_mse
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
+from ssl4seg.predictions import entropy
 from ssl4seg.ramps import sigmoid_rampup
 from ssl4seg.types import Progress, PseudoLabels
 
@@ -42,12 +43,9 @@ class UAMT(MeanTeacher):
         **common: Unpack[MeanTeacherKeys],
     ) -> None:
         super().__init__(network=network, **common)
-        if num_passes < 1:
-            raise UserError(f"method.num_passes={num_passes}: expected at least 1")
-        if max_entropy is not None and not 0 < max_entropy < math.inf:
-            raise UserError(f"method.max_entropy={max_entropy}: expected a number above 0, or null for ln K")
-        if passes_per_call is not None and passes_per_call < 1:
-            raise UserError(f"method.passes_per_call={passes_per_call}: expected at least 1, or null for all")
+        expect("method.num_passes", num_passes, whole(1))
+        expect("method.max_entropy", max_entropy, optional(above(0)))
+        expect("method.passes_per_call", passes_per_call, optional(whole(1)))
         self.num_passes, self.passes_per_call = num_passes, passes_per_call or num_passes + 1
         self.max_entropy = max_entropy or math.log(self.student.num_classes)
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, dice, masked_cross_entropy
+from ssl4seg.keys import IGNORE, expect, number_in, one_of
+from ssl4seg.losses import dice, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
 from ssl4seg.networks.base import resized
+from ssl4seg.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -51,14 +51,10 @@ class UniMatch(Method):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if loss not in ("dice", "cross_entropy"):
-            raise UserError(f"method.loss={loss}: expected dice or cross_entropy")
-        if not 0 <= cutmix <= 1:
-            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
-        if not 0 <= dropout < 1:
-            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.loss", loss, one_of("dice", "cross_entropy"))
+        expect("method.cutmix", cutmix, number_in("[0, 1]", "a probability"))
+        expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
         self.student = network()
         self.threshold, self.loss, self.cutmix, self.dropout = threshold, loss, cutmix, dropout
 
@@ -90,8 +86,7 @@ class UniMatch(Method):
         return masked_cross_entropy(logits, y, (y != IGNORE).float())
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.student(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
+        return used_where_confident(self.student(image).softmax(dim=1), self.threshold)
 
 
 def channel_mask(features: Tensor, p: float) -> Tensor:

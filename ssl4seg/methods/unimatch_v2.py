@@ -1,18 +1,18 @@
 """UniMatch V2 (Yang, Zhao & Zhao, TPAMI 2025)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label
+from ssl4seg.keys import expect, share
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.teacher import WithTeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
+from ssl4seg.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class UniMatchV2(UniMatch):
+class UniMatchV2(WithTeacher, UniMatch):
     """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
 
     As `UniMatch`, but y [U, H, W] comes from an EMA teacher (0.996), and the two strong views are those whose features
@@ -46,12 +46,9 @@ class UniMatchV2(UniMatch):
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, loss=loss, cutmix=cutmix)
-        if not 0 <= dropout <= 1:
-            raise UserError(f"method.dropout={dropout}: expected a share in [0, 1]")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.dropout, self.predict_with = dropout, predict_with
+        expect("method.dropout", dropout, share)
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
+        self.dropout = dropout
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         y = confident_label(self.teacher(batch.unlabeled), self.threshold)
@@ -73,12 +70,4 @@ class UniMatchV2(UniMatch):
         return z_1, z_2
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.teacher(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
-
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
+        return used_where_confident(self.teacher(image).softmax(dim=1), self.threshold)

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import at_least, expect, number_in, whole
 from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.perturbation import feature_noise
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
+from ssl4seg.predictions import used_everywhere
 from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -54,12 +56,9 @@ class URPC(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if num_scales < 2:
-            raise UserError(f"method.num_scales={num_scales}: expected at least 2")
-        if not 0 <= dropout < 1:
-            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
-        if feature_noise < 0:
-            raise UserError(f"method.feature_noise={feature_noise}: expected a number of at least 0")
+        expect("method.num_scales", num_scales, whole(2))
+        expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
+        expect("method.feature_noise", feature_noise, at_least(0))
         self.student = network()
         channels = self.student.pyramid_channels[:num_scales]
         if len(channels) < 2:
@@ -103,7 +102,7 @@ class URPC(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         mean = self.scales(image).softmax(dim=2).mean(dim=0)
-        return PseudoLabels(mean, torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(mean)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, whole
 
 
 class Network(nn.Module, ABC):
@@ -30,10 +30,8 @@ class Network(nn.Module, ABC):
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        if in_channels < 1:
-            raise UserError(f"network.in_channels={in_channels}: expected at least 1")
-        if num_classes < 2:
-            raise UserError(f"network.num_classes={num_classes}: expected at least 2, background included")
+        expect("network.in_channels", in_channels, whole(1))
+        expect("network.num_classes", num_classes, whole(2))
         self.in_channels, self.num_classes = in_channels, num_classes
         self.mean: Tensor | None
         self.std: Tensor | None

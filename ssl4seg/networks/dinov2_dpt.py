@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, list_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.pretrained import load_encoder
 from ssl4seg.networks.timm_vit import from_timm, layers_of, vision_transformer
@@ -42,11 +42,8 @@ class DINOv2DPT(Network):
         reassembled: Sequence[int] = (48, 96, 192, 384),
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if len(reassembled) != 4 or min(channels, *reassembled) < 1:
-            raise UserError(
-                f"network.channels={channels}, network.reassembled={list(reassembled)}: expected positive numbers of "
-                "channels, and four of the latter"
-            )
+        expect("network.channels", channels, whole(1))
+        expect("network.reassembled", reassembled, list_of(whole(1), 4, 4))
         self.encoder = vit = vision_transformer(encoder, in_channels=in_channels)
         load_encoder(vit, encoder, encoder_weights, from_timm(encoder))
         self.blocks = [len(vit.blocks) * i // 4 - 1 for i in (1, 2, 3, 4)]

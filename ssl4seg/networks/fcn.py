@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import Key, expect, one_of
 from ssl4seg.networks.vgg import OnVGG
 
 
@@ -33,10 +33,8 @@ class FCN(OnVGG):
         self, *, in_channels: int, num_classes: int, stride: int = 8, upsampling: str = "bilinear", **keys: Any
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes, **keys)
-        if stride not in (32, 16, 8):
-            raise UserError(f"network.stride={stride}: expected 32, 16 or 8")
-        if upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={upsampling}: expected {' or '.join(self.upsamplings)}")
+        expect("network.stride", stride, Key(lambda v: v in (32, 16, 8), "32, 16 or 8"))
+        expect("network.upsampling", upsampling, one_of(*self.upsamplings))
         self.upsampling = upsampling
         self._channels = {32: (512,), 16: (512, 512), 8: (256, 512, 512)}[stride]
         scores = [nn.Conv2d(channels, num_classes, 1) for channels in (self.hidden, *self._channels[-2::-1])]

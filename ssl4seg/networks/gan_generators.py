@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, whole
 from ssl4seg.networks.base import Network, fitted
 
 
@@ -27,8 +27,7 @@ class Generator(Network):
 
     def __init__(self, *, in_channels: int, num_classes: int, width: int) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if width < 1:
-            raise UserError(f"network.width={width}: expected at least 1")
+        expect("network.width", width, whole(1))
         self.width = width
 
     @property

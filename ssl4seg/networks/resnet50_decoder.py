@@ -8,7 +8,7 @@ from torchvision import models
 from torchvision.models import get_model, list_models
 from torchvision.models.resnet import ResNet
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import from_torchvision, load_encoder, take_channels
@@ -34,8 +34,7 @@ class ResNet50Decoder(Network):
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         known = list_models(models, include=["resnet*", "resnext*", "wide_resnet*"])
-        if encoder not in known:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(known)}")
+        expect("network.encoder", encoder, one_of(*known))
         resnet: ResNet = get_model(encoder)
         self._channels = resnet.fc.in_features
         layers = OrderedDict(resnet.named_children())

@@ -21,6 +21,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import Download, State, load_encoder
@@ -51,8 +52,8 @@ class SMP(Network):
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         self.upsampling = keys.get("upsampling")
-        if self.upsampling is not None and self.upsamplings and self.upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={self.upsampling}: expected {' or '.join(self.upsamplings)}")
+        if self.upsampling is not None and self.upsamplings:
+            expect("network.upsampling", self.upsampling, one_of(*self.upsamplings))
         self.layout = layout(type(self), encoder, json.dumps(keys, default=list))
         model = self.built(encoder, keys, in_channels, num_classes)
         for name in self.layout.unused:

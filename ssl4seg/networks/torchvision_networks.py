@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import from_torchvision, load_encoder, take_channels
@@ -30,8 +30,7 @@ class DeepLabV3(Network):
         self, *, in_channels: int, num_classes: int, encoder: str = "resnet50", encoder_weights: str | None = None
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if encoder not in self.kinds:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(self.kinds)}")
+        expect("network.encoder", encoder, one_of(*self.kinds))
         whole = get_model(f"deeplabv3_{encoder}", weights_backbone=None, num_classes=num_classes, aux_loss=False)
         *layers, self.head = whole.classifier
         self.encoder, self.decoder = whole.backbone, nn.Sequential(*layers)

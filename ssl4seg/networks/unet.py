@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, list_of, number_in, one_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.dropout import Dropout
 
@@ -86,15 +87,13 @@ class UNet(Network):
         upsampling: str = "bilinear",
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if len(channels) != len(dropout) or len(channels) < 2 or min(channels) < 1:
+        expect("network.channels", channels, list_of(whole(1), 2))
+        expect("network.dropout", dropout, list_of(number_in("[0, 1)", "a probability")))
+        expect("network.upsampling", upsampling, one_of(*self.upsamplings))
+        if len(channels) != len(dropout):
             raise UserError(
-                f"network.channels={list(channels)} and network.dropout={list(dropout)}: "
-                "expected one positive number of channels and one dropout for each of at least 2 scales"
+                f"network.channels={list(channels)} and network.dropout={list(dropout)}: expected one of each a scale"
             )
-        if not all(0 <= p < 1 for p in dropout):
-            raise UserError(f"network.dropout={list(dropout)}: expected probabilities in [0, 1)")
-        if upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={upsampling}: expected {', '.join(self.upsamplings)}")
         self._channels = tuple(channels)
         inputs = (in_channels, *channels[:-1])
         self.encoder = nn.ModuleList(ConvBlock(*sizes) for sizes in zip(inputs, channels, dropout, strict=True))

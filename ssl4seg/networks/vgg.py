@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in, one_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.dropout import Dropout
 from ssl4seg.networks.pretrained import State, from_torchvision, load_encoder, take_channels
@@ -39,12 +39,9 @@ class OnVGG(Network):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if encoder not in KINDS:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(KINDS)}")
-        if hidden < 1:
-            raise UserError(f"network.hidden={hidden}: expected at least 1")
-        if not 0 <= dropout < 1:
-            raise UserError(f"network.dropout={dropout}: expected a probability in [0, 1)")
+        expect("network.encoder", encoder, one_of(*KINDS))
+        expect("network.hidden", hidden, whole(1))
+        expect("network.dropout", dropout, number_in("[0, 1)", "a probability"))
         self.encoder = make_layers(cfgs[KINDS[encoder]])
         take_channels(self.encoder, in_channels)
         for layer in self.encoder:  # as torchvision draws them

@@ -123,7 +123,7 @@ def test_the_configuration_makes_a_cnn_by_sgd_and_a_transformer_by_adamw():
 
 
 def test_a_transformer_that_cannot_be_called_is_refused():
-    with pytest.raises(UserError, match=r"method.transformer: .*_partial_"):
+    with pytest.raises(UserError, match=r"method.transformer=None: .*_partial_"):
         CTCT(network=Pixelwise, transformer=None)
 
 
