@@ -14,11 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import build, dataset_of, forward_of, network_maker
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.reading import read_all
-from ssl4seg.device import fabric_of
-from ssl4seg.evaluate import Measures, Predictor, evaluate, table_of
+from ssl4seg.run.assemble import build, dataset_of, forward_of, network_maker
+from ssl4seg.run.device import fabric_of
+from ssl4seg.scoring.predictor import Measures, Predictor, evaluate, table_of
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from medpy.metric.binary import asd, hd95
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import dataset_of
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.reading import read_all
-from ssl4seg.metrics import score
+from ssl4seg.run.assemble import dataset_of
+from ssl4seg.scoring.metrics import score
 
 
 def main() -> None:

@@ -18,15 +18,15 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssl4seg import mixing
-from ssl4seg import photometric as ph
-from ssl4seg.assemble import build, dataset_of
-from ssl4seg.conf import conf_dir
+from ssl4seg.augment import mixing
+from ssl4seg.augment import photometric as ph
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.feed.store import Store
+from ssl4seg.feed.views import View, sample, strong_view
 from ssl4seg.keys import IGNORE
-from ssl4seg.pictures import painted, palette
+from ssl4seg.run.assemble import build, dataset_of
+from ssl4seg.scoring.pictures import painted, palette
 from ssl4seg.seeding import generator
-from ssl4seg.store import Store
-from ssl4seg.views import View, sample, strong_view
 
 OPERATIONS = {  # with magnitudes that show what they do
     "brightness": (ph.brightness, (0.5, 1.5, 2.0)),

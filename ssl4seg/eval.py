@@ -5,10 +5,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command
-from ssl4seg.conf import check, completed, laid
+from ssl4seg.commands.cli import command
+from ssl4seg.commands.conf import check, completed, laid
 from ssl4seg.errors import UserError
-from ssl4seg.runs import checkpoint_file
+from ssl4seg.run.folder import checkpoint_file
 
 
 def run(config: DictConfig) -> None:
@@ -21,7 +21,9 @@ def run(config: DictConfig) -> None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     keys["dataset"] = completed(keys["dataset"])
     check(keys)
-    from ssl4seg.evaluation import evaluate_checkpoint  # imports torch, after the command line is known to be right
+    from ssl4seg.commands.evaluation import (
+        evaluate_checkpoint,  # imports torch, after the command line is known to be right
+    )
 
     evaluate_checkpoint(evaluation)
 

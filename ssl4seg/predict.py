@@ -5,10 +5,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command
-from ssl4seg.conf import check, laid
+from ssl4seg.commands.cli import command
+from ssl4seg.commands.conf import check, laid
 from ssl4seg.errors import UserError
-from ssl4seg.runs import checkpoint_file
+from ssl4seg.run.folder import checkpoint_file
 
 
 def run(config: DictConfig) -> None:
@@ -20,7 +20,7 @@ def run(config: DictConfig) -> None:
     if not Path(keys["input"]).exists():
         raise UserError(f"input={keys['input']}: there is no such file or folder")
     check(keys)
-    from ssl4seg.prediction import predict_files  # imports torch, after the command line is known to be right
+    from ssl4seg.commands.prediction import predict_files  # imports torch, after the command line is known to be right
 
     predict_files(keys)
 

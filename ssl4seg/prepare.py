@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ssl4seg.check_folder import check_folder
+from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.acdc_challenge import prepare_acdc, published
 from ssl4seg.errors import UserError, ends_with_its_pipe
 

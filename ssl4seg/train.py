@@ -5,10 +5,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command
-from ssl4seg.conf import resolved
+from ssl4seg.commands.cli import command
+from ssl4seg.commands.conf import resolved
 from ssl4seg.errors import UserError
-from ssl4seg.runs import remove_empty
+from ssl4seg.run.folder import remove_empty
 
 
 def run(config: DictConfig) -> float | None:
@@ -21,7 +21,7 @@ def run(config: DictConfig) -> float | None:
     except UserError:
         remove_empty(folder)  # which Hydra has made
         raise
-    from ssl4seg.training import train  # imports torch, after the command line is known to be right
+    from ssl4seg.run.training import train  # imports torch, after the command line is known to be right
 
     return train(container, names, folder)
 

@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 
 MACHINE = ("device=cpu", "precision=32", "num_threads=1")
 SMALL = ("network.channels=[4,8]", "network.dropout=[0.1,0.1]", "dataset.image_size=32")
@@ -57,7 +57,9 @@ MODULES = {
     "report": "ssl4seg.report.command",
 }
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["ssl4seg.training", "ssl4seg.inference"])  # imported once, not for every process
+_server.set_forkserver_preload(
+    ["ssl4seg.run.training", "ssl4seg.commands.evaluation", "ssl4seg.commands.prediction"]
+)  # imported once, not for every process
 
 
 class Finished(NamedTuple):

@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from ssl4seg.batches import Batches
 from ssl4seg.errors import UserError
+from ssl4seg.feed.batches import Batches
+from ssl4seg.feed.store import Order, Store
+from ssl4seg.feed.views import WeakView
 from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator, seed_of
-from ssl4seg.store import Order, Store
 from ssl4seg.types import Batch
-from ssl4seg.views import WeakView
 
 STILL = WeakView(rot90_flip=0, rotate=0, max_angle=0)
 RECIPE = WeakView(rot90_flip=0.5, rotate=1, max_angle=20)

@@ -13,10 +13,10 @@ from folders import describe, drawn, folder, save, write_pairs, write_root
 from helpers import run, succeed
 from PIL import Image
 
-from ssl4seg.check_folder import CAPTION, TILE, check_folder
+from ssl4seg.commands.check_folder import CAPTION, TILE, check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
-from ssl4seg.pictures import grey, painted, palette
+from ssl4seg.scoring.pictures import grey, painted, palette
 
 
 def cut(file: Path) -> None:

@@ -10,13 +10,13 @@ import yaml
 from helpers import MACHINE, composed, results, succeed
 from PIL import Image
 
-from ssl4seg.assemble import build, mask_colors_of
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.cityscapes import Cityscapes
 from ssl4seg.data.masks import as_held
 from ssl4seg.data.split import split_labeled
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Measures, table_of
+from ssl4seg.run.assemble import build, mask_colors_of
+from ssl4seg.scoring.predictor import Measures, table_of
 
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bremen_000000_000019", "bremen_000001_000019"]
 VAL = ["munster_000000_000019"]

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from helpers import MODULES, shell
 
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS
-from ssl4seg.words import check
 
 CONF = conf_dir()
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")  # whose is not ours

@@ -17,13 +17,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ssl4seg import checkpoint
-from ssl4seg.assemble import build, forward_of, method_of, network_maker, optimizers_of
-from ssl4seg.conf import choices, conf_dir
-from ssl4seg.engine import Engine, Plan
+from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
-from ssl4seg.transfer import Transfer
+from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
+from ssl4seg.run.engine import Engine, Plan
+from ssl4seg.run.transfer import Transfer
 from ssl4seg.types import Batch, Losses, Progress
 
 SIDE, NUM_LABELED, NUM_UNLABELED = 64, 2, 3
@@ -246,7 +246,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 # -- a file that one would add ----------------------------------------------------------------------------------------
 
 MINE = """
-from ssl4seg.predictions import entropy
+from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.base import Method
 
 

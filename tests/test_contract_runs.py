@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from helpers import PHANTOM, composed, differing, load, shell, small_method
 
-from ssl4seg.conf import choices, conf_dir
-from ssl4seg.engine import Engine
-from ssl4seg.runs import RunFolder
-from ssl4seg.training import Training
+from ssl4seg.commands.conf import choices, conf_dir
+from ssl4seg.run.engine import Engine
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.training import Training
 
 METHODS = choices("method", [conf_dir()])
 STEPS = 8
@@ -53,7 +53,7 @@ import torch
 import torch.distributed as dist
 from helpers import composed
 from test_contract_runs import METHODS, NAMES, overrides
-from ssl4seg.training import Training
+from ssl4seg.run.training import Training
 
 
 def check(method, *more):

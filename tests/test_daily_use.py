@@ -17,10 +17,10 @@ from helpers import PHANTOM, SMALL, acdc, composed, refused, results, save_nifti
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.conf import Laid, conf_dir, laid
+from ssl4seg.commands.conf import Laid, conf_dir, laid
+from ssl4seg.commands.evaluation import circumstances, evaluate_checkpoint
+from ssl4seg.commands.help import help_text
 from ssl4seg.data.phantom import Phantom
-from ssl4seg.evaluation import circumstances, evaluate_checkpoint
-from ssl4seg.help import help_text
 from ssl4seg.networks.unet import UNet
 from ssl4seg.report.collect import collect
 

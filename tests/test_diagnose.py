@@ -10,13 +10,13 @@ from helpers import PHANTOM, curve, events, lasting, load, results, succeed
 from pixelwise import Pixelwise
 from torch import Tensor
 
-from ssl4seg.diagnose import Counts, Diagnosis
+from ssl4seg.feed.views import WeakView
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
+from ssl4seg.run.diagnose import Counts, Diagnosis
 from ssl4seg.types import Progress, PseudoLabels
-from ssl4seg.views import WeakView
 
 CLASSES = ("background", "a", "b")
 CPU = torch.device("cpu")

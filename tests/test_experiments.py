@@ -11,9 +11,9 @@ import torch
 import yaml
 from helpers import composed
 
-from ssl4seg.assemble import build, method_of, network_maker
-from ssl4seg.conf import conf_dir
-from ssl4seg.words import check
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.words import check
+from ssl4seg.run.assemble import build, method_of, network_maker
 
 FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
 PAGE = (Path(__file__).parents[1] / "docs/recipes.md").read_text()

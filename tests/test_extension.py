@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import PHANTOM, events, load, refused, results, script, shell
 
-from ssl4seg.conf import choices, conf_dir
+from ssl4seg.commands.conf import choices, conf_dir
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

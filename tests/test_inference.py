@@ -30,10 +30,10 @@ from helpers import (
 )
 from PIL import Image
 
+from ssl4seg.commands.prediction import masks_to_write
 from ssl4seg.errors import UserError
-from ssl4seg.metrics import score_classes
-from ssl4seg.pictures import captioned, fullest, legend, palette
-from ssl4seg.prediction import masks_to_write
+from ssl4seg.scoring.metrics import score_classes
+from ssl4seg.scoring.pictures import captioned, fullest, legend, palette
 
 FIVE = "patient005_frame01"
 """A test case."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import (
+from ssl4seg.methods.parts.losses import (
     CrossEntropyDice,
     HardPixels,
     batch_mean,

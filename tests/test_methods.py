@@ -21,12 +21,12 @@ from pixelwise import (
 )
 from torch import Tensor, nn
 
+from ssl4seg.augment.mixing import cutmix_mask, mix
 from ssl4seg.errors import UserError
 from ssl4seg.methods.mean_teacher import MeanTeacher
+from ssl4seg.methods.parts.teacher import EMATeacher, noisy
 from ssl4seg.methods.supervised import Supervised
-from ssl4seg.methods.teacher import EMATeacher, noisy
 from ssl4seg.methods.uamt import UAMT
-from ssl4seg.mixing import cutmix_mask, mix
 from ssl4seg.types import Progress
 
 # -- golden values ----------------------------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ from ssl4seg.data.case import Case, Spacing, Volume
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.data.reading import read_all
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Measures, Predictor, distance_unit, evaluate, nearest, table_of, zoomed
 from ssl4seg.keys import IGNORE
-from ssl4seg.metrics import Scores, confusion, score, score_classes
-from ssl4seg.native import Predict, Resized
 from ssl4seg.networks.unet import UNet
-from ssl4seg.tables import CaseTable, PixelTable, Table
+from ssl4seg.scoring.inference import Predict, Resized
+from ssl4seg.scoring.metrics import Scores, confusion, score, score_classes
+from ssl4seg.scoring.predictor import Measures, Predictor, distance_unit, evaluate, nearest, table_of, zoomed
+from ssl4seg.scoring.tables import CaseTable, PixelTable, Table
 
 NAN = math.nan
 CPU = torch.device("cpu")

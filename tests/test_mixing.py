@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl4seg.augment.mixing import classmix_mask, copy_paste_mask, cutmix_boxes
 from ssl4seg.keys import IGNORE
-from ssl4seg.mixing import classmix_mask, copy_paste_mask, cutmix_boxes
 
 
 def sides(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.native import Inference, Resized, Sliding, Whole
+from ssl4seg.feed.store import Raw
+from ssl4seg.feed.views import CropView, sample
 from ssl4seg.networks.unet import UNet
-from ssl4seg.store import Raw
-from ssl4seg.views import CropView, sample
+from ssl4seg.scoring.inference import Inference, Resized, Sliding, Whole
 
 WAYS = [Resized(side=16), Whole(side=16), Sliding(side=16, overlap=0.5)]
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ssl4seg.data.formats import read_mask
 from ssl4seg.keys import IGNORE
-from ssl4seg.metrics import confusion
+from ssl4seg.scoring.metrics import confusion
 
 LONG = ("iterations=40", "eval_every=10", "method=mean_teacher", "labeled_ratio=0.5")
 RUN = Path("outputs/shapes/mean_teacher/unet-0.5-s0")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.assemble import load_network
 from ssl4seg.errors import UserError
 from ssl4seg.networks.dropout import Dropout
 from ssl4seg.networks.unet import UNet
+from ssl4seg.run.assemble import load_network
 
 CHANNELS, DROPOUT = (16, 32, 64, 128, 256), (0.05, 0.1, 0.2, 0.3, 0.5)
 

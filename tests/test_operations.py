@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Generator
 
-from ssl4seg import operations as ops
-from ssl4seg import photometric as ph
+from ssl4seg.augment import operations as ops
+from ssl4seg.augment import photometric as ph
 from ssl4seg.errors import UserError
 
 COLOR = {"saturation", "hue", "grayscale"}

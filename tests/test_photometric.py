@@ -11,7 +11,7 @@ import torchvision.transforms.v2.functional as tv
 from PIL import Image, ImageFilter
 from torch import Generator, Tensor
 
-from ssl4seg import photometric as ph
+from ssl4seg.augment import photometric as ph
 
 SHAPES = [(3, 1, 21, 17), (3, 3, 21, 17)]
 

@@ -5,9 +5,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.keys import IGNORE
-from ssl4seg.pictures import (
+from ssl4seg.scoring.pictures import (
     COLORS,
     captioned,
     enlarged,

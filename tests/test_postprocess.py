@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy import ndimage
 
-from ssl4seg.assemble import postprocess_of
-from ssl4seg.conf import choices, conf_dir
+from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
-from ssl4seg.metrics import score_classes
-from ssl4seg.postprocess.base import Given, Step, check_steps
-from ssl4seg.postprocess.crf import DenseCRF
-from ssl4seg.postprocess.lattice import Lattice
-from ssl4seg.postprocess.regions import LargestComponent, SmallRegions
-from ssl4seg.postprocess.superpixels import Superpixels
+from ssl4seg.run.assemble import postprocess_of
+from ssl4seg.scoring.metrics import score_classes
+from ssl4seg.scoring.postprocess.base import Given, Step, check_steps
+from ssl4seg.scoring.postprocess.crf import DenseCRF
+from ssl4seg.scoring.postprocess.lattice import Lattice
+from ssl4seg.scoring.postprocess.regions import LargestComponent, SmallRegions
+from ssl4seg.scoring.postprocess.superpixels import Superpixels
 
 STEPS: dict[str, Any] = {
     "largest_component": LargestComponent,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssl4seg.keys import IGNORE
-from ssl4seg.predictions import confident_label, entropy, log_entropy
+from ssl4seg.methods.parts.predictions import confident_label, entropy, log_entropy
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(0.0, 1), (0.7, 1), (0.8, IGNORE)])

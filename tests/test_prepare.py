@@ -26,7 +26,7 @@ from helpers import (
     succeed,
 )
 
-from ssl4seg.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.acdc_challenge import PUBLISHED, published
 
 ALL = (*TRAIN, *VAL, *TEST)

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet18, resnet34
 
-from ssl4seg.assemble import network_maker
 from ssl4seg.errors import UserError
 from ssl4seg.networks.dinov2_dpt import DINOv2DPT
 from ssl4seg.networks.resnet50_decoder import ResNet50Decoder
 from ssl4seg.networks.smp import DPT, FPN, PSPNet
 from ssl4seg.networks.torchvision_networks import LRASPP
 from ssl4seg.networks.vgg import transplant
+from ssl4seg.run.assemble import network_maker
 
 CHANNELS = {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}
 

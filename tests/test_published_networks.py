@@ -10,7 +10,6 @@ from helpers import SMALL_NETWORKS, small_network
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ssl4seg.assemble import network_maker
 from ssl4seg.errors import UserError
 from ssl4seg.networks import smp as ours
 from ssl4seg.networks.base import Network
@@ -20,6 +19,7 @@ from ssl4seg.networks.fcn import FCN
 from ssl4seg.networks.resnet50_decoder import ResNet50Decoder
 from ssl4seg.networks.torchvision_networks import LRASPP, DeepLabV3
 from ssl4seg.networks.vocsegnet import VOCSegNet
+from ssl4seg.run.assemble import network_maker
 
 NAMES = [name for name in SMALL_NETWORKS if not name.startswith(("swin", "gan"))] + ["lraspp"]
 

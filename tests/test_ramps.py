@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssl4seg.errors import UserError
-from ssl4seg.ramps import Rampup, sigmoid_rampup
+from ssl4seg.methods.parts.ramps import Rampup, sigmoid_rampup
 from ssl4seg.types import Progress
 
 

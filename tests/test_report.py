@@ -24,14 +24,14 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
-from ssl4seg.metrics import score
-from ssl4seg.pictures import palette
 from ssl4seg.report import command, compare, figures, pictures, sheets, words
 from ssl4seg.report.collect import Run, collect
 from ssl4seg.report.folder import FigureFolder
 from ssl4seg.report.words import PATIENT
-from ssl4seg.runs import FAILURES, read_config
-from ssl4seg.settings import RunSettings, read
+from ssl4seg.run.folder import FAILURES, read_config
+from ssl4seg.run.settings import RunSettings, read
+from ssl4seg.scoring.metrics import score
+from ssl4seg.scoring.pictures import palette
 
 CASES = ("patient1_frame01", "patient1_frame02", "patient2_frame01", "patient2_frame02", "other")
 

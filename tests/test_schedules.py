@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ssl4seg.errors import UserError
-from ssl4seg.schedules import Constant, Cosine, Poly
+from ssl4seg.run.schedules import Constant, Cosine, Poly
 from ssl4seg.types import Progress
 
 

@@ -7,9 +7,9 @@ import pytest
 from helpers import PHANTOM, curve, refused, results, succeed, table
 
 from ssl4seg.errors import UserError
-from ssl4seg.metrics import METRICS, Metric, metric_table
-from ssl4seg.selection import Selection, goodness_of, selected_by, selection_of
-from ssl4seg.tables import CaseTable, PixelTable
+from ssl4seg.scoring.metrics import METRICS, Metric, metric_table
+from ssl4seg.scoring.selection import Selection, goodness_of, selected_by, selection_of
+from ssl4seg.scoring.tables import CaseTable, PixelTable
 
 CLASSES = ["background", "myocardium", "ventricle"]
 CASES, PIXELS = CaseTable(CLASSES), PixelTable(CLASSES)
@@ -102,7 +102,7 @@ def test_a_run_keeps_the_model_with_the_smallest_hd95(tmp_path: Path) -> None:
 
 
 METRIC = '''
-from ssl4seg.metrics import Masks, Metric
+from ssl4seg.scoring.metrics import Masks, Metric
 
 
 def relative_error(masks: Masks) -> float:

@@ -20,14 +20,14 @@ from folders import describe, folder
 from natural import shapes, write_shapes
 from torch import Tensor
 
-from ssl4seg.batches import Batches
 from ssl4seg.data.case import Case, Volume
-from ssl4seg.device import out_of_memory_explained
 from ssl4seg.errors import UserError
-from ssl4seg.store import Box, Store
-from ssl4seg.stream import Ahead, Stream
+from ssl4seg.feed.batches import Batches
+from ssl4seg.feed.store import Box, Store
+from ssl4seg.feed.stream import Ahead, Stream
+from ssl4seg.feed.views import CropView
+from ssl4seg.run.device import out_of_memory_explained
 from ssl4seg.types import Batch
-from ssl4seg.views import CropView
 
 WORKERS = [0, 2]
 CROP = CropView(side=32, scale=(0.5, 2.0), flip=0.5)

@@ -13,8 +13,9 @@ import yaml
 from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
 from omegaconf import OmegaConf
 
-from ssl4seg import cluster, runs, sweeps
+from ssl4seg.commands import cluster, sweeps
 from ssl4seg.errors import UserError
+from ssl4seg.run import folder as runs
 
 FAULTY = '''
 import os

@@ -31,9 +31,9 @@ from helpers import (
     write_h5,
 )
 
-from ssl4seg.record import Record
-from ssl4seg.tables import CaseTable
-from ssl4seg.training import Training, train
+from ssl4seg.run.record import Record
+from ssl4seg.run.training import Training, train
+from ssl4seg.scoring.tables import CaseTable
 
 UAMT = ("method=uamt", "labeled_ratio=0.5")
 RUN = Path("outputs/phantom/uamt/unet-0.5-s0")

@@ -10,14 +10,14 @@ from helpers import PHANTOM, composed, differing, load, refused
 from test_contract_runs import engine_in, go
 from torch import Tensor, nn
 
-from ssl4seg.assemble import method_of, network_maker, optimizers_of
-from ssl4seg.engine import Engine
 from ssl4seg.errors import UserError
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.networks.base import Network
 from ssl4seg.networks.unet import UNet
-from ssl4seg.training import Training
-from ssl4seg.transfer import Transfer
+from ssl4seg.run.assemble import method_of, network_maker, optimizers_of
+from ssl4seg.run.engine import Engine
+from ssl4seg.run.training import Training
+from ssl4seg.run.transfer import Transfer
 
 NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
 KEYS = (*PHANTOM, "network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]", "labeled_ratio=0.5")

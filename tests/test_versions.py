@@ -11,9 +11,9 @@ import yaml
 from helpers import MACHINE, results, run, succeed, table
 from PIL import Image
 
-from ssl4seg.runs import read_config
-from ssl4seg.settings import RunSettings, read
-from ssl4seg.versions import current
+from ssl4seg.run.folder import read_config
+from ssl4seg.run.settings import RunSettings, read
+from ssl4seg.run.versions import current
 
 WORDS = (
     *MACHINE,

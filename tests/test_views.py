@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from ssl4seg.errors import UserError
+from ssl4seg.feed.store import Raw, Store, packed
+from ssl4seg.feed.views import CropView, WeakView, boxes, fit, moved, sample, strong_view
 from ssl4seg.keys import IGNORE
-from ssl4seg.store import Raw, Store, packed
-from ssl4seg.views import CropView, WeakView, boxes, fit, moved, sample, strong_view
 
 
 def gen(seed: int = 0) -> Generator:

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.datasets import voc
 
-from ssl4seg.conf import check_root, conf_dir, resolved
+from ssl4seg.commands.conf import check_root, conf_dir, resolved
 from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.data.voc2012 import VOC2012
 from ssl4seg.errors import UserError

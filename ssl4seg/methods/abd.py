@@ -5,13 +5,13 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
+from ssl4seg.augment.mixing import cut_patches, paste_patch
+from ssl4seg.augment.operations import ColorJitter
 from ssl4seg.keys import at_least, expect, number_in, share, whole
-from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, built_like, together
-from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
-from ssl4seg.mixing import cut_patches, paste_patch
-from ssl4seg.operations import ColorJitter
-from ssl4seg.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

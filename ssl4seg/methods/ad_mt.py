@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
 from ssl4seg.keys import expect, number_in, whole
-from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.teacher import STUDENT_OR_TEACHER, EMATeacher
-from ssl4seg.mixing import beta_boxes, mix, mix_labels
-from ssl4seg.predictions import confident_label, entropy, used_where_confident
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
+from ssl4seg.methods.parts.ramps import Rampup
+from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMATeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ssl4seg.keys import IGNORE, at_least, expect, number_in
-from ssl4seg.losses import batch_mean, cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.discriminator import Discriminator, bce, one_hot_truth, unmoved
-from ssl4seg.predictions import one_hot
+from ssl4seg.methods.parts.discriminator import Discriminator, bce, one_hot_truth, unmoved
+from ssl4seg.methods.parts.losses import batch_mean, cross_entropy, ratio
+from ssl4seg.methods.parts.predictions import one_hot
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

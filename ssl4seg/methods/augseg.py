@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl4seg import operations as ph
+from ssl4seg.augment import operations as ph
+from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
 from ssl4seg.keys import expect, whole
-from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
-from ssl4seg.methods.teacher import WithTeacher
-from ssl4seg.mixing import beta_boxes, mix, mix_labels
-from ssl4seg.predictions import entropy, used_where_confident
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import entropy, used_where_confident
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import Key, expect
-from ssl4seg.losses import CrossEntropyDice, SupervisedLoss
+from ssl4seg.methods.parts.losses import CrossEntropyDice, SupervisedLoss
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 

@@ -7,12 +7,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from ssl4seg.augment.mixing import copy_paste_mask, mix
 from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
-from ssl4seg.losses import CrossEntropyDice
 from ssl4seg.methods.base import MakeNetwork, together
-from ssl4seg.methods.teacher import WithTeacher
-from ssl4seg.mixing import copy_paste_mask, mix
-from ssl4seg.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.losses import CrossEntropyDice
+from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

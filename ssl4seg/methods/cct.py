@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import at_least, expect, list_of, low_high, number_in, one_of
-from ssl4seg.losses import batch_mean, softmax_mse
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
-from ssl4seg.methods.perturbation import feature_drop, feature_noise
+from ssl4seg.methods.parts.losses import batch_mean, softmax_mse
+from ssl4seg.methods.parts.perturbation import feature_drop, feature_noise
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network, resized
-from ssl4seg.predictions import used_everywhere
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 PERTURBATIONS = ("feature_noise", "dropout", "feature_drop")

@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Unpack
 
+from ssl4seg.augment.mixing import classmix_mask, mix, mix_labels
 from ssl4seg.keys import expect, number_in
-from ssl4seg.losses import batch_mean, cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import classmix_mask, mix, mix_labels
-from ssl4seg.predictions import confidence
+from ssl4seg.methods.parts.losses import batch_mean, cross_entropy
+from ssl4seg.methods.parts.predictions import confidence
 from ssl4seg.types import Batch, Losses, Progress
 
 

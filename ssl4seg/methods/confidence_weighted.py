@@ -5,10 +5,10 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.keys import at_least, expect
-from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
-from ssl4seg.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.self_training import SelfTraining, SelfTrainingKeys
 from ssl4seg.types import Progress, PseudoLabels
 
 

@@ -5,10 +5,10 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.keys import expect, true_or_false
-from ssl4seg.losses import cross_entropy
 from ssl4seg.methods.base import MakeNetwork, together
-from ssl4seg.methods.two_networks import TwoNetworks, TwoNetworksKeys
-from ssl4seg.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.losses import cross_entropy
+from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.two_networks import TwoNetworks, TwoNetworksKeys
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssl4seg.losses import dice
 from ssl4seg.methods.base import MakeNetwork, Method, built_like, together
-from ssl4seg.methods.discriminator import unmoved
+from ssl4seg.methods.parts.discriminator import unmoved
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network
-from ssl4seg.predictions import one_hot, used_everywhere
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

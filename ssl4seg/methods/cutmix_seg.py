@@ -2,11 +2,11 @@
 
 from typing import Unpack
 
+from ssl4seg.augment.mixing import cutmix_mask, mix
 from ssl4seg.keys import expect, number_in
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import cutmix_mask, mix
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 

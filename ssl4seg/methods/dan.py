@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.discriminator import Discriminator, bce, unmoved
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.discriminator import Discriminator, bce, unmoved
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 

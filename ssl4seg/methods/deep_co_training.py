@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl4seg.keys import IGNORE, at_least, expect
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.two_networks import TwoNetworks, log_mean
-from ssl4seg.predictions import log_entropy, used_everywhere
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.predictions import log_entropy, used_everywhere
+from ssl4seg.methods.parts.two_networks import TwoNetworks, log_mean
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

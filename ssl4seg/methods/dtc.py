@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import IGNORE, above, at_least, expect
-from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
-from ssl4seg.predictions import used_everywhere
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

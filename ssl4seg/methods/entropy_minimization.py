@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.predictions import log_entropy
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.predictions import log_entropy
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 

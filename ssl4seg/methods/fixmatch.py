@@ -5,9 +5,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from ssl4seg.keys import IGNORE, at_least, expect, number_in
-from ssl4seg.losses import masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.predictions import confident_label, used_where_confident
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

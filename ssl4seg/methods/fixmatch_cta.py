@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl4seg import photometric as ph
+from ssl4seg.augment import photometric as ph
 from ssl4seg.keys import expect, number_in, share, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch

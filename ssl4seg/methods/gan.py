@@ -6,9 +6,9 @@ import torch
 from torch.nn import Parameter
 
 from ssl4seg.keys import at_least, expect, one_of, true_or_false
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
+from ssl4seg.methods.parts.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 

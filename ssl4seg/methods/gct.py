@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import IGNORE, Key, at_least, expect, is_whole, number_in, whole
-from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.discriminator import unmoved
-from ssl4seg.methods.flaw_detector import FlawDetector, comparable, flaw_target
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.discriminator import unmoved
+from ssl4seg.methods.parts.flaw_detector import FlawDetector, comparable, flaw_target
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 EVEN = Key(lambda v: is_whole(v) and v >= 2 and v % 2 == 0, "an even number of at least 2")

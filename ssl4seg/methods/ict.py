@@ -5,11 +5,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from ssl4seg.augment.mixing import mix
 from ssl4seg.keys import above, expect
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import mix
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 

@@ -9,11 +9,11 @@ from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import at_least, expect, number_in, whole
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network, resized
-from ssl4seg.predictions import used_everywhere
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

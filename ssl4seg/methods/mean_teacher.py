@@ -5,10 +5,10 @@ from typing import TypedDict
 from torch import Tensor
 
 from ssl4seg.keys import at_least, expect
-from ssl4seg.losses import batch_mean, softmax_mse
 from ssl4seg.methods.base import MakeNetwork, together
-from ssl4seg.methods.teacher import WithTeacher, noisy
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.losses import batch_mean, softmax_mse
+from ssl4seg.methods.parts.ramps import Rampup
+from ssl4seg.methods.parts.teacher import WithTeacher, noisy
 from ssl4seg.types import Batch, Losses, Progress
 
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
-from ssl4seg.predictions import confidence, confident_label
+from ssl4seg.methods.parts.predictions import confidence, confident_label
+from ssl4seg.methods.parts.self_training import SelfTraining, SelfTrainingKeys
 from ssl4seg.types import Progress, PseudoLabels
 
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 

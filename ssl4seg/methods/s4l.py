@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import at_least, expect, whole
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress
 

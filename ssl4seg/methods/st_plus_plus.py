@@ -6,11 +6,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from ssl4seg.augment.mixing import cutmix_boxes, mix
 from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.self_training import Frozen
-from ssl4seg.mixing import cutmix_boxes, mix
-from ssl4seg.predictions import used_everywhere
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.self_training import Frozen
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 

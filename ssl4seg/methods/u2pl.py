@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ssl4seg.augment.mixing import cutmix_mask, mix, mix_labels
 from ssl4seg.keys import IGNORE, above, at_least, expect, number_in, whole
-from ssl4seg.losses import cross_entropy, ratio
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
-from ssl4seg.methods.projection import Projection, level_at
-from ssl4seg.methods.teacher import EMATeacher, WithTeacher
-from ssl4seg.mixing import cutmix_mask, mix, mix_labels
+from ssl4seg.methods.parts.losses import cross_entropy, ratio
+from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.parts.predictions import entropy
+from ssl4seg.methods.parts.projection import Projection, level_at
+from ssl4seg.methods.parts.teacher import EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
-from ssl4seg.predictions import entropy
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ssl4seg.keys import above, expect, optional, whole
-from ssl4seg.losses import ratio, softmax_mse
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.predictions import entropy
-from ssl4seg.ramps import sigmoid_rampup
+from ssl4seg.methods.parts.losses import ratio, softmax_mse
+from ssl4seg.methods.parts.predictions import entropy
+from ssl4seg.methods.parts.ramps import sigmoid_rampup
 from ssl4seg.types import Progress, PseudoLabels
 
 

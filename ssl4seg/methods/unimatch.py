@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ssl4seg.augment.mixing import cutmix_boxes, mix, mix_labels
 from ssl4seg.keys import IGNORE, expect, number_in, one_of
-from ssl4seg.losses import dice, masked_cross_entropy
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.methods.parts.losses import dice, masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.networks.base import resized
-from ssl4seg.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from ssl4seg.keys import expect, share
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.teacher import WithTeacher
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
-from ssl4seg.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

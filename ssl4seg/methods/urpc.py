@@ -10,13 +10,13 @@ from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import at_least, expect, number_in, whole
-from ssl4seg.losses import batch_mean, ratio
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.perturbation import feature_noise
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.perturbation import feature_noise
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
-from ssl4seg.predictions import used_everywhere
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 

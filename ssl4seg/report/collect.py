@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl4seg.errors import UserError
-from ssl4seg.metrics import METRICS
-from ssl4seg.runs import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
-from ssl4seg.selection import selected_by
+from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
+from ssl4seg.scoring.metrics import METRICS
+from ssl4seg.scoring.selection import selected_by
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
 MAIN = {name: METRICS[name].mean_title or METRICS[name].title for name in ("dice", "iou")}

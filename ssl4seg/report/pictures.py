@@ -12,19 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from ssl4seg.assemble import dataset_of, predictor_of
 from ssl4seg.data.case import LabelArray, Volume
 from ssl4seg.data.reading import read_all
-from ssl4seg.device import fabric_of
 from ssl4seg.errors import UserError
-from ssl4seg.load import load_run
-from ssl4seg.pictures import Palette, fullest, grey, palette
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
 from ssl4seg.report.words import short
-from ssl4seg.runs import read_config
-from ssl4seg.settings import RunSettings, read
+from ssl4seg.run.assemble import dataset_of, predictor_of
+from ssl4seg.run.device import fabric_of
+from ssl4seg.run.folder import read_config
+from ssl4seg.run.load import load_run
+from ssl4seg.run.settings import RunSettings, read
+from ssl4seg.scoring.pictures import Palette, fullest, grey, palette
 
 WHICH = ("worst", "median", "best")
 

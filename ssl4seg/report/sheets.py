@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ssl4seg.metrics import METRICS
 from ssl4seg.report.collect import HEAD, MAIN, Row
 from ssl4seg.report.words import short
+from ssl4seg.scoring.metrics import METRICS
 
 WORDS = (*HEAD, "differs")
 """The columns that name a row."""

@@ -8,13 +8,13 @@ from helpers import composed
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, numpy_supervised
 from test_losses import numpy_dice
 
-from ssl4seg.assemble import method_of, network_maker, optimizers_of
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ctct import CTCT
 from ssl4seg.networks.swin_unet import SwinUNet
 from ssl4seg.networks.unet import UNet
-from ssl4seg.transfer import Transfer
+from ssl4seg.run.assemble import method_of, network_maker, optimizers_of
+from ssl4seg.run.transfer import Transfer
 
 PHASES = ("segmenter", "transformer")
 

@@ -6,10 +6,10 @@ import torch
 from helpers import composed
 from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
 
-from ssl4seg.assemble import method_of
+from ssl4seg.augment.mixing import cutmix_mask
 from ssl4seg.errors import UserError
 from ssl4seg.methods.cutmix_seg import CutMixSeg
-from ssl4seg.mixing import cutmix_mask
+from ssl4seg.run.assemble import method_of
 from ssl4seg.types import Batch, Progress
 
 

@@ -11,7 +11,7 @@ from adversaries import judged, tiny_unet
 from torch import nn
 
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.discriminator import Discriminator, bce, least_squares, one_hot_truth, unmoved
+from ssl4seg.methods.parts.discriminator import Discriminator, bce, least_squares, one_hot_truth, unmoved
 
 
 @torch.no_grad()

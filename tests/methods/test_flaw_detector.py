@@ -8,7 +8,7 @@ from scipy.ndimage import correlate1d, maximum_filter
 from torch import nn
 
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.flaw_detector import FlawDetector, blurred, comparable, flaw_target
+from ssl4seg.methods.parts.flaw_detector import FlawDetector, blurred, comparable, flaw_target
 
 
 def gaussian(image: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
 
 SIZES, CHANNELS = (5, 3, 7), 4
 

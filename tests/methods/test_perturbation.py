@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ssl4seg.methods.perturbation import feature_drop, feature_noise
+from ssl4seg.methods.parts.perturbation import feature_drop, feature_noise
 
 
 def test_noise_is_uniform_in_proportion_to_the_activation():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ssl4seg.methods.projection import Projection
+from ssl4seg.methods.parts.projection import Projection
 
 
 @torch.no_grad()

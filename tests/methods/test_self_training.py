@@ -9,8 +9,8 @@ from pixelwise import Pixelwise, made
 
 from ssl4seg.errors import UserError
 from ssl4seg.methods.confidence_weighted import ConfidenceWeighted
+from ssl4seg.methods.parts.self_training import Frozen
 from ssl4seg.methods.pseudo_label import PseudoLabel
-from ssl4seg.methods.self_training import Frozen
 from ssl4seg.types import Progress
 
 KINDS = [PseudoLabel, ConfidenceWeighted]

@@ -9,11 +9,11 @@ from adversaries import some_batch
 from pixelwise import HALFWAY, Pixelwise, entropies, losses, made, numpy_supervised, softmax
 from torch import Tensor
 
+from ssl4seg.augment.mixing import cutmix_mask
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.projection import Projection, level_at
+from ssl4seg.methods.parts.projection import Projection, level_at
 from ssl4seg.methods.u2pl import U2PL
-from ssl4seg.mixing import cutmix_mask
 from ssl4seg.networks.unet import UNet
 from ssl4seg.types import Progress
 
