@@ -252,7 +252,7 @@ def test_the_report_counts_what_is_there(root, capsys):
     save(root / "masks/p8_a.png", label)
     check_folder(root)
     out = " ".join(capsys.readouterr().out.split())
-    assert "14 image files, 12 with a mask, 2 without; one split is drawn" in out
+    assert "14 image files, 12 with a mask, 2 without; the split is drawn" in out
     assert "40 x 48 (13), 60 x 50 (1) (height x width)" in out
     assert "channels 1 (14)" in out
     share = 1500 / (3000 + 11 * 1920)
