@@ -128,7 +128,7 @@ def test_a_good_folder_has_no_fault(root, capsys):
     [
         (
             lambda root: shutil.rmtree(root / "val"),
-            r"has train/ but no val/; part your cases into both, or put all into images/",
+            r"has train/ but no val/; divide your cases between them, or put all into images/",
         ),
         (lambda root: shutil.rmtree(root / "val/masks"), r"val: no image has a mask"),
         (lambda root: (root / "val/images/v.png").unlink(), r"val/images: holds no image \(\.nii\.gz"),

@@ -74,8 +74,8 @@ def find(root: Path, pattern: str | None = None) -> Layout:
         return layout
     if split_folders and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in split_folders]):
         layout.faults.append(
-            f"{root}: has {split_folders[0]}/ but {' and '.join(missing)}; divide your cases between them, or put all into "
-            f"{IMAGES}/ and {MASKS}/, for a split to be drawn"
+            f"{root}: has {split_folders[0]}/ but {' and '.join(missing)}; divide your cases between them, or put "
+            f"all into {IMAGES}/ and {MASKS}/, for a split to be drawn"
         )
     places: Sequence[Split | None] = split_folders or [None]
     for split in places:
