@@ -128,7 +128,7 @@ def test_a_good_folder_has_no_fault(root, capsys):
     [
         (
             lambda root: shutil.rmtree(root / "val"),
-            r"has train/ but no val/; part your cases into both, or put all into images/",
+            r"has train/ but no val/; divide your cases between them, or put all into images/",
         ),
         (lambda root: shutil.rmtree(root / "val/masks"), r"val: no image has a mask"),
         (lambda root: (root / "val/images/v.png").unlink(), r"val/images: holds no image \(\.nii\.gz"),
@@ -252,7 +252,7 @@ def test_the_report_counts_what_is_there(root, capsys):
     save(root / "masks/p8_a.png", label)
     check_folder(root)
     out = " ".join(capsys.readouterr().out.split())
-    assert "14 image files, 12 with a mask, 2 without; one split is drawn" in out
+    assert "14 image files, 12 with a mask, 2 without; the split is drawn" in out
     assert "40 x 48 (13), 60 x 50 (1) (height x width)" in out
     assert "channels 1 (14)" in out
     share = 1500 / (3000 + 11 * 1920)

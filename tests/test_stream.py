@@ -75,7 +75,7 @@ def test_the_cases_of_last_use_are_kept_up_to_their_bytes(make_case, kept, expec
     cases = [counting(make_case(name, np.zeros((3, 4, 4))), read) for name in "abc"]
     size = cases[0].read().image.nbytes
     read.clear()
-    stream = Stream(cases, num_classes=2, labels=False, kept_bytes=kept * size)
+    stream = Stream(cases, num_classes=2, labels=False, cache_bytes=kept * size)
     stream.take([0, 1, 2, 4, 3, 8, 6, 1, 0, 5, 2])  # of a, b, c, a, b, a
     assert "".join(read) == expected
 
@@ -112,7 +112,7 @@ def test_volumes_of_every_kind_are_streamed_as_they_are_stored(tmp_path, kind, n
     store = Store(cases, num_classes=2, labels=labels, device="cpu")
     order = [5, 0, 3, 7, 1, 5, 6, 2, 0, 4, 3]
     for kept in (0, 2**20):
-        stream = Stream(cases, num_classes=2, labels=labels, kept_bytes=kept)
+        stream = Stream(cases, num_classes=2, labels=labels, cache_bytes=kept)
         for _ in range(2):
             assert all(torch.equal(a, b) for a, b in zip(store.take(order), stream.take(order), strict=True))
 
@@ -121,7 +121,7 @@ def test_after_a_volume_was_read_its_slices_are_read_alone(tmp_path):
     cases = folder(write_volumes(tmp_path, "h5"), test_ratio=0, val_ratio=0.3).cases("train")
     store = Store(cases, num_classes=2, labels=True, device="cpu")
     read: list[str] = []
-    stream = Stream([counting(case, read) for case in cases], num_classes=2, labels=True, kept_bytes=0)
+    stream = Stream([counting(case, read) for case in cases], num_classes=2, labels=True, cache_bytes=0)
     order = list(range(len(store)))
     for _ in range(3):
         assert torch.equal(stream.take(order[::-1]).image, store.take(order[::-1]).image)

@@ -267,8 +267,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     """Print counts, kinds, sizes, channels and values."""
     items = layout.items
     masks = sum(item.mask is not None for item in items)
-    given = [split for split in SPLITS if any(item.split == split for item in items)]
-    print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(given))
+    splits = [split for split in SPLITS if any(item.split == split for item in items)]
+    print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
     if layout.others:
         print(f"  {len(layout.others)} files of other kinds are not read")
@@ -296,8 +296,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
         )
 
 
-def _places(given: Sequence[str]) -> str:
-    return " and ".join(f"{split}/" for split in given) if given else "one split is drawn"
+def _places(splits: Sequence[str]) -> str:
+    return " and ".join(f"{split}/" for split in splits) if splits else "the split is drawn"
 
 
 def _counted(pairs: Iterable[tuple[object, int]]) -> str:

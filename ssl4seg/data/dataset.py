@@ -104,10 +104,10 @@ class Dataset(ABC):
         background: bool = True,
         palette: Sequence[str | Sequence[int]] | None = None,
     ) -> None:
-        given = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
-        given |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
-        given |= {"background": background, "palette": palette}
-        check_keys(given, COMMON, "dataset.")
+        keys = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
+        keys |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
+        keys |= {"background": background, "palette": palette}
+        check_keys(keys, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
                 f"dataset.num_classes is {num_classes}, but dataset.classes names {len(classes)}: {list(classes)}"

@@ -151,9 +151,9 @@ class Folder(Dataset):
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
         """A key that is null gets its value from ROOT/dataset.yaml, else from the files, else its default."""
         root = Path(str(keys["root"])).expanduser()
-        given = {key: value for key in KEYS if (value := keys.get(key)) is not None}
-        check_keys(given, KEYS, "dataset.")
-        full = dict(keys) | DEFAULTS | read_description(root) | given
+        configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
+        check_keys(configured, KEYS, "dataset.")
+        full = dict(keys) | DEFAULTS | read_description(root) | configured
         if full["classes"] is None:
             items_of(root, full["group"])  # raises first if this is not such a folder at all
             raise UserError(
@@ -241,8 +241,8 @@ def read_headers(items: Sequence[Item], channels: int | None) -> tuple[dict[Item
     """
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(partial(_header, channels=channels), items))
-    good = {item: fact for item, fact in zip(items, outcomes, strict=True) if isinstance(fact, Facts)}
-    return good, [fault for fault in outcomes if isinstance(fault, str)]
+    facts_of = {item: fact for item, fact in zip(items, outcomes, strict=True) if isinstance(fact, Facts)}
+    return facts_of, [fault for fault in outcomes if isinstance(fault, str)]
 
 
 def _header(item: Item, channels: int | None) -> Facts | str:

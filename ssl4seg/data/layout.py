@@ -56,68 +56,68 @@ class Layout(NamedTuple):
 
 
 def find(root: Path, pattern: str | None = None) -> Layout:
-    """Look at the names of files; of contents only whether an h5 file holds a mask.
+    """Find the items of a folder by the names of files; only h5 files are opened, to see whether they hold a mask.
 
     Args:
         pattern: regular expression whose first group, matched in an item's name, is the item's group (the patient).
     """
-    found = Layout([], [], [], [])
-    given = [split for split in SPLITS if (root / split).is_dir()]
+    layout = Layout([], [], [], [])
+    split_folders = [split for split in SPLITS if (root / split).is_dir()]
     drawn = (root / IMAGES).is_dir()
-    if drawn and given:
-        found.faults.append(f"{root}: has two layouts at once, {IMAGES}/ and {given[0]}/; {EXPECTED}")
-        return found
-    if not drawn and not given:
+    if drawn and split_folders:
+        layout.faults.append(f"{root}: has two layouts at once, {IMAGES}/ and {split_folders[0]}/; {EXPECTED}")
+        return layout
+    if not drawn and not split_folders:
         inside = root.resolve().name in (IMAGES, MASKS, UNLABELED)
         meant = f" (is {root.resolve().parent} meant?)" if inside else ""
-        found.faults.append(f"{root}: has neither {IMAGES}/ nor train/; {EXPECTED}{meant}")
-        return found
-    if given and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in given]):
-        found.faults.append(
-            f"{root}: has {given[0]}/ but {' and '.join(missing)}; part your cases into both, or put all into "
-            f"{IMAGES}/ and {MASKS}/, for a split to be drawn"
+        layout.faults.append(f"{root}: has neither {IMAGES}/ nor train/; {EXPECTED}{meant}")
+        return layout
+    if split_folders and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in split_folders]):
+        layout.faults.append(
+            f"{root}: has {split_folders[0]}/ but {' and '.join(missing)}; divide your cases between them, or put "
+            f"all into {IMAGES}/ and {MASKS}/, for a split to be drawn"
         )
-    places: Sequence[Split | None] = given or [None]
+    places: Sequence[Split | None] = split_folders or [None]
     for split in places:
-        _pair(root / split if split else root, split, found)
-    _add_unlabeled(root / UNLABELED, "train" if given else None, found)
-    _check_masks(root, given, found)
-    return found._replace(items=_grouped(found, pattern))
+        _pair(root / split if split else root, split, layout)
+    _add_unlabeled(root / UNLABELED, "train" if split_folders else None, layout)
+    _check_masks(root, split_folders, layout)
+    return layout._replace(items=_grouped(layout, pattern))
 
 
-def _pair(folder: Path, split: Split | None, found: Layout) -> None:
+def _pair(folder: Path, split: Split | None, layout: Layout) -> None:
     """Add the images of a folder with their masks."""
-    images, masks = (_files(folder / name, found) for name in (IMAGES, MASKS))
+    images, masks = (_files(folder / name, layout) for name in (IMAGES, MASKS))
     if not images:
         fault = "holds no image" if (folder / IMAGES).is_dir() else "is missing"
-        found.faults.append(f"{folder / IMAGES}: {fault} ({', '.join(ENDINGS)})")
+        layout.faults.append(f"{folder / IMAGES}: {fault} ({', '.join(ENDINGS)})")
     owned: dict[str, Path] = {}
     for name, mask in masks.items():
         owner = next((image for image in (name, *_without_suffix(name)) if image in images), None)
         if owner is None:
-            found.faults.append(f"{mask}: is a mask without an image; {folder / IMAGES} holds no {name}")
+            layout.faults.append(f"{mask}: is a mask without an image; {folder / IMAGES} holds no {name}")
         elif owner in owned:
-            found.faults.append(f"{mask}: is a second mask of {owner}, beside {owned[owner].name}")
+            layout.faults.append(f"{mask}: is a second mask of {owner}, beside {owned[owner].name}")
         else:
             owned[owner] = mask
     for name, image in images.items():
         try:
             mask_file = _mask_of(image, owned.get(name))
         except UserError as error:
-            found.faults.append(str(error))
+            layout.faults.append(str(error))
         else:
-            found.items.append(Item(name=name, image=image, mask=mask_file, split=split, group=""))
+            layout.items.append(Item(name=name, image=image, mask=mask_file, split=split, group=""))
 
 
-def _add_unlabeled(folder: Path, split: Split | None, found: Layout) -> None:
+def _add_unlabeled(folder: Path, split: Split | None, layout: Layout) -> None:
     """Add the files of a folder without masks, except copies of images."""
-    images = {item.name for item in found.items}
-    are_unique = len(images) == len(found.items)
-    for name, file in _files(folder, found).items():
+    images = {item.name for item in layout.items}
+    are_unique = len(images) == len(layout.items)
+    for name, file in _files(folder, layout).items():
         if are_unique and name in images:
-            found.copies.append(file)
+            layout.copies.append(file)
         else:
-            found.items.append(Item(name=f"{UNLABELED}/{name}", image=file, mask=None, split=split, group=""))
+            layout.items.append(Item(name=f"{UNLABELED}/{name}", image=file, mask=None, split=split, group=""))
 
 
 def _mask_of(image: Path, mask: Path | None) -> Path | None:
@@ -132,16 +132,16 @@ def _without_suffix(name: str) -> Iterator[str]:
     return (name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix))
 
 
-def _files(folder: Path, found: Layout) -> dict[str, Path]:
+def _files(folder: Path, layout: Layout) -> dict[str, Path]:
     """The files below a folder by their names, sorted; a second file of the same name is a fault."""
     files: dict[str, Path] = {}
     for place, names in _folders(folder):
         for file in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
             name = (file.parent / stem(file)).relative_to(folder).as_posix()
             if not file.name.lower().endswith(ENDINGS):
-                found.others.append(file)
+                layout.others.append(file)
             elif name in files:
-                found.faults.append(f"{file}: has the same name as {files[name].name}; give each a name of its own")
+                layout.faults.append(f"{file}: has the same name as {files[name].name}; give each a name of its own")
             else:
                 files[name] = file
     return dict(sorted(files.items()))
@@ -164,24 +164,24 @@ def _folders(top: Path) -> Iterator[tuple[str, list[str]]]:
         starts = links  # last, so that a folder is known by its own name rather than by a link's
 
 
-def _check_masks(root: Path, given: Sequence[Split], found: Layout) -> None:
+def _check_masks(root: Path, split_folders: Sequence[Split], layout: Layout) -> None:
     """Add a fault for train and val without any mask, or for the whole folder if the split is drawn."""
-    places: Sequence[Split | None] = [split for split in given if split != "test"] or [None]
+    places: Sequence[Split | None] = [split for split in split_folders if split != "test"] or [None]
     for split in places:
-        items = [item for item in found.items if item.split == split]
+        items = [item for item in layout.items if item.split == split]
         if items and not any(item.mask for item in items):
             place = root / split if split else root
-            found.faults.append(
+            layout.faults.append(
                 f"{place}: no image has a mask; {place / MASKS} must hold files with the names of the images "
                 f"(or with {' '.join(SUFFIXES)} after them)"
             )
 
 
-def _grouped(found: Layout, pattern: str | None) -> list[Item]:
+def _grouped(layout: Layout, pattern: str | None) -> list[Item]:
     """The items with their groups. Without a pattern each is its own group, also where splits use the same names."""
     if pattern is None:
-        places = [f"{item.split}/" if item.split in HELD_OUT else "" for item in found.items]
-        return [replace(item, group=place + item.name) for place, item in zip(places, found.items, strict=True)]
+        places = [f"{item.split}/" if item.split in HELD_OUT else "" for item in layout.items]
+        return [replace(item, group=place + item.name) for place, item in zip(places, layout.items, strict=True)]
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -190,15 +190,15 @@ def _grouped(found: Layout, pattern: str | None) -> list[Item]:
         raise UserError(
             f"dataset.group={pattern}: has no (...) around the part that names the patient, as in '(patient\\d+)_'"
         )
-    items, missed = [], []  # missed items stay in `items`, so that their other faults are found too
-    for item in found.items:
+    items, missed = [], []  # missed items stay in `items`, so that their other faults are layout too
+    for item in layout.items:
         match = compiled.search(item.name.removeprefix(f"{UNLABELED}/"))
         if not (match and match[1]):
             missed.append(item.name)
         items.append(replace(item, group=match[1] if match and match[1] else item.name))
     if missed:
         named = f"{', '.join(missed[:3])}{', ...' if len(missed) > 3 else ''}"
-        found.faults.append(
-            f"dataset.group={pattern}: does not match {len(missed)} of {len(found.items)} names ({named})"
+        layout.faults.append(
+            f"dataset.group={pattern}: does not match {len(missed)} of {len(layout.items)} names ({named})"
         )
     return items

@@ -29,7 +29,7 @@ def is_color(value: Any) -> bool:
 
 
 def rgb_of(color: Color) -> tuple[int, int, int]:
-    """Red, green and blue in 0..255; of a grey value three times that value."""
+    """Red, green and blue in 0..255, all equal for a grey value."""
     if isinstance(color, int):
         return color, color, color
     red, green, blue = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else color

@@ -17,7 +17,7 @@ from ssl4seg.feed.store import Images
 
 Item = TypeVar("Item")
 FOREVER = 2**62
-KEPT_BYTES = 2**27
+CACHE_BYTES = 2**27
 """Memory for decoded cases in each process and stream: about fifty volumes of ACDC, or one of computed tomography."""
 KILLED = (
     "a process that reads images ahead was killed, perhaps for lack of memory: lower engine.num_workers; a container "
@@ -32,32 +32,34 @@ class Stream(Images):
         cases: each is checked whenever it is read.
         num_classes: K, to check the masks against.
         labels: whether masks are read.
-        kept_bytes: memory for the decoded cases used last; the very last one is always kept.
+        cache_bytes: memory for the decoded cases used last; the very last one always stays.
     """
 
-    def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool, kept_bytes: int = KEPT_BYTES) -> None:
-        self.cases, self.num_classes, self.labels, self.kept_bytes = cases, num_classes, labels, kept_bytes
+    def __init__(
+        self, cases: Sequence[Case], *, num_classes: int, labels: bool, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.cases, self.num_classes, self.labels, self.cache_bytes = cases, num_classes, labels, cache_bytes
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
         self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32).reshape(-1, 2)
-        self.kept: dict[int, Volume] = {}
+        self.cache: dict[int, Volume] = {}
         self.seen: set[int] = set()
 
     def volume(self, number: int) -> Volume:
         """All slices of a case."""
-        volume = self.kept.pop(number, None)
+        volume = self.cache.pop(number, None)
         if volume is None:
             # Make room before reading, so that two large cases are never held at once.
-            while self.kept and sum(map(_nbytes, self.kept.values())) > self.kept_bytes:
-                del self.kept[next(iter(self.kept))]
+            while self.cache and sum(map(_nbytes, self.cache.values())) > self.cache_bytes:
+                del self.cache[next(iter(self.cache))]
             volume = self._checked(number, self.cases[number].volume(label=self.labels))
             self.seen.add(number)
-        self.kept[number] = volume  # last in the order of use
+        self.cache[number] = volume  # last in the order of use
         return volume
 
     def slice(self, number: int, i: int) -> tuple[ImageArray, LabelArray | None]:
         """One slice of a case [C, H, W] and its mask [H, W]. The first time, the whole case is read and checked."""
         read = self.cases[number].read_slice
-        if read and number in self.seen and number not in self.kept:
+        if read and number in self.seen and number not in self.cache:
             image, label = self._checked(number, read(i, self.labels and self.cases[number].labeled))
             i = 0
         else:

@@ -60,7 +60,7 @@ def palette(given: Sequence[Color] | None = None, *, background: bool = True) ->
 
 
 def grey(image: ImageArray) -> Picture:
-    """[C, H, W] stretched to 0..255; of other than three channels only the first, or the first three."""
+    """The first three channels of [C, H, W], or the first if there are fewer than three, stretched to 0..255."""
     shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
     low, high = float(shown.min()), float(shown.max())
     scaled = (shown - low) / (high - low) if high > low else np.zeros_like(shown)
