@@ -108,7 +108,7 @@ class ADMT(Method):
         return int((ends_of_turns(self.seed, self.period, progress.total) <= progress.step).sum()) % 2
 
     def after_step(self, progress: Progress) -> None:
-        turns = max(progress.step - self.copy_steps, 0) // 2  # of this teacher, about, since its average began
+        turns = max(progress.step - self.copy_steps, 0) // 2  # about the steps that this teacher has averaged
         teacher = self.teachers[self.turn(progress)]
         assert isinstance(teacher, EMATeacher)
         teacher.follow(self.student, Progress(turns, progress.total))

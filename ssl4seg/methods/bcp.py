@@ -21,7 +21,7 @@ class BCP(WithTeacher):
 
     z1 = f(a box of a labelled image on an unlabelled one), z2 = f(a box of an unlabelled image on a labelled one), each
     for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the paper
-    calls the two mixed images "in" and "out"); y_u: the EMA teacher's argmax, of which each class but the background
+    calls the two mixed images "in" and "out"); y_u: the EMA teacher's argmax, in which each class but the background
     keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is the same for the whole
     batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by 1e-10 as in the authors'
     code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).

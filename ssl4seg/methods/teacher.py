@@ -57,7 +57,7 @@ class EMATeacher(nn.Module):
 
 
 class WithTeacher(Method, ABC):
-    """A method whose student is followed by an EMA teacher, either of which may predict.
+    """A method with a student and an EMA teacher that follows it; either may predict.
 
     The constructor of a subclass builds `student`, then calls `add_teacher`.
     """
@@ -66,7 +66,7 @@ class WithTeacher(Method, ABC):
     predict_with: str
 
     def add_teacher(self, *, ema_decay: float, predict_with: str = "student", buffers: bool = False) -> None:
-        """Let a copy of the student follow it.
+        """Copy the student as its teacher.
 
         Args:
             ema_decay, buffers: of `EMATeacher`.

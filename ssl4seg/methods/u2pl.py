@@ -253,8 +253,8 @@ class Contrast:
         r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
 
         if queue:
-            key, there = spread_index(negative.sum(dim=1), self.num_keys)
-            self.bank.push(r_t[nth_true(negative, key)], there)
+            key, valid = spread_index(negative.sum(dim=1), self.num_keys)
+            self.bank.push(r_t[nth_true(negative, key)], valid)
         with torch.autocast(r.device.type, enabled=False):
             count = anchor.sum(dim=1)
             a = F.normalize(r[nth_true(anchor, uniform_index(count, self.num_anchors))], dim=2)
@@ -264,8 +264,8 @@ class Contrast:
             alike = torch.einsum("kmd,kd->km", a, positive)[:, :, None]
             unlike = torch.einsum("kmd,kmnd->kmn", a, drawn)
             each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
-        there = ((count > 0) & (self.bank.held > 0)).float()
-        return ratio((there * each).sum(), there.sum())
+        counted = ((count > 0) & (self.bank.held > 0)).float()
+        return ratio((counted * each).sum(), counted.sum())
 
 
 def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class UniMatchV2(WithTeacher, UniMatch):
     - All their scales share M, because all scales of the DINOv2 encoder have the same channels; here each scale has its
       own.
     - Their boxes show the batch reversed; here they show the batch rolled by one.
-    - Their teacher is in evaluation mode with averaged batch-norm statistics, of which their DPT has none; here it
+    - Their teacher is in evaluation mode with averaged batch-norm statistics (their DPT has no batch norm); here it
       teaches in training mode like every `EMATeacher`, because averaged statistics lag (phantom, 2 labelled patients,
       400 steps, one seed: test Dice 13.6 against 70.8).
     - Their network is DINOv2 with DPT, trained by AdamW with 5e-6 (the rest 2e-4); here `network` chooses it, and
