@@ -18,30 +18,36 @@ class AdvSemiSeg(Method):
     """L = L_sup + a_l mean_l bce(D(p_l), 1) + a_u mean_u bce(D(p_u), 1) + s mean_{D(p_u) > T} ce(z_u, argmax z_u)
 
     (their eqs. 2 to 5), and for the discriminator L_D = mean_l bce(D(y), 1) + mean_l bce(D(p_l), 0)   (their eq. 1).
-    p = softmax(z) [N, K, H, W] of the segmenter, y the one-hot truth; D(.) [N, 1, H, W] says in every pixel whether a
-    map is a truth (a logit; as a probability where it is compared with T); bce and ce are cross-entropies. The last
-    term is the self-taught one: it believes what D takes for true. Labelled pixels that are ignored do not count.
+
+    p = softmax(z) [N, K, H, W] of the segmenter; y: the one-hot truth; D(.) [N, 1, H, W]: the discriminator's logit in
+    every pixel that a map is a truth, taken as a probability where it is compared with T; bce and ce: cross-entropies.
+    In the last, self-taught term the segmenter learns its own class where D takes it for the truth. Labelled pixels
+    that are ignored do not count.
 
     The paper's constants: a_l = 0.01, a_u = 0.001, s = 0.1, T = 0.2; unlabelled images take part after 5,000 of 20,000
-    steps; Adam 1e-4 with betas (0.9, 0.99) for D. (0.001 and 0.0001 are quoted for a_l and a_u too.)
+    steps; Adam 1e-4 with betas (0.9, 0.99) for D. (Others quote 0.001 and 0.0001 for a_l and a_u.)
 
     Labelled and unlabelled images pass the segmenter apart, as in the authors' code, so that the batch norm does not
     mix their statistics (phantom, 2 labelled patients, seeds 0, 1, 2: test Dice 65.9, 54.7, 62.7 mixed, 73.7, 66.3,
     69.6 apart).
 
-    Differs from the authors' code: there D learns from predictions made before the segmenter's step, D also learns that
-    unlabelled predictions are none, L_D is halved (which Adam does not notice), truths and predictions are of different
-    labelled images, the unlabelled images' adversarial term starts at once (`adversarial_start=0`), and a truth is 0
-    where it is ignored; here D sees the prediction there. Neither code nor paper has Dice in L_sup.
+    Differs from the authors' code:
+    - Their D learns from predictions made before the segmenter's step; here from predictions made after it.
+    - Their D also learns that unlabelled predictions are no truths; here it learns from labelled images alone.
+    - Their L_D is halved, which Adam does not notice.
+    - Their truths and predictions are of different labelled images; here of the same.
+    - Their adversarial term of the unlabelled images starts at once (here `adversarial_start=0`).
+    - A truth is 0 where it is ignored there; here D sees the prediction in its place.
+    - Neither code nor paper has Dice in L_sup.
 
-    In each phase the other network's parameters get no gradient and its batch norm's running statistics stay.
+    In each phase the other network's parameters get no gradient, and its batch norm's running statistics stay.
 
     Args:
         adversarial_weight: a_l.
         unlabeled_adversarial_weight: a_u.
         self_taught_weight: s.
         threshold: T, a probability.
-        adversarial_start, self_taught_start: share of the run from which a_u and s hold; 0 before.
+        adversarial_start, self_taught_start: shares of the run from which a_u and s hold; the terms are 0 before.
     """
 
     phases = ("segmenter", "discriminator")
@@ -112,5 +118,5 @@ class AdvSemiSeg(Method):
 
 
 def mean_over(counted: Tensor, value: Tensor) -> Tensor:
-    """Mean of [N, 1, H, W] over the pixels [N, H, W] that count in the global batch; 0 if none does."""
+    """Mean of [N, 1, H, W] over the pixels [N, H, W] that count in the global batch; 0 if no pixel counts."""
     return ratio((counted * value[:, 0]).sum(), counted.sum().float())

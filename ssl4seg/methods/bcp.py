@@ -20,21 +20,24 @@ class BCP(WithTeacher):
     """L = L_in(z1, y_l) + a L_out(z1, y_u) + L_out(z2, y_l) + a L_in(z2, y_u)
 
     z1 = f(a box of a labelled image on an unlabelled one), z2 = f(a box of an unlabelled image on a labelled one), each
-    for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the
-    paper's "in" and "out" are the two mixed images); y_u: the EMA teacher's argmax, of which each class but the
-    background keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is
-    the same for the whole batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by
-    1e-10 as in the authors' code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).
+    for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the paper
+    calls the two mixed images "in" and "out"); y_u: the EMA teacher's argmax, in which each class but the background
+    keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is the same for the whole
+    batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by 1e-10 as in the authors'
+    code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).
 
-    Before that, in stage 0, boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
+    Stage 0, before that, pastes boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
     quarter of the run, 10,000 of 40,000 steps in the authors' code. The teacher starts as its student, and its average
     includes the batch norm's running statistics. The student predicts, as in the authors' test.
 
-    Differs from the authors' code: stage 0 hands on its last student, not its best on val, and not the optimiser's
-    state; both mixed batches share one pass, and so the batch norm's statistics, and so do the two halves in the
-    teacher; the code's learning rate is constant (`schedule=constant`). The shorter of the two streams is repeated, and
-    a batch of one is mixed with itself. The components are found on the CPU: about 30 ms a step for 12 images of 256 x
-    256, during which a GPU waits.
+    Differs from the authors' code:
+    - Their stage 0 hands on its best student on val and the optimiser's state; here it hands on its last student alone.
+    - Their two mixed batches pass the student apart, and the two halves the teacher; here they share one pass, and so
+      the batch norm's statistics.
+    - Their learning rate is constant; here that is `schedule=constant`.
+    - Here the shorter of the two streams is repeated, and a batch of one is mixed with itself.
+
+    The components are found on the CPU: about 30 ms a step for 12 images of 256 x 256, during which a GPU waits.
 
     Args:
         pretrain: share of the run that stage 0 takes.
@@ -105,14 +108,14 @@ class BCP(WithTeacher):
 
 
 def _halves(x: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Indices of the first and the second half of `num` images, taken from x in turn; equally many of both."""
+    """Indices of the first and second half of `num` images, taken from x in turn; both halves have the same length."""
     half = (num + 1) // 2
     order = torch.arange(2 * half, device=x.device) % len(x)
     return order[:half], order[half:]
 
 
 def largest_components(label: Tensor) -> Tensor:
-    """Labels [N, H, W] in which each class but the background 0 keeps its largest component, the rest becoming 0.
+    """Labels [N, H, W] in which each class but the background 0 keeps its largest component; the rest becomes 0.
 
     Pixels that touch at a corner are connected; of equally large components the first in reading order is kept.
     """

@@ -16,8 +16,8 @@ class ConfidenceWeighted(SelfTraining):
     """L_pseudo = mean_px[ q CE(f(x_u), argmax_k p') ]   with q = ((K c - 1) / (K - 1))^gamma,   c = max_k p'
 
     p' [U, K, H, W]: the labeller's softmax output; c in [1/K, 1]; q [U, H, W] in [0, 1]: 0 for a guess (c = 1/K), 1 for
-    certainty, whatever K is. gamma = 4 lets low confidence weigh next to nothing: with K = 4, c = 0.5, 0.7, 0.9, 0.99
-    weigh 0.01, 0.13, 0.56, 0.95.
+    certainty, for any K. gamma = 4 lets low confidence weigh next to nothing: with K = 4, c = 0.5, 0.7, 0.9, 0.99 weigh
+    0.01, 0.13, 0.56, 0.95.
 
     No paper defines the method; q is ours. The mean is over all pixels, so that unsure images move the student little.
     There is no Dice term: in its ratio a weight that all pixels share cancels, and a batch that is unsure everywhere

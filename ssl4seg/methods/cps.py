@@ -16,16 +16,19 @@ class CPS(TwoNetworks):
     """L = L_sup(z_1) + L_sup(z_2) + w(t) (L_cps^u + L_cps^l)   (their L_s + lambda L_cps)
 
     L_cps = CE(z_1, argmax_k z_2) + CE(z_2, argmax_k z_1), without a gradient in the argmax, as the mean over the pixels
-    of the unlabelled images (u) and of the labelled (l); z_1, z_2: logits [L, K, H, W] and [U, K, H, W] of the student
-    and of a peer of another initialisation; CE in nats. w as in `MeanTeacher`, 0.1 as in the SSL4MIS recipe; the paper
-    has 1.5 (VOC) and 6 (Cityscapes) without a ramp.
+    of the unlabelled images (u) and of the labelled images (l); z_1, z_2: logits [L, K, H, W] and [U, K, H, W] of the
+    student and of a peer of another initialisation; CE in nats. w as in `MeanTeacher`, 0.1 as in the SSL4MIS recipe;
+    the paper has 1.5 (VOC) and 6 (Cityscapes) without a ramp. The first network predicts, as in the paper.
 
-    Differs from the authors' code, where L_cps is the mean over the pixels of both kinds of images together: half the
-    sum where there are as many of each. Differs from the SSL4MIS script, which has L_cps on the unlabelled images alone
-    (`on_labeled=false`). The first network predicts, as in the paper.
+    Differs from the authors' code:
+    - Their L_cps is one mean over the pixels of labelled and unlabelled images together, which is half of the sum here
+      if there are as many of each.
+
+    Differs from the SSL4MIS script:
+    - The script has L_cps on the unlabelled images alone (here `on_labeled=false`).
 
     Args:
-        on_labeled: whether L_cps^l is there.
+        on_labeled: whether L_cps^l is part of the loss.
         common: the keys of `TwoNetworks`.
     """
 
@@ -46,10 +49,10 @@ class CPS(TwoNetworks):
         }
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        """What the student learns from: the peer's most probable class, everywhere."""
+        """The student's targets: the peer's most probable class, everywhere."""
         return used_everywhere(one_hot(self.peer(image).argmax(dim=1), self.peer.num_classes))
 
 
 def cross(z_1: Tensor, z_2: Tensor) -> Tensor:
-    """L_cps."""
+    """L_cps of two logits [N, K, H, W]."""
     return cross_entropy(z_1, z_2.argmax(dim=1)) + cross_entropy(z_2, z_1.argmax(dim=1))

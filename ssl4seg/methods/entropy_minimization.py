@@ -18,7 +18,8 @@ class EntropyMinimization(Method):
     equally likely; w(t) as in `MeanTeacher`, 0.1 at the end as in the SSL4MIS recipe (ADVENT: 0.001, on the unlabelled
     images alone, without a ramp; its eq. 3 sums over the pixels, its code takes their mean).
 
-    Differs from the SSL4MIS script, which divides by ln 4 whatever K is.
+    Differs from the SSL4MIS script:
+    - The script divides by ln 4 for any K; here E is divided by ln K.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.

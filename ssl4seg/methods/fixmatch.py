@@ -15,13 +15,17 @@ class FixMatch(Method):
     """L = L_sup + w mean_px[1(max_k p_w >= tau) H(argmax_k p_w, p_s)]   (their eq. 4, w their lambda_u)
 
     p_w, p_s: the student's softmax outputs [U, K, H, W] of the weak view, without a gradient, and of the strong view;
-    H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels:
-    one that is not confident counts as 0. The three views share one pass, in training mode, as in the authors' code.
+    H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels; an
+    unconfident pixel counts as 0. The three views share one pass, in training mode, as in the authors' code.
 
-    Differs from the authors' code, for classification: there an average of the student's weights predicts (decay
-    0.999), here the student; strong views are CTAugment's with a Cutout of half the side (`fixmatch_cta`), here
-    `views.strong`; and a step has seven unlabelled images to one labelled (`unlabeled_batch_size`). Differs from the
-    public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
+    Differs from the authors' code, for classification:
+    - An average of the student's weights predicts there (decay 0.999); here the student predicts.
+    - Their strong views are CTAugment's with a Cutout of half the side (here `fixmatch_cta`); here they are
+      `views.strong`.
+    - Their step has seven unlabelled images to one labelled (here `unlabeled_batch_size`).
+
+    Differs from the public 2-D ACDC script:
+    - A pixel of low confidence becomes background there; here it is ignored.
 
     Args:
         threshold: tau.

@@ -16,28 +16,28 @@ class GAN(Method):
     """Generator: L = L_sup + a mean_{l, u} loss(D(x, p), 1)
     Discriminator: L_D = [mean_l loss(D(x, y), 1) + mean_{l, u} loss(D(x, p), 0)] / 2
 
-    x: images; p = softmax [N, K, H, W] of the generator, which is the segmenter, any network; y: the one-hot truths of
-    the labelled images; D(x, m) [N, 1, h, w]: a map of patch decisions (logits) on an image and a mask stacked on the
-    channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or
-    least squares, (d - t)^2. Labelled images supervise and play; of the unlabelled ones, which have no y, only
-    predictions do. The articles have
-    `supervised_loss=cross_entropy`.
+    x: images; p = softmax [N, K, H, W] of the generator, which is the segmenter and may be any network; y: the one-hot
+    truths of the labelled images; D(x, m) [N, 1, h, w]: patch decisions (logits) on an image and a mask stacked on the
+    channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or least
+    squares, (d - t)^2. Labelled images enter both losses; unlabelled images have no y, so only their predictions enter.
+    The articles have `supervised_loss=cross_entropy`.
 
-    There is no one paper. The original GAN has the cross-entropy (their eq. 1, with the generator's loss that does not
-    saturate), LSGAN least squares (their eq. 9; the 1/2 of its generator is a matter of a), pix2pix the condition, the
-    patches, the 1/2 of L_D and a = 0.01, DCGAN Adam 2e-4 with betas (0.5, 0.999) for both networks, as in our YAML.
-    With a = 1 the adversarial term outweighs L_sup tenfold: D soon tells one-hot truths from soft predictions.
+    No single paper defines the method. The cross-entropy is the original GAN's (their eq. 1, with the generator's loss
+    that does not saturate), least squares are LSGAN's (their eq. 9; a absorbs the 1/2 of its generator), the condition,
+    the patches, the 1/2 of L_D and a = 0.01 are pix2pix's, Adam 2e-4 with betas (0.5, 0.999) for both networks, as in
+    our YAML, is DCGAN's. With a = 1 the adversarial term outweighs L_sup tenfold, because D soon tells one-hot truths
+    from soft predictions.
 
     Labelled and unlabelled images pass the generator one after the other: in one pass, its batch norm's statistics are
-    those of both, and with Adam it learns to know the few labelled ones by how they stand out (phantom, 2 labelled
-    patients, 125 steps, one seed: val Dice 22 against 45).
+    those of both, and with Adam it learns to recognise the few labelled images by how they stand out (phantom, 2
+    labelled patients, 125 steps, one seed: val Dice 22 against 45).
 
     Where the truth is ignored, D sees the prediction in its place. D judges truths and predictions in two passes, so
     that its batch norm sees predictions by themselves in both phases. In each phase the other network's parameters get
-    no gradient and its batch norm's running statistics stay.
+    no gradient, and its batch norm's running statistics stay.
 
     Args:
-        adversarial: the loss, bce or least_squares.
+        adversarial: the loss, "bce" or "least_squares".
         adversarial_weight: a.
         batch_norm: whether D has batch norm.
     """

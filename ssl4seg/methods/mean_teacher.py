@@ -26,19 +26,22 @@ class MeanTeacherKeys(TypedDict, total=False):
 class MeanTeacher(WithTeacher):
     """L = L_sup + w(t) mean[(p_s(x_u) - p_t(x_u + e))^2]   (their section 2, J with MSE)
 
-    p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes;
-    e ~ N(0, 0.1) clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. Constants of the SSL4MIS recipe.
+    p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes; e ~ N(0,
+    0.1), clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. The constants are those of the SSL4MIS recipe.
 
-    Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps: here the ramp alone
-    starts it. There the ramp takes 30,000 steps however long the run is; here it takes the run, unless
-    `rampup_steps=30000`. The student predicts, as in the public code, from which the published ACDC figures come; the
-    paper's teacher is `predict_with=teacher`.
+    Differs from the public 2-D script:
+    - The script holds the consistency at 0 for its first 1,000 steps; here the ramp alone starts it.
+    - The script's ramp takes 30,000 steps, however long the run is; here it takes the whole run, unless
+      `rampup_steps=30000`.
+
+    The student predicts, as in the public code, which gave the published ACDC figures; the paper predicts with the
+    teacher (`predict_with=teacher`).
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
         ema_decay: of the teacher.
         noise, noise_limit: standard deviation and bound of e, in units of the image.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class MeanTeacher(WithTeacher):
         }
 
     def consistency(self, z_u: Tensor, x_u: Tensor, progress: Progress) -> Tensor:
-        """mean[(p_s - p_t)^2], z_u being the student's logits of x_u."""
+        """mean[(p_s - p_t)^2] of the images x_u, whose logits by the student are z_u."""
         return batch_mean(softmax_mse(z_u, self.teacher(self.perturbed(x_u))))
 
     def perturbed(self, image: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ class PseudoLabel(SelfTraining):
     p' [U, K, H, W]: the labeller's softmax output; tau in [0, 1). L_sup = (cross-entropy + Dice) / 2 over the pixels
     that are not ignored, as for true labels; 0 if there are none.
 
-    Differs from Lee, who labels each batch anew with the network that learns, and keeps every label: here a round's
-    labeller is frozen, and an unsure pixel teaches nothing. tau = 0 keeps every label.
+    Differs from Lee:
+    - The network that learns labels each batch anew there; here a round's labeller is frozen.
+    - Every label is kept there; here an unsure pixel teaches nothing, unless tau = 0.
 
     Args:
         threshold: tau.

@@ -19,16 +19,19 @@ class S4L(Method):
 
     x^r: an image turned by r x 90 degrees, r in {0, 1, 2, 3}; the last mean is over labelled and unlabelled images,
     each as it is (r = 0) and in `turned_copies` other positions, drawn without repetition. h [N, 4]: logits of r, a
-    linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1.
+    linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1. Only labelled images pass
+    the decoder.
 
-    The paper classifies images, and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
-    carried it over to segmentation with one turned copy and a = b = 0.1: the defaults; its h reads the segmentation's
-    logits through two convolutions, which need larger maps than every network has, and so teaches the decoder too. Here
-    only labelled images pass the decoder.
+    The paper classifies images and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
+    carried the method over to segmentation with one turned copy and a = b = 0.1, the defaults here.
 
-    What is upright must be known from the image: views that turn by quarters (`views.weak.rot90_flip`, half of the
-    images in the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the task whole. Images are
-    square; of others the square in the middle is taken.
+    Differs from PixelSSL:
+    - Its h reads the segmentation's logits through two convolutions, and so teaches the decoder too; here h reads the
+      encoder's features, because those convolutions need larger maps than every network has.
+
+    The image must show which side is up: views that turn by quarters (`views.weak.rot90_flip`, half of the images in
+    the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the whole task. Of images that are not
+    square, the square in the middle is taken.
 
     Args:
         turned_copies: of each image, 1 to 3.

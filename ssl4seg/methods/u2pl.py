@@ -23,49 +23,37 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 class U2PL(WithTeacher):
     """L = L_sup + lambda_u CE(f(x_m), y_m where H <= gamma) + lambda_c L_c   (their eqs. 1 to 3)
 
-    L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
+    x_m: with probability 1/2 a CutMix of the unlabelled images; y_m [U, H, W]: the EMA teacher's classes (in evaluation
+    mode), mixed alike; H [U, H, W]: the entropy of the teacher's p_t of x_m in nats; gamma: its quantile that leaves
+    the share alpha(t) = 0.2 (1 - t/T) above it (eqs. 5 to 7); the mean of CE is over the reliable pixels H <= gamma;
+    lambda_u = eta (pixels / reliable pixels) (eq. 8); L_c: see `Contrast`.
 
-    x_m: with probability 1/2 a CutMix of the unlabelled images, y_m [U, H, W] that of the EMA teacher's classes (in
-    evaluation mode); H [U, H, W] the entropy of the teacher's p_t of x_m in nats; gamma: its quantile that leaves the
-    share alpha(t) = 0.2 (1 - t/T) above it (eqs. 5 to 7); the mean of CE is over the reliable pixels H <= gamma;
-    lambda_u = eta (pixels / reliable pixels) (eq. 8).
-
-    <,>: cosine, tau = 0.5. Representations are D = 256 channels of a projection head on the decoder map nearest to a
-    quarter of the image's size; pixels between are left out. a_ci: M = 256 pixels of class c by truth or reliable
-    pseudo-label, with p_t(c) > 0.3 (eqs. 9 to 11). z+_c: the mean of all such (eq. 12). z-_cij: N = 50 vectors of c's
-    memory bank. Into it go labelled pixels of another class where c ranks in [0, r_l) of p_t, and unreliable pixels
-    (H > gamma) where c ranks in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a
-    gradient. A class without anchors or negatives is left out of the mean.
+    Representations are D = 256 channels of a projection head on the decoder map nearest to a quarter of the image's
+    size; the pixels between its places are left out.
 
     The authors' encoder is pretrained. A network that starts from scratch calls everything background after so few
-    steps on labels alone, and a rank of entropies calls that reliable: raise `labels_only` (phantom, 2 labelled
+    steps on labels alone, and the rank of the entropies calls that reliable: raise `labels_only` (phantom, 2 labelled
     patients, 200 steps, one seed: val Dice at the end 4 with 0.0125, 45 with 0.5).
 
-    M, N, D, the banks' sizes and the start on labels alone are the authors' code's, and the teacher is tested as there.
-    r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
-    negatives. Differs from the code: there no labelled pixel enters a bank, and of the unreliable ones only those whose
-    pseudo-label is c although c ranks in [r_l, r_h) of p_t of x_m, where the two views of the teacher disagree (here
-    eqs. 13 to 15); on labels alone the student does not see the unlabelled images; for a further epoch the teacher is
-    the student; the mean over classes counts those without anchors too; there anchors of unlabelled images are the
-    surest alpha(t) of the pixels alone, z+ includes those with p_t(c) <= 0.3, and where a class is absent the anchors
-    of one class meet the bank of another; every negative is queued, here at most `num_keys` a class, step and process,
-    so that the bank spans more than a few steps. gamma is that of each process's own images, as there. L_sup has a Dice
-    term beside the cross-entropy.
+    D, the banks' sizes and the start on labels alone are from the authors' code; the teacher is tested, as there. As
+    there, too, gamma is taken over the images of each process.
+
+    Differs from the authors' code (and in `Contrast`):
+    - On labels alone, their student passes the unlabelled images too; here it does not.
+    - For one more epoch their teacher is the student; here it is the student on labels alone, and its average begins
+      with the other terms.
+    - Their L_sup has no Dice term beside the cross-entropy.
 
     Args:
         unreliable: alpha(0).
         pseudo_weight, contrastive_weight: eta and lambda_c.
-        temperature: tau.
-        num_anchors, num_negatives: M and N.
-        anchor_threshold: of p_t(c).
-        low_rank, high_rank: r_l and r_h.
+        temperature, num_anchors, num_negatives, anchor_threshold, low_rank, high_rank, num_keys: as in `Contrast`.
         bank_size, background_bank_size: vectors held for each class and for class 0.
-        num_keys: vectors queued at most.
         projection_channels: D.
         cutmix: probability of CutMix.
         labels_only: share of the run before the other terms start; the teacher is its student until then.
         ema_decay: of the teacher.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -150,7 +138,7 @@ class U2PL(WithTeacher):
         return z_t
 
     def mixed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """x_m and y_m: all images mixed or none."""
+        """x_m and y_m; either all images are mixed or none."""
         mask = cutmix_mask(image) * (torch.rand(()) < self.cutmix).float().to(image.device)
         return mix(image, image.roll(1, 0), mask), mix_labels(label, label.roll(1, 0), mask)
 
@@ -159,13 +147,13 @@ class U2PL(WithTeacher):
         return self.unreliable * (1 - progress.fraction)
 
     def reliable(self, p_t: Tensor, progress: Progress) -> Tensor:
-        """H <= gamma [U, H, W]."""
+        """Where H <= gamma [U, H, W]."""
         h = entropy(p_t.float())
         gamma = h.flatten().sort().values[max(1, round((1 - self.alpha(progress)) * h.numel())) - 1]
         return h <= gamma
 
     def steps_taught(self, progress: Progress) -> int:
-        """Steps since the unlabelled images joined; negative before."""
+        """Number of steps since the unlabelled images joined; negative before."""
         return progress.step - round(self.labels_only * progress.total)
 
     def after_step(self, progress: Progress) -> None:
@@ -185,7 +173,40 @@ class U2PL(WithTeacher):
 
 
 class Contrast:
-    """L_c."""
+    """The contrastive loss of U2PL, with a bank of negatives.
+
+    L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
+
+    <,>: cosine, tau = 0.5. a_ci: M = 256 pixels of class c by truth or reliable pseudo-label, with p_t(c) > 0.3 (eqs. 9
+    to 11). z+_c: the mean of all such pixels (eq. 12). z-_cij: N = 50 vectors of c's memory bank. Into the bank go
+    labelled pixels of another class where c ranks in [0, r_l) of p_t, and unreliable pixels (H > gamma) where c ranks
+    in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a gradient. A class without
+    anchors or negatives is left out of the mean.
+
+    r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
+    negatives. M and N are from the authors' code.
+
+    Differs from the authors' code:
+    - No labelled pixel enters their banks, and of the unreliable pixels only those whose pseudo-label is c although c
+      ranks in [r_l, r_h) of p_t of x_m, where the two views of the teacher disagree; here the banks follow eqs. 13 to
+      15.
+    - Their mean over classes counts classes without anchors too; here it leaves them out.
+    - Their anchors of unlabelled images are the surest alpha(t) of the pixels alone; here all reliable pixels can be
+      anchors.
+    - Their z+ includes pixels with p_t(c) <= 0.3; here it is the mean of the pixels that anchors are drawn from.
+    - Where a class is absent, their anchors of one class meet the bank of another; here anchors meet the bank of their
+      class.
+    - They queue every negative; here at most `num_keys` a class, step and process, so that the bank spans more than a
+      few steps.
+
+    Args:
+        bank: the memory bank; it stays part of the method, and of its state.
+        temperature: tau.
+        num_anchors, num_negatives: M and N.
+        anchor_threshold: of p_t(c).
+        low_rank, high_rank: r_l and r_h.
+        num_keys: vectors queued at most for each class in a step and process.
+    """
 
     def __init__(
         self,
@@ -232,8 +253,8 @@ class Contrast:
         r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
 
         if queue:
-            key, there = spread_index(negative.sum(dim=1), self.num_keys)
-            self.bank.push(r_t[nth_true(negative, key)], there)
+            key, valid = spread_index(negative.sum(dim=1), self.num_keys)
+            self.bank.push(r_t[nth_true(negative, key)], valid)
         with torch.autocast(r.device.type, enabled=False):
             count = anchor.sum(dim=1)
             a = F.normalize(r[nth_true(anchor, uniform_index(count, self.num_anchors))], dim=2)
@@ -243,8 +264,8 @@ class Contrast:
             alike = torch.einsum("kmd,kd->km", a, positive)[:, :, None]
             unlike = torch.einsum("kmd,kmnd->kmn", a, drawn)
             each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
-        there = ((count > 0) & (self.bank.held > 0)).float()
-        return ratio((there * each).sum(), there.sum())
+        counted = ((count > 0) & (self.bank.held > 0)).float()
+        return ratio((counted * each).sum(), counted.sum())
 
 
 def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:

@@ -15,23 +15,27 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 class UniMatchV2(WithTeacher, UniMatch):
     """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
 
-    As `UniMatch`, but y [U, H, W] comes from an EMA teacher (0.996), and the two strong views are those whose features
-    lose channels: the features [U, C, h, w] of one are multiplied by M, each channel's 0 or 2 with probability 1/2,
-    those of the other by 2 - M, so that one has what the other lacks. That befalls half of the images, drawn at random;
-    the others keep all. l is cross-entropy, which counts pixels below tau as 0. Constants of the authors' code.
+    As `UniMatch`, but an EMA teacher (0.996) gives y [U, H, W], and the features of the two strong views lose channels:
+    the features [U, C, h, w] of one view are multiplied by M, 0 or 2 for each channel with probability 1/2, those of
+    the other by 2 - M, so that each view has the channels that the other lacks. This happens to half of the images,
+    drawn at random; the others keep all channels. l is cross-entropy, which counts pixels below tau as 0. The constants
+    are those of the authors' code.
 
-    Differs from the authors' code: there all scales share M, since all scales of its DINOv2 encoder have the same
-    channels; here each has its own. Boxes show the batch rolled by one, there the batch reversed. There the teacher is
-    in evaluation mode with averaged batch norm statistics, of which its DPT has none; here it teaches in training mode
-    like every `EMATeacher`: averaged, they lag (phantom, 2 labelled patients, 400 steps, one seed: test Dice 13.6
-    against 70.8). DINOv2 and DPT are a matter of `network`; AdamW with 5e-6 (the rest 2e-4) is `optimizer=adamw
-    optimizer.lr=2e-4 transfer.encoder_lr_scale=0.025`.
+    Differs from the authors' code:
+    - All their scales share M, because all scales of the DINOv2 encoder have the same channels; here each scale has its
+      own.
+    - Their boxes show the batch reversed; here they show the batch rolled by one.
+    - Their teacher is in evaluation mode with averaged batch-norm statistics (their DPT has no batch norm); here it
+      teaches in training mode like every `EMATeacher`, because averaged statistics lag (phantom, 2 labelled patients,
+      400 steps, one seed: test Dice 13.6 against 70.8).
+    - Their network is DINOv2 with DPT, trained by AdamW with 5e-6 (the rest 2e-4); here `network` chooses it, and
+      `optimizer=adamw optimizer.lr=2e-4 transfer.encoder_lr_scale=0.025` the optimiser.
 
     Args:
         threshold, loss, cutmix: as in `UniMatch`.
         dropout: share of the images whose views lose channels.
         ema_decay: of the teacher.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class UniMatchV2(WithTeacher, UniMatch):
         }
 
     def complementary(self, x_1: Tensor, x_2: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of two views [U, C, H, W] from the channels M and 2 - M of their features."""
+        """Logits of two views [U, C, H, W], one from the channels M of its features, the other from 2 - M."""
         num = len(x_1)
         whole = torch.randperm(num)[: int(num * (1 - self.dropout))].to(x_1.device)
         features = self.student.encode(torch.cat([x_1, x_2]))

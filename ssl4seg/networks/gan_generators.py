@@ -1,7 +1,7 @@
 """The generators of image-to-image GANs as segmentation networks: a strided encoder, a transposed decoder, no skips.
 
-An image whose sides are no multiples of 16, or below 32, goes through resized (see `fitted`); the logits come back to
-the image's own.
+An image with a side below 32 pixels or no multiple of 16 is resized first (see `fitted`), and the logits are resized
+back to the image's size.
 """
 
 import itertools
@@ -15,10 +15,10 @@ from ssl4seg.networks.base import Network, fitted
 
 
 class Generator(Network):
-    """Each block of `encoder` gives a feature map, each block of `decoder` a map of the pyramid.
+    """A network whose encoder gives a feature map for each block, and whose decoder gives a pyramid map for each block.
 
     Args:
-        width: channels of the first block, w; each next one has twice as many.
+        width: channels of the first block, w; each next block has twice as many.
     """
 
     encoder: nn.ModuleList

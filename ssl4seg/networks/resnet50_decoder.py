@@ -18,8 +18,11 @@ class ResNet50Decoder(Network):
     """The coarsest features of torchvision's ResNet at 1/32; conv 3x3 to 512 channels, batch norm, ReLU, upsampling x2;
     conv 3x3 to 256 likewise; conv 1x1 to K logits at 1/8.
 
-    Upsampling is bilinear with aligned corners. As the article prints it, the decoder gets the vector that the
-    classifier's pooling leaves, and cannot run; here it gets the map before.
+    Upsampling is bilinear with aligned corners.
+
+    Differs from the article:
+    - The decoder gets the vector after the classifier's pooling there, and so cannot run as printed; here it gets the
+      map before the pooling.
 
     Args:
         encoder: torchvision's name of a ResNet; the article has resnet50.

@@ -16,7 +16,7 @@ from ssl4seg.networks.base import Network
 
 
 class PatchEmbedding(nn.Module):
-    """[N, C, H, W] -> [N, H / patch, W / patch, D]: a convolution as wide as its stride, and layer norm."""
+    """[N, C, H, W] -> [N, H / patch, W / patch, D]: a convolution whose kernel equals its stride, and layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """[N, h, w, D] -> [N, f h, f w, C]: a linear layer to f x f pixels for each, without bias, and layer norm."""
+    """[N, h, w, D] -> [N, f h, f w, C]: a linear layer without bias from each token to f x f pixels, and layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
@@ -81,10 +81,13 @@ def draw_linear(part: nn.Module) -> None:
 class SwinUNet(Network):
     """Four scales at 1/4, 1/8, 1/16 and 1/32 of the image, and a decoder that mirrors the encoder.
 
-    27,165,348 parameters for 1 -> 4, as the authors' network with one input channel has. Images of any size: sides that
-    the patch does not divide are interpolated to the next that it does, odd maps are padded where they are merged, and
-    windows that overhang are padded. Skips are the stages' outputs, as in the paper's figure; the authors' code takes
-    their inputs. Weights are drawn anew; the authors start the encoder from ImageNet.
+    27,165,348 parameters for 1 -> 4, as many as the authors' network with one input channel. Images may have any size:
+    sides that the patch does not divide are interpolated to the next multiple, odd maps are padded where they are
+    merged, and windows that overhang are padded.
+
+    Differs from the authors' code:
+    - Its skips are the stages' inputs; here they are the stages' outputs, as in the paper's figure.
+    - Its encoder starts from ImageNet; here all weights are drawn anew.
 
     Args:
         patch: side of the patches in pixels, and the factor of the last expansion.

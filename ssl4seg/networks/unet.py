@@ -30,7 +30,7 @@ class ConvBlock(nn.Sequential):
 
 
 def concatenate(a: Tensor, b: Tensor) -> Tensor:
-    """Along the channels; as NHWC where it is stored so, which `torch.cat` copies in longer runs on the CPU."""
+    """Stack maps on the channels; NHWC maps stay NHWC, and `torch.cat` then copies longer runs on the CPU."""
     if a.is_contiguous(memory_format=torch.channels_last) and b.is_contiguous(memory_format=torch.channels_last):
         return torch.cat([a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)], dim=3).permute(0, 3, 1, 2)
     return torch.cat([a, b], dim=1)
@@ -64,8 +64,8 @@ class UpBlock(nn.Module):
 class UNet(Network):
     """Five scales, each half the size of the one before.
 
-    Images of any size; one with a side below 16 pixels, of which nothing would be left at the coarsest scale, goes
-    through resized (see `fitted`).
+    Images may have any size. An image with a side below 16 pixels is resized first (see `fitted`), because nothing
+    would be left at the coarsest scale.
 
     Args:
         channels: channels of each scale; the recipe has 16, 32, 64, 128, 256: 1,813,764 parameters for 1 -> 4.
@@ -126,7 +126,7 @@ class UNet(Network):
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of the public 2-D ACDC scripts (SSL4MIS, BCP, UniMatch) under our names; ours as it is."""
+        """A state dict of the public 2-D ACDC scripts (SSL4MIS, BCP, UniMatch) under our names; ours stays as it is."""
         return {_ours(name): value for name, value in state.items()}
 
 

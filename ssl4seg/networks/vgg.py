@@ -1,4 +1,4 @@
-"""What networks on the convolutions of torchvision's VGG share: the encoder, and its classifier as convolutions."""
+"""The base of networks on the convolutions of torchvision's VGG: the encoder, and VGG's classifier as convolutions."""
 
 from typing import ClassVar
 
@@ -26,7 +26,7 @@ class OnVGG(Network):
 
     encoder: nn.Sequential
     kernel: ClassVar[int]
-    """k; of 7, with 4096 hidden channels, the convolutions are VGG's classifier and start from its weights too."""
+    """k; if it is 7 and `hidden` is 4096, the convolutions are VGG's classifier and start from its weights too."""
 
     def __init__(
         self,
@@ -70,7 +70,9 @@ class OnVGG(Network):
 
 @torch.no_grad()
 def transplant(state: State, first: nn.Conv2d, second: nn.Conv2d) -> None:
-    """The hidden layers of VGG's classifier as convolutions, if `state` has them (some published ones are all NaN)."""
+    """Load the hidden layers of VGG's classifier as convolutions, if `state` has them (some published ones are all
+    NaN).
+    """
     for key, layer in (("classifier.0", first), ("classifier.3", second)):
         weight = state.get(f"{key}.weight")
         if weight is not None and weight.isfinite().all() and layer.bias is not None:

@@ -20,7 +20,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, fraction: float) -> float:
-        """The factor without the warm-up, `fraction` of the run being done."""
+        """The factor without the warm-up when `fraction` of the run is done."""
 
 
 class Poly(Schedule):

@@ -1,7 +1,7 @@
 """Configurations that earlier versions have written, brought to the keys and names of this one.
 
-Two tables own what has changed: where classes are now, and which keys are new. `folder.read_config` applies them, so that
-run folders of every version evaluate, predict, resume and are reported.
+Two tables own what has changed: where classes are now, and which keys are new. `folder.read_config` applies them, so
+that run folders of every version evaluate, predict, resume and are reported.
 """
 
 import copy

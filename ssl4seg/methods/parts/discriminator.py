@@ -1,4 +1,4 @@
-"""The discriminator of the adversarial methods, its losses, and passes that leave a network as it is."""
+"""The discriminator of the adversarial methods, its losses, and passes that leave a network unchanged."""
 
 import itertools
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Discriminator(nn.Module):
     """conv 4x4 stride 2 pad 1 to 64, 128, 256, 512 channels, each LeakyReLU 0.2; then the decision, a logit of "real".
 
     Args:
-        in_channels: of the maps that it sees stacked: the image's C, the mask's K, or C + K.
-        decision: patches: conv 4x4 stride 1 pad 0, one decision [N, 1, h, w] a patch;
-            dense: conv 4x4 stride 2 pad 1, brought to the input's size, one a pixel [N, 1, H, W];
-            pooled: the mean of the features over the image, then linear, one an image [N, 1]; so any size will do.
+        in_channels: of the stacked maps: the image's C, the mask's K, or C + K.
+        decision: patches: conv 4x4 stride 1 pad 0, one decision [N, 1, h, w] a patch; dense: conv 4x4 stride 2 pad 1,
+            resized to the input's size, one decision a pixel [N, 1, H, W]; pooled: the mean of the features over the
+            image, then linear, one decision an image [N, 1], for any size.
         batch_norm: behind each of the four convolutions but the first.
     """
 
@@ -48,7 +48,7 @@ class Discriminator(nn.Module):
         """Maps [N, ., H, W], stacked on the channels -> logits of "real" in float32."""
         x = torch.cat(maps, dim=1)
         height, width = x.shape[-2:]
-        # What is too small to give a decision gets a margin of zeros.
+        # Maps that are too small to give a decision get a margin of zeros.
         x = F.pad(x, (0, max(0, self.min_side - width), 0, max(0, self.min_side - height)))
         logits: Tensor = self.decide(self.features(x)).float()
         return resized(logits, x)[..., :height, :width] if self.decision == "dense" else logits
@@ -68,9 +68,9 @@ ADVERSARIAL: dict[str, Callable[[Tensor, float], Tensor]] = {"bce": bce, "least_
 
 
 def one_hot_truth(label: Tensor, p: Tensor) -> Tensor:
-    """The truth [N, K, H, W] as a discriminator sees it; where it is ignored, the prediction p in its place.
+    """The truth [N, K, H, W] as a discriminator sees it; where it is ignored, the prediction p replaces it.
 
-    Zeros there would tell truths from predictions at a glance, and no prediction could learn that.
+    Zeros there would tell truths from predictions at a glance, and no prediction could imitate them.
     """
     counted = label != IGNORE
     truth = F.one_hot(label.masked_fill(~counted, 0), p.shape[1]).movedim(-1, 1).to(p.dtype)
@@ -78,10 +78,10 @@ def one_hot_truth(label: Tensor, p: Tensor) -> Tensor:
 
 
 def unmoved(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """The network's output as in its own phase, of which it keeps no trace.
+    """The network's output in its current mode, without any effect on the network.
 
-    Gradients flow to the inputs and none to its parameters. Its batch norm, if in training mode, uses the statistics of
-    this batch, and its running ones stay. It is what the other phase of an adversarial method sees of it.
+    Gradients flow to the inputs and none to the parameters. A batch norm in training mode uses the statistics of this
+    batch, and its running statistics stay. The other phase of an adversarial method sees the network this way.
     """
     state = {name: value.detach() for name, value in network.named_parameters()}
     state |= {name: value.clone() for name, value in network.named_buffers()}

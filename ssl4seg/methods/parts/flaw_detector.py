@@ -1,4 +1,4 @@
-"""The flaw detector of GCT (Ke et al. 2020): where a prediction is wrong; its target, and its map made comparable."""
+"""The flaw detector of GCT (Ke et al. 2020), which says where a prediction is wrong; its target, and map scaling."""
 
 import itertools
 
@@ -12,11 +12,11 @@ from ssl4seg.networks.base import resized
 
 class FlawDetector(nn.Module):
     """conv 4x4 pad 1 to 64, 128, 128, 256, 256, 512, 512 channels (`width` times 1, 2, 2, 4, 4, 8, 8) with stride 2, 2,
-    1, 2, 1, 2, 1, each `HalfNorm` and LeakyReLU 0.2; conv 4x4 stride 2 pad 1 to 1, brought to the input's size. Linear
-    at the end, for a squared error.
+    1, 2, 1, 2, 1, each `HalfNorm` and LeakyReLU 0.2; conv 4x4 stride 2 pad 1 to 1, resized to the input's size. The
+    output is linear, for a squared error.
 
-    Of the authors' images of 321 pixels that leaves 9 x 9 places, of 256 pixels 7 x 7, of 64 just one, and flaws are
-    compared within an image. So where there would be fewer than 7, the last of the strides 2 are 1 instead.
+    Of the authors' images of 321 pixels, 9 x 9 places remain, of 256 pixels 7 x 7, of 64 pixels one; but flaws are
+    compared within an image. So where fewer than 7 would remain, the last of the strides 2 become 1.
 
     Args:
         in_channels: C + K, of image and prediction stacked.
@@ -44,7 +44,7 @@ class FlawDetector(nn.Module):
         return resized(decide(x, last), padded)[:, 0, :height, :width]
 
     def strides(self, side: int) -> tuple[int, ...]:
-        """Of the eight convolutions, for an image of this side."""
+        """The strides of the eight convolutions for an image whose shorter side is `side`."""
         for twos in range(5, 0, -1):
             halves = iter([2] * twos + [1] * (5 - twos))
             strides = tuple(next(halves) if halving else 1 for halving in (1, 1, 0, 1, 0, 1, 0, 1))
@@ -57,14 +57,14 @@ class FlawDetector(nn.Module):
 
 
 class Convolution(nn.Conv2d):
-    """With the stride as an argument, pad 1."""
+    """A convolution with pad 1 that takes its stride as an argument."""
 
     def forward(self, input: Tensor, stride: int = 1) -> Tensor:
         return F.conv2d(input, self.weight, self.bias, stride, 1)
 
 
 class HalfNorm(nn.Module):
-    """Batch norm of the first half of the channels, instance norm without weights of the others."""
+    """Batch norm of the first half of the channels, instance norm without weights of the second half."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -96,22 +96,22 @@ def flaw_target(p: Tensor, label: Tensor, dilations: int = 1) -> Tensor:
 def comparable(flaws: Tensor, floor: float = 0.1) -> Tensor:
     """Detected flaws [N, H, W] without a graph, blurred by a kernel of 1/16 of the image and stretched to [0, 1].
 
-    Negative ones count as 0. An image whose largest flaw is at most `floor` has none at all.
+    Negative flaws count as 0. An image whose largest flaw is at most `floor` has no flaws at all.
     """
     flaws = blurred(flaws.clamp(min=0)[:, None], min(flaws.shape[-2:]) // 16)[:, 0]
     return stretched(flaws) * (flaws.amax(dim=(1, 2), keepdim=True) > floor)
 
 
 def stretched(flaws: Tensor) -> Tensor:
-    """From the least to the greatest value of each image, 0 to 1; 0 where they are the same."""
+    """Scale each image's least value to 0 and its greatest to 1; 0 everywhere where they are equal."""
     least, greatest = flaws.amin(dim=(1, 2), keepdim=True), flaws.amax(dim=(1, 2), keepdim=True)
     return (flaws - least) / (greatest - least + 1e-9)
 
 
 def blurred(maps: Tensor, size: int) -> Tensor:
-    """[N, 1, H, W] by a Gaussian kernel of `size` pixels, the next odd number if it is even; mirrored at the borders.
+    """Blur [N, 1, H, W] by a Gaussian kernel of `size` pixels, or of the next odd number; borders are mirrored.
 
-    Its standard deviation is OpenCV's for such a kernel: 0.3 ((size - 1) / 2 - 1) + 0.8.
+    The kernel's standard deviation is OpenCV's: 0.3 ((size - 1) / 2 - 1) + 0.8.
     """
     reach = size // 2
     sigma = 0.3 * (reach - 1) + 0.8

@@ -1,10 +1,10 @@
-"""Losses as pure functions of logits and targets; those of the labelled images with their constants.
+"""Losses as pure functions of logits and targets; the losses of labelled images as classes with their constants.
 
-Shapes: logits [N, K, H, W], label [N, H, W] int64 with IGNORE where no pixel counts. All work in float32.
+Shapes: logits [N, K, H, W], label [N, H, W] int64 with IGNORE where no pixel counts. All losses compute in float32.
 
 Where a loss is a ratio of two sums over the batch, the batch is the global one: `all_sum` adds over the processes of a
-distributed run, so that the number of devices does not change the loss. (The gradient is right too: its backward adds
-the processes' gradients, and DDP's average divides by their number.)
+distributed run, so that the number of devices does not change the loss. (The gradient is right too: the backward of
+`all_sum` adds the processes' gradients, and DDP's average divides by their number.)
 """
 
 import math
@@ -24,7 +24,7 @@ SupervisedLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Sum over sum of the global batch; 0 where nothing counts."""
+    """Numerator over denominator, both summed over the processes; 0 where nothing counts."""
     total = all_sum(denominator)
     return all_sum(numerator) / torch.where(total > 0, total, 1)
 
@@ -41,7 +41,7 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def masked_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-    """Mean over ALL pixels of weight x cross-entropy, weight [N, H, W]: what is masked counts as 0, not as absent.
+    """Mean over ALL pixels of weight x cross-entropy, weight [N, H, W]: a masked pixel counts as 0, not as absent.
 
     The form of FixMatch (Sohn et al. 2020, eq. 4): few confident pixels give a small loss.
     """
@@ -52,9 +52,9 @@ def masked_cross_entropy(logits: Tensor, label: Tensor, weight: Tensor) -> Tenso
 def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - soft Dice with squared terms (V-Net, Milletari et al. 2016), over the whole batch, mean over all K classes.
 
-    The form of the SSL4MIS recipe: sum_k [1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)] / K, background included.
-    A class that no label holds costs 1 - s / (sum p^2 + s), which pushes it away once sum p^2 is not far above s: the
-    sooner, the larger s and the fewer the pixels.
+    The form of the SSL4MIS recipe: sum_k [1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s)] / K, background included. A
+    class that no label holds costs 1 - s / (sum p^2 + s), which pushes the class away once sum p^2 is not far above s:
+    the larger s and the fewer the pixels, the sooner.
     """
     counted = label != IGNORE
     num_classes = logits.shape[1]
@@ -94,8 +94,8 @@ class CrossEntropyDice:
 class HardPixels:
     """Mean cross-entropy of the hard pixels alone (OHEM, Shrivastava et al., CVPR 2016, as in semantic segmentation).
 
-    Hard are the pixels whose own class has a probability of at most `threshold`; if they are fewer than `min_share` of
-    all pixels of a process's batch, the hardest that make up so many. 0.7 and 200,000 of 2 x 801 x 801 pixels is the
+    A pixel is hard if its own class has a probability of at most `threshold`. If fewer than `min_share` of all pixels
+    of a process's batch are hard, the hardest pixels fill up that share. 0.7 and 200,000 of 2 x 801 x 801 pixels is the
     recipe of the literature on Cityscapes.
     """
 
@@ -116,6 +116,6 @@ class HardPixels:
 def softmax_mse(logits: Tensor, target: Tensor) -> Tensor:
     """Squared difference of the class probabilities of two logits, per pixel and class [N, K, H, W], not reduced.
 
-    The gradient flows into both; detach what is the target.
+    The gradient flows into both; detach the target.
     """
     return (logits.float().softmax(dim=1) - target.float().softmax(dim=1)).square()

@@ -1,4 +1,4 @@
-"""A memory bank: for each class a queue of representations, older than the batch."""
+"""A memory bank: a queue of representations for each class, which reaches back over earlier batches."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from ssl4seg.processes import all_rows
 class MemoryBank(nn.Module):
     """K queues of unit vectors [D], first in, first out; part of the method's state, so that a resumed run has them.
 
-    In float16, which moves a cosine by less than 0.001. Nothing here waits for the device.
+    The vectors are float16, which moves a cosine by less than 0.001. Nothing here waits for the device.
 
     Args:
-        sizes: vectors that each class's queue holds.
+        sizes: number of vectors that each class's queue holds.
         channels: D.
     """
 
@@ -28,7 +28,7 @@ class MemoryBank(nn.Module):
     def __init__(self, sizes: Sequence[int], channels: int) -> None:
         super().__init__()
         first = list(itertools.accumulate(sizes, initial=0))
-        # The queues lie one after the other; the row behind them takes what is not kept.
+        # The queues lie one after the other; vectors that are not kept go to the row behind them.
         self.register_buffer("vectors", torch.zeros(first[-1] + 1, channels, dtype=torch.float16))
         self.register_buffer("written", torch.zeros(len(sizes), dtype=torch.int64))
         self.register_buffer("size", torch.tensor(sizes), persistent=False)
@@ -41,7 +41,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def push(self, vectors: Tensor, valid: Tensor) -> None:
-        """Put vectors [K, n, D] that are `valid` [K, n] into their class's queue, those of all processes."""
+        """Put the `valid` [K, n] ones of the vectors [K, n, D] of all processes into their class's queue."""
         vectors, valid = all_rows(vectors, dim=1), all_rows(valid, dim=1)
         number = valid.cumsum(dim=1)
         total = number[:, -1:]
@@ -53,7 +53,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def draw(self, num: int) -> Tensor:
-        """[K, num, D] vectors of each queue, with replacement; zeros from an empty one."""
+        """[K, num, D] vectors of each queue, drawn with replacement; zeros from an empty queue."""
         index = uniform_index(self.held, num)
         return self.vectors[self.first[:, None] + index].float() * (self.held > 0)[:, None, None]
 
@@ -65,9 +65,9 @@ def uniform_index(count: Tensor, num: int) -> Tensor:
 
 
 def spread_index(count: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """[K, num] int64, all of 0..count - 1 where there are at most `num`, else one at random in each `num`-th part.
+    """[K, num] int64 in 0..count - 1: all indices if there are at most `num`, else one at random in each `num`-th part.
 
-    The second tensor [K, num] says which of them there are.
+    The second tensor [K, num] says which of the entries exist.
     """
     order = torch.arange(num, device=count.device).expand(len(count), num)
     part = count[:, None] / num
@@ -77,5 +77,5 @@ def spread_index(count: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 
 def nth_true(mask: Tensor, index: Tensor) -> Tensor:
-    """Where the `index`-th true element (from 0) of each row of mask [K, P] lies: [K, n]; P - 1 if there is none."""
+    """Place of the `index`-th true element (from 0) of each row of mask [K, P]: [K, n]; P - 1 if there is none."""
     return torch.searchsorted(mask.cumsum(dim=1), index + 1).clamp(max=mask.shape[1] - 1)

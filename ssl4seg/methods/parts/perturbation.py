@@ -10,7 +10,7 @@ def feature_noise(x: Tensor, limit: float) -> Tensor:
 
 
 def feature_drop(x: Tensor, low: float, high: float) -> Tensor:
-    """x without its most active places: where the mean over the channels is at least g x its peak, g ~ U(low, high)."""
+    """x without its most active places, where the mean over the channels is at least g x its peak, g ~ U(low, high)."""
     activity = x.mean(dim=1, keepdim=True)
     g = low + (high - low) * torch.rand(len(x), 1, 1, 1).to(x)
     return x * (activity < g * activity.amax(dim=(2, 3), keepdim=True))

@@ -41,8 +41,8 @@ def entropy(probability: Tensor) -> Tensor:
 
 
 def log_entropy(log_p: Tensor) -> Tensor:
-    """Entropy over the classes [N, H, W] in nats of log p [N, K, H, W]; its gradient is finite where p underflows to 0.
+    """Entropy over the classes [N, H, W] in nats of log p [N, K, H, W].
 
-    That of `entropy` is not, so this is the one to minimise.
+    Minimise this one: its gradient is finite where p underflows to 0; the gradient of `entropy` is infinite there.
     """
     return -(log_p.exp() * log_p).sum(dim=1)

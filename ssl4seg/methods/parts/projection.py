@@ -1,4 +1,4 @@
-"""Projection heads: from a decoder map to representations that a contrastive loss compares."""
+"""Projection heads, which map a decoder map to representations for a contrastive loss."""
 
 import math
 
@@ -21,7 +21,7 @@ class Projection(nn.Sequential):
 
 @torch.no_grad()
 def level_at(network: Network, share: float) -> int:
-    """The decoder map whose side is nearest to `share` of the image's, as its index in `pyramid`; by a trial pass."""
+    """Index in `pyramid` of the map whose side is nearest to `share` of the image's; found by a trial pass."""
     side, training = 224, network.training
     maps = network.eval().pyramid(network.encode(torch.zeros(1, network.in_channels, side, side)))
     network.train(training)

@@ -7,7 +7,7 @@ from ssl4seg.types import Progress
 
 
 def sigmoid_rampup(fraction: float) -> float:
-    """exp(-5 (1 - x)^2) with x = fraction clipped to [0, 1] (Laine & Aila 2017); 0.0067 at the start, 1 at the end."""
+    """exp(-5 (1 - x)^2) with x = fraction clipped to [0, 1] (Laine & Aila 2017): 0.0067 at the start, 1 at the end."""
     x = min(max(fraction, 0.0), 1.0)
     return math.exp(-5.0 * (1.0 - x) ** 2)
 
@@ -17,10 +17,10 @@ class Rampup:
 
     Args:
         weight: w at the end of the ramp.
-        steps: length of the ramp in steps; None is `share` of the run. With 30,000 steps and 200 stairs a stair is 150
-            steps wide, which is the SSL4MIS recipe.
+        steps: length of the ramp in steps; None takes `share` of the run. With 30,000 steps and 200 stairs a stair is
+            150 steps wide, as in the SSL4MIS recipe.
         stairs: number of stairs.
-        share: in (0, 1], the whole run as a rule.
+        share: share of the run in (0, 1].
     """
 
     def __init__(self, *, weight: float, steps: int | None = None, stairs: int = 200, share: float = 1.0) -> None:

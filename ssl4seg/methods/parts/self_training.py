@@ -15,7 +15,7 @@ from ssl4seg.types import Batch, Losses, Progress
 
 
 class Frozen(nn.Module):
-    """A network as it stood at some step: without a gradient, and in evaluation mode whatever the method's mode is.
+    """A copy of a network at some step: without a gradient, and in evaluation mode in any mode of the method.
 
     It is part of the method's state, so that a resumed run goes on with it.
     """
@@ -32,7 +32,7 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def take(self, network: Network) -> None:
-        """The network's weights and buffers as they are now."""
+        """Copy the network's current weights and buffers."""
         self.network.load_state_dict(network.state_dict())
 
     def train(self, mode: bool = True) -> Self:
@@ -51,10 +51,10 @@ class SelfTrainingKeys(TypedDict, total=False):
 class SelfTraining(Method):
     """L = L_sup(f(x_l), y_l) in stage 0, + v L_pseudo(f(x_u), f'(x_u)) in the R rounds after it.
 
-    f: the student; f': the labeller, which is the student as it was when the round began, in evaluation mode;
-    v >= 0: `pseudo_weight`. Stage 0 takes half of the run, for no later round mends what a poor labeller teaches; the
-    rounds share the rest, and with each the optimiser and its schedule start afresh. Pseudo-labels are made in the
-    step, from the weak view: they equal ones that are stored and transformed with the image but for interpolation.
+    f: the student; f': the labeller, a copy of the student at the start of the round, in evaluation mode; v >= 0:
+    `pseudo_weight`. Stage 0 takes half of the run, because no later round mends a poor labeller's faults; the rounds
+    share the rest, and with each the optimiser and its schedule start afresh. Pseudo-labels are made in the step, from
+    the weak view: they equal labels that are stored and transformed with the image, except for interpolation.
 
     Args:
         rounds: R.
@@ -95,7 +95,7 @@ class SelfTraining(Method):
 
     @abstractmethod
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:
-        """L_pseudo of the student's logits and the labeller's, both [U, K, H, W]."""
+        """L_pseudo of the student's logits z_u and the labeller's z_f, both [U, K, H, W]."""
 
     def begin_stage(self, stage: int, unlabeled: Sequence[Tensor]) -> Tensor | None:
         self.labeller.take(self.student)

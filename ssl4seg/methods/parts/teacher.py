@@ -1,4 +1,4 @@
-"""The EMA teacher, and the noise that its inputs get."""
+"""The EMA teacher, the base of methods that have one, and the noise on the teacher's inputs."""
 
 import copy
 from abc import ABC
@@ -19,14 +19,14 @@ STUDENT_OR_TEACHER = one_of("student", "teacher")
 class EMATeacher(nn.Module):
     """Exponential moving average of a student (Tarvainen & Valpola 2017): theta' = a theta' + (1 - a) theta.
 
-    While it teaches, its batch norm uses the statistics of its batch and its dropout is active. Its running statistics
-    are those of its own passes, as in most public code: averaging the student's lags behind the averaged weights
-    (measured in docs/decisions/teacher-batch-norm.md).
+    The teacher teaches in training mode: its batch norm uses the statistics of its batch, and its dropout is active.
+    Its running statistics come from its own passes, as in most public code: averages of the student's lag behind the
+    averaged weights (measured in docs/decisions/teacher-batch-norm.md).
 
     Args:
         student: copied at the start; the copy never gets a gradient.
-        decay: a at step t is min(1 - 1/(t + 1), decay), so that the first steps average over the past evenly.
-        buffers: average the batch norm's running statistics too, for the methods that say so.
+        decay: a at step t is min(1 - 1/(t + 1), decay), so that the first steps average evenly over the past.
+        buffers: average the batch norm's running statistics too, for methods that state so.
     """
 
     def __init__(self, student: Network, *, decay: float, buffers: bool = False) -> None:
@@ -43,7 +43,7 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, student: Network, progress: Progress) -> None:
-        """One step of the average."""
+        """Move the average by one step."""
         weight = 1 - min(1 - 1 / (progress.step + 1), self.decay)
         torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), weight)
         if self.buffers_too:
@@ -52,12 +52,12 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def copy(self, student: Network) -> None:
-        """Become the student, buffers and all: where a stage starts."""
+        """Copy the student, buffers included, at the start of a stage."""
         self.network.load_state_dict(student.state_dict())
 
 
 class WithTeacher(Method, ABC):
-    """A method whose student is followed by an EMA teacher, either of which may predict.
+    """A method with a student and an EMA teacher that follows it; either may predict.
 
     The constructor of a subclass builds `student`, then calls `add_teacher`.
     """
@@ -66,7 +66,7 @@ class WithTeacher(Method, ABC):
     predict_with: str
 
     def add_teacher(self, *, ema_decay: float, predict_with: str = "student", buffers: bool = False) -> None:
-        """Let a copy of the student follow it.
+        """Copy the student as its teacher.
 
         Args:
             ema_decay, buffers: of `EMATeacher`.
@@ -89,5 +89,5 @@ class WithTeacher(Method, ABC):
 
 
 def noisy(image: Tensor, std: float = 0.1, limit: float = 0.2) -> Tensor:
-    """x + e with e ~ N(0, std), clipped to +-limit (in the units of the image, here [0, 1])."""
+    """x + e with e ~ N(0, std), clipped to +-limit; both in units of the image, whose range is [0, 1]."""
     return image + (torch.randn_like(image) * std).clamp_(-limit, limit)

@@ -1,4 +1,4 @@
-"""Two networks that learn side by side: what cross pseudo supervision and deep co-training share."""
+"""The base of methods with two networks that learn side by side, as cross pseudo supervision and deep co-training."""
 
 import math
 from abc import ABC
@@ -26,11 +26,11 @@ class TwoNetworksKeys(TypedDict, total=False):
 class TwoNetworks(Method, ABC):
     """The student and a peer of the same build, initialised independently and moved by one optimiser.
 
-    What `network.weights` loads, both start from: then dropout alone tells them apart.
+    Both start from `network.weights`, if it is given: then dropout alone makes them differ.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
-        predict_with: "student", the first network, or "mean", that of both networks' probabilities.
+        predict_with: "student", the first network, or "mean", the mean of both networks' probabilities.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class TwoNetworks(Method, ABC):
 
 
 class MeanOf(nn.Module):
-    """The logarithm of the mean of two networks' probabilities, which serves as logits. The networks stay others'."""
+    """The logarithm of the mean of two networks' probabilities, as logits. It does not own the networks."""
 
     def __init__(self, *networks: Network) -> None:
         super().__init__()
-        self.networks = networks  # a tuple: their parameters are listed and saved once, where they belong
+        self.networks = networks  # a tuple, so that their owner alone lists and saves their parameters
 
     def forward(self, image: Tensor) -> Tensor:
         """[N, C, H, W] -> logits [N, K, H, W]."""
