@@ -16,7 +16,7 @@ from ssl4seg.commands.words import check
 from ssl4seg.run.assemble import build, method_of, network_maker
 
 FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
-PAGE = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
 
 
 def content(name: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_the_page_lists_every_recipe_and_its_commands_are_understood() -> None:
         check("train", [word for word in words if word != "-m"], [], sweep=words[0] == "-m")
 
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.sh"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def old(tmp_path: Path) -> Path:
     """outputs/phantom/mean_teacher with a run that is finished and one that was killed after two of its four steps."""
     folder = tmp_path / "outputs/phantom/mean_teacher"
     folder.mkdir(parents=True)
-    with tarfile.open(Path(__file__).parent / "data/runs_of_0.1.tar.xz") as archive:
+    with tarfile.open(Path(__file__).parents[1] / "fixtures/runs_of_0.1.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     for name in ("finished", "stopped"):
         (folder / name).rename(folder / f"unet-1cases-s0-{name}")

@@ -1,5 +1,6 @@
 """Every method in conf/method in the engine: it resumes exactly in each of its stages, and runs in two processes."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ print("all the same")
 def test_two_processes_hold_the_same_weights_whatever_the_method(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
     code, output = shell(sys.executable, *launcher, tmp_path / "two.py", cwd=tmp_path, env=env)
     assert code == 0, output
     assert output.count("all the same") == 2
