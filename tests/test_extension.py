@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import PHANTOM, events, load, refused, results, script, shell
+from helpers import PHANTOM, events, load, refused, results, script, shell, succeed
 
 from ssl4seg.cli import choices, conf_dir
 
@@ -102,12 +102,10 @@ OTHERS = [key for key in PHANTOM if not key.startswith("network")]
 def test_a_network_from_outside_trains_evaluates_and_predicts(mine: Path) -> None:
     path = {"PYTHONPATH": str(mine / "mine")}
     arguments = ("--config-dir", "mine", "network=flat", "method=mean_teacher", *OTHERS)
-    code, output = shell(script("train"), *arguments, cwd=mine, env=path)
-    assert code == 0, output
+    succeed("train", *arguments, cwd=mine, env=path)
     run = mine / "outputs/phantom/mean_teacher/flat-0.1-s0"
     assert load(run / "best.pt")["method"]["student.encoder.0.weight"].shape == (5, 1, 3, 3)
-    code, output = shell(script("eval"), f"run={run}", "device=cpu", "precision=32", cwd=mine, env=path)
-    assert code == 0, output
+    succeed("eval", f"run={run}", "device=cpu", "precision=32", cwd=mine, env=path)
     assert results(run, "results_test.json")["test"] == results(run)["test"]
 
 
