@@ -1,5 +1,6 @@
 """Fixtures that several modules share."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from ssl4seg.keys import IGNORE
 from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # torch and three thousand tests stay till the end: no need to look through them
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,12 @@
 import atexit
 import copy
 import csv
+import gc
 import importlib
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +27,11 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl4seg.commands.conf import conf_dir
+from ssl4seg.run.engine import Engine
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.training import Training
 
+TESTS = Path(__file__).parent
 MACHINE = ("device=cpu", "precision=32", "num_threads=1")
 SMALL = ("network.channels=[4,8]", "network.dropout=[0.1,0.1]", "dataset.image_size=32")
 SHORT = ("batch_size=2", "unlabeled_batch_size=2", "iterations=4", "eval_every=2", "engine.log_every=1")
@@ -36,6 +42,9 @@ PHANTOM = (
     *(f"dataset.num_{split}={n}" for split, n in (("train", 4), ("val", 1), ("test", 1))),
 )
 """Four training patients, four steps: a fraction of a second."""
+
+NAMES = {"dataset": "-", "method": "-", "network": "unet"}
+"""What `Training` is told of a run's choices, where no one reads it."""
 
 TRAIN, VAL, TEST = (1, 2, 3), (4,), (5,)
 CLASSES = ("right_ventricle", "myocardium", "left_ventricle")
@@ -77,9 +86,9 @@ class Command:
     log: Path
 
     @classmethod
-    def start(cls, name: str, *arguments: object, cwd: Path) -> Self:
+    def start(cls, name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Self:
         log = cwd / f".{name}-{time.monotonic_ns()}.log"
-        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, log))
+        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, env or {}, log))
         process.start()  # not as a daemon, which may have no processes of its own
         atexit.register(process.kill)
         return cls(process, log)
@@ -105,23 +114,35 @@ class Command:
         return self.wait()
 
 
-def _main(name: str, arguments: list[str], cwd: Path, log: Path) -> None:
+def _main(name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.chdir(cwd)
+    os.environ.update(env)
+    sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder, absolute
     sys.argv = [f"ssl4seg-{name}", *arguments]
+    gc.freeze()  # looking through all that was imported, again and again, would be a third of the process's time
     importlib.import_module(MODULES[name]).main()
 
 
-def run(name: str, *arguments: object, cwd: Path) -> Finished:
+def run(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
     """A command from start to end."""
-    return Command.start(name, *arguments, cwd=cwd).wait()
+    return Command.start(name, *arguments, cwd=cwd, env=env).wait()
 
 
-def succeed(name: str, *arguments: object, cwd: Path) -> str:
+def run_two(name: str, *arguments: object, cwd: Path) -> list[Finished]:
+    """A command in two processes that belong together, each told by its environment as torchrun would tell it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+    return [each.wait() for each in [Command.start(name, *arguments, cwd=cwd, env=env | rank) for rank in ranks]]
+
+
+def succeed(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """The output of a command that must succeed."""
-    code, output = run(name, *arguments, cwd=cwd)
+    code, output = run(name, *arguments, cwd=cwd, env=env)
     assert code == 0, output
     return output
 
@@ -141,11 +162,14 @@ def script(name: str) -> str:
 
 
 def shell(*arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
-    """A program from a bare start, imports and all."""
+    """A program from a bare start, imports and all; a PYTHONPATH in `env` is put before that of the tests."""
+    env = os.environ | (env or {})
+    if before := os.environ.get("PYTHONPATH"):
+        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys((env["PYTHONPATH"], before)))
     done = subprocess.run(
         [*map(str, arguments)],
         cwd=cwd,
-        env=os.environ | (env or {}),
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -318,3 +342,18 @@ def small_network(name: str) -> dict[str, Any]:
     keys = (f"network.{key}" for key in SMALL_NETWORKS.get(name, "").split())
     network: dict[str, Any] = composed(f"network={name}", *keys)["network"]
     return network
+
+
+# -- engines in this process ------------------------------------------------------------------------------------------
+
+
+def engine_in(path: Path, config: dict[str, Any]) -> Engine:
+    """The engine of a run in `path`, where an earlier one stopped."""
+    return Training(config, NAMES, RunFolder(path, config, resume=True)).engine()
+
+
+def go(engine: Engine, until: int) -> None:
+    while engine.step < until:
+        engine.train_step()
+        engine.step += 1
+    engine.save()

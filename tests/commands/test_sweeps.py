@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import submitit
 import yaml
-from helpers import PHANTOM, Finished, refused, results, script, shell, succeed
+from helpers import PHANTOM, refused, results, run, script, shell, succeed
 from omegaconf import OmegaConf
 
 from ssl4seg.commands import cluster, sweeps
@@ -54,18 +54,18 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mine
 
 
-def sweep(mine: Path, home: Path, *arguments: str) -> Finished:
-    """Four runs, of which one comes to its end; another breaks, and two are refused."""
-    common = ("--config-dir", mine, "-m", *PHANTOM, "method=faulty,supervised", "labeled_cases=99,1")
-    return shell(script("train"), *common, *arguments, cwd=home, env={"PYTHONPATH": str(mine)})
-
-
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
     mine: Path, tmp_path: Path, launcher: str
 ) -> None:
-    more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_threads=null") if launcher == "joblib" else ()
-    code, output = sweep(mine, tmp_path, *more)
+    # Four runs, of which one comes to its end; another breaks, and two are refused.
+    keys = ("--config-dir", mine, "-m", *PHANTOM, "method=faulty,supervised", "labeled_cases=99,1")
+    env = {"PYTHONPATH": str(mine)}
+    if launcher == "joblib":
+        more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_threads=null")
+        code, output = shell(script("train"), *keys, *more, cwd=tmp_path, env=env)
+    else:
+        code, output = run("train", *keys, cwd=tmp_path, env=env)
     assert code == 1
     told = output.partition("3 run(s) failed:\n")[2]
     assert told.count("\n  labeled_cases=99: expected 1 to 4") == 2
@@ -92,8 +92,8 @@ def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
 
 
 def test_a_fault_outside_of_a_sweep_has_its_traceback(mine: Path, tmp_path: Path) -> None:
-    command = (script("train"), "--config-dir", mine, *PHANTOM, "method=faulty")
-    code, output = shell(*command, cwd=tmp_path, env={"PYTHONPATH": str(mine)})
+    command = ("train", "--config-dir", mine, *PHANTOM, "method=faulty")
+    code, output = run(*command, cwd=tmp_path, env={"PYTHONPATH": str(mine)})
     assert code == 1
     assert output.rstrip().endswith("ZeroDivisionError: on purpose")
 

@@ -3,41 +3,29 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import PHANTOM, composed, differing, load, shell, small_method
+from helpers import TESTS, acdc, composed, differing, engine_in, go, load, shell, small_method, write_h5
 
 from ssl4seg.commands.conf import choices, conf_dir
-from ssl4seg.run.engine import Engine
-from ssl4seg.run.folder import RunFolder
-from ssl4seg.run.training import Training
 
 METHODS = choices("method", [conf_dir()])
 STEPS = 8
-NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
 
 
-def overrides(method: str) -> tuple[str, ...]:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_h5(tmp_path_factory.mktemp("whole") / "ACDC")
+
+
+def overrides(method: str, root: Path) -> tuple[str, ...]:
     scales = ("network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]")  # two decoder maps, for urpc
-    return (*PHANTOM, *scales, *small_method(method), "labeled_ratio=0.5", f"iterations={STEPS}")
-
-
-def engine_in(path: Path, config: dict[str, Any]) -> Engine:
-    """The engine of a run in `path`, where an earlier one stopped."""
-    return Training(config, NAMES, RunFolder(path, config, resume=True)).engine()
-
-
-def go(engine: Engine, until: int) -> None:
-    while engine.step < until:
-        engine.train_step()
-        engine.step += 1
-    engine.save()
+    return (*acdc(root), *scales, *small_method(method), "labeled_cases=1", f"iterations={STEPS}")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, tmp_path):
-    config = composed(*overrides(method))
+def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, root, tmp_path):
+    config = composed(*overrides(method, root))
     unbroken = engine_in(tmp_path / "unbroken", config)
     go(unbroken, STEPS)
     starts = [0, *(round(share * STEPS) for share in unbroken.method.stages)]
@@ -52,14 +40,14 @@ import sys
 
 import torch
 import torch.distributed as dist
-from helpers import composed
-from test_contract_runs import METHODS, NAMES, overrides
+from helpers import NAMES, composed
+from test_contract_runs import METHODS, overrides
 from ssl4seg.run.training import Training
 
 
 def check(method, *more):
     # Three steps; whether each has moved the encoder.
-    engine = Training(composed(*overrides(method), "engine.devices=2", *more), NAMES, None).engine()
+    engine = Training(composed(*overrides(method, sys.argv[1]), "engine.devices=2", *more), NAMES, None).engine()
     weight, moved = next(engine.method.student.encoder.parameters()), []
     before = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
     for _ in range(3):
@@ -89,10 +77,10 @@ print("all the same")
 """
 
 
-def test_two_processes_hold_the_same_weights_whatever_the_method(tmp_path):
+def test_two_processes_hold_the_same_weights_whatever_the_method(root, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2]))}
-    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", cwd=tmp_path, env=env)
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(TESTS)))}
+    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", root, cwd=tmp_path, env=env)
     assert code == 0, output
     assert output.count("all the same") == 2

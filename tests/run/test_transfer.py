@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import PHANTOM, composed, differing, load, refused
-from test_contract_runs import engine_in, go
+from helpers import NAMES, PHANTOM, composed, differing, engine_in, go, load, refused
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
@@ -19,7 +18,6 @@ from ssl4seg.run.engine import Engine
 from ssl4seg.run.training import Training
 from ssl4seg.run.transfer import Transfer
 
-NAMES = {"dataset": "phantom", "method": "-", "network": "unet"}
 KEYS = (*PHANTOM, "network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]", "labeled_ratio=0.5")
 PLAIN = ("network.dropout=[0,0,0]", "schedule=constant", "optimizer.lr=0.1", "optimizer.momentum=0")
 SHARES = {"freeze_encoder": 0, "encoder_lr_scale": 0.5, "layer_decay": 0.1}
