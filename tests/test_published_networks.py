@@ -21,6 +21,8 @@ from ssl4seg.networks.resnet50_decoder import ResNet50Decoder
 from ssl4seg.networks.torchvision_networks import LRASPP, DeepLabV3
 from ssl4seg.networks.vocsegnet import VOCSegNet
 
+pytestmark = pytest.mark.slow
+
 NAMES = [name for name in SMALL_NETWORKS if not name.startswith(("swin", "gan"))] + ["lraspp"]
 
 
