@@ -14,10 +14,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import build, dataset_of, fabric_of, network_maker, predictor_of, read_all
-from ssl4seg.cli import conf_dir
-from ssl4seg.device import keep_freed_memory
-from ssl4seg.evaluate import Predictor, evaluate, table_of
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.data.reading import read_all
+from ssl4seg.run.assemble import build, dataset_of, forward_of, network_maker
+from ssl4seg.run.device import fabric_of
+from ssl4seg.scoring.predictor import Measures, Predictor, evaluate, table_of
 
 
 def main() -> None:
@@ -26,13 +27,12 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("eval", overrides=overrides), resolve=True)
-    fabric = fabric_of(config)
-    keep_freed_memory()
-    dataset = dataset_of(config)
-    network = network_maker(config, dataset.channels, dataset.num_classes, statistics=dataset.statistics())()
+    fabric = fabric_of(num_threads=config["num_threads"], precision=config["precision"])
+    dataset = dataset_of(config["dataset"])
+    network = network_maker(config["network"], dataset.channels, dataset.num_classes, statistics=dataset.statistics())()
     network = network.to(fabric.device, memory_format=torch.channels_last)
     forwards: list[float] = []
-    predict = predictor_of(network, fabric)
+    predict = forward_of(network, fabric)
 
     def timed(image: torch.Tensor) -> torch.Tensor:
         start = time.perf_counter()
@@ -52,7 +52,7 @@ def main() -> None:
     start = time.perf_counter()
     cases = read_all(dataset.cases("test"), dataset.num_classes)
     reading = time.perf_counter() - start
-    table = table_of(dataset, dataset.cases("test"), config["metrics"], arguments.protocol)
+    table = table_of(dataset, dataset.cases("test"), Measures(**config["metrics"]), arguments.protocol)
     evaluate(predictor, cases, table)
     total, forward = time.perf_counter() - start, sum(forwards)
     resizing, scoring = table.forward_seconds - forward, table.seconds - table.forward_seconds

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ssl4seg.cli import choices, conf_dir
+from ssl4seg.commands.conf import choices, conf_dir
 
 BASELINE = "supervised"
 

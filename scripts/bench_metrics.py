@@ -14,15 +14,16 @@ from hydra import compose, initialize_config_dir
 from medpy.metric.binary import asd, hd95
 from omegaconf import OmegaConf
 
-from ssl4seg.assemble import dataset_of, read_all
-from ssl4seg.cli import conf_dir
-from ssl4seg.metrics import score
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.data.reading import read_all
+from ssl4seg.run.assemble import dataset_of
+from ssl4seg.scoring.metrics import score
 
 
 def main() -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("eval", overrides=sys.argv[1:]), resolve=True)
-    dataset = dataset_of(config)
+    dataset = dataset_of(config["dataset"])
     ours = theirs = 0.0
     masks = 0
     for _, volume in read_all(dataset.cases("test"), dataset.num_classes):
@@ -38,7 +39,7 @@ def main() -> None:
             middle = time.perf_counter()
             reference = hd95(prediction, truth), asd(prediction, truth)
             ours, theirs, masks = ours + middle - start, theirs + time.perf_counter() - middle, masks + 1
-            assert (mine.hd95, mine.asd) == reference, (mine, reference)
+            assert (mine["hd95"], mine["asd"]) == reference, (mine, reference)
     ours_ms, theirs_ms = 1e3 * ours / masks, 1e3 * theirs / masks
     print(f"{masks} masks, values identical: ours {ours_ms:.2f} ms a mask, medpy {theirs_ms:.2f} ms")
     print(f"ratio: {theirs / ours:.1f}")

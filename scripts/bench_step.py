@@ -17,10 +17,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from ssl4seg.cli import conf_dir
-from ssl4seg.device import peak_memory
-from ssl4seg.engine import Engine
-from ssl4seg.training import Training
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.run.device import peak_memory
+from ssl4seg.run.engine import Engine
+from ssl4seg.run.training import Training
 
 
 def engine_of(overrides: list[str]) -> Engine:

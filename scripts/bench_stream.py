@@ -21,8 +21,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ssl4seg.cli import conf_dir
-from ssl4seg.training import Training
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.run.training import Training
 
 SIZE, NUM = (375, 500), 96
 USUAL = [

@@ -18,15 +18,15 @@ from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ssl4seg import mixing
-from ssl4seg import photometric as ph
-from ssl4seg.assemble import build, dataset_of
-from ssl4seg.cli import conf_dir
-from ssl4seg.data.store import Store
+from ssl4seg.augment import mixing
+from ssl4seg.augment import photometric as ph
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.feed.store import Store
+from ssl4seg.feed.views import View, sample, strong_view
 from ssl4seg.keys import IGNORE
-from ssl4seg.pictures import painted, palette
+from ssl4seg.run.assemble import build, dataset_of
+from ssl4seg.scoring.pictures import painted, palette
 from ssl4seg.seeding import generator
-from ssl4seg.views import View, sample, strong_view
 
 OPERATIONS = {  # with magnitudes that show what they do
     "brightness": (ph.brightness, (0.5, 1.5, 2.0)),
@@ -54,7 +54,7 @@ def images_of(overrides: list[str]) -> tuple[Tensor, Tensor, int, dict[str, Any]
     """The fullest slices of two cases at the training size, K, and the configuration."""
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
-    dataset = dataset_of(config)
+    dataset = dataset_of(config["dataset"])
     cases = dataset.cases("train")
     store = Store([cases[0], cases[len(cases) // 2]], num_classes=dataset.num_classes, labels=True, device="cpu")
     first = cases[0].num_images

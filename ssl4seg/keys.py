@@ -108,7 +108,19 @@ true_or_false = Key(lambda v: isinstance(v, bool), "true or false")
 
 
 def one_of(*words: str) -> Key:
-    return Key(lambda v: isinstance(v, str) and v in words, " or ".join(words))
+    """A word; numbers and nan count as they are written (precision=32)."""
+    expected = " or ".join(words) if len(words) == 2 else f"one of {', '.join(words)}"
+    return Key(lambda v: str(v) in words, expected)
+
+
+def list_of(key: Key, low: int = 1, high: int | None = None) -> Key:
+    """A list of `low` to `high` values that fit."""
+    size = str(low) if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+
+    def fits(value: Any) -> bool:
+        return is_list(value) and low <= len(value) <= (high or math.inf) and all(map(key.fits, value))
+
+    return Key(fits, f"a list of length {size}, each {key.expected}")
 
 
 def optional(key: Key) -> Key:
@@ -121,10 +133,62 @@ def or_word(word: str, key: Key) -> Key:
     return Key(lambda v: v == word or key.fits(v), f"{key.expected}, or {word}")
 
 
-def low_high(above: float = 0) -> Key:
-    """A range [low, high] with `above` < low <= high."""
+def low_high(above: float = 0, most: float = math.inf) -> Key:
+    """A range [low, high] with `above` < low <= high <= `most`."""
 
     def fits(value: Any) -> bool:
-        return is_list(value) and len(value) == 2 and all(map(is_number, value)) and above < value[0] <= value[1]
+        pair = is_list(value) and len(value) == 2 and all(map(is_number, value))
+        return pair and above < value[0] <= value[1] <= most
 
-    return Key(fits, f"[low, high] with {above:g} < low <= high")
+    return Key(fits, f"[low, high] with {above:g} < low <= high" + (f" <= {most:g}" if most < math.inf else ""))
+
+
+# -- the keys of a run, of eval and of predict ------------------------------------------------------------------------
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
+PROTOCOLS = ("default", "ssl4mis")
+UNITS = ("auto", "voxel", "mm")
+EMPTY = ("worst", "nan", "zero")
+
+KEYS: dict[str, Key] = {
+    "labeled_ratio": number_in("(0, 1]")._replace(
+        expected="a number in (0, 1], the share of labelled training images",
+    ),
+    "labeled_cases": optional(whole(1)),
+    "split_seed": optional(whole(0)),
+    "seed": whole(0),
+    "iterations": whole(1),
+    "eval_every": whole(1),
+    "batch_size": whole(1),
+    "unlabeled_batch_size": whole(1),
+    "device": one_of(*DEVICES),
+    "precision": one_of(*PRECISIONS),
+    "num_threads": optional(whole(1)),
+    "deterministic": true_or_false,
+    "resume": true_or_false,
+    "metrics.unit": one_of(*UNITS),
+    "metrics.empty": one_of(*EMPTY),
+    "metrics.distances": true_or_false,
+    "engine.devices": whole(1),
+    "engine.num_nodes": whole(1),
+    "engine.accumulate": whole(1),
+    "engine.clip_norm": optional(above(0)),
+    "engine.log_every": whole(1),
+    "engine.eval_batch_size": whole(1),
+    "engine.diagnose": whole(0),
+    "engine.num_overlays": whole(0),
+    "engine.resident_gib": at_least(0),
+    "engine.num_workers": optional(whole(0)),
+    "split": one_of("val", "test"),
+    "protocol": one_of(*PROTOCOLS),
+    "eval_batch_size": whole(1),
+    "resident_gib": at_least(0),
+    "overlay": true_or_false,
+    "mask_values": one_of("classes", "dataset"),
+}
+"""What the command line refuses before anything is imported. Keys of what is built (`dataset.*`, `method.*`, ...) are
+checked by its constructor, which also has their ranges."""
+
+FILES = ("labeled_list", "network.weights", "dataset.lists.train", "dataset.lists.val")
+"""Keys that name a file, or are null."""

@@ -2,25 +2,27 @@
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command, given_keys, plain
+from ssl4seg.commands.cli import command
+from ssl4seg.commands.conf import check, laid
 from ssl4seg.errors import UserError
-from ssl4seg.runs import checkpoint_file, read_config
+from ssl4seg.run.folder import checkpoint_file
 
 
 def run(config: DictConfig) -> None:
     """Predict a file or every file of a folder."""
     if missing := [key for key in ("run", "input", "output") if config[key] is None]:
         raise UserError(f"{', '.join(missing)} not set: ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER")
-    container = plain(config)
-    read_config(Path(container["run"]))
-    checkpoint_file(Path(container["run"]), container["checkpoint"])
-    if not Path(container["input"]).exists():
-        raise UserError(f"input={container['input']}: there is no such file or folder")
-    from ssl4seg.inference import predict_files  # imports torch, after the command line is known to be right
+    keys = laid("predict", config, HydraConfig.get()).config
+    checkpoint_file(Path(keys["run"]), keys["checkpoint"])
+    if not Path(keys["input"]).exists():
+        raise UserError(f"input={keys['input']}: there is no such file or folder")
+    check(keys)
+    from ssl4seg.commands.prediction import predict_files  # imports torch, after the command line is known to be right
 
-    predict_files(container, given_keys())
+    predict_files(keys)
 
 
 def main() -> None:

@@ -1,25 +1,24 @@
-"""`ssl4seg-prepare`: acdc converts the challenge's folders, check looks at a folder of the user's own."""
+"""`ssl4seg-prepare`: `acdc` converts the challenge's folders, `check` reports on a folder of the user's own."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from ssl4seg.data.prepare import prepare_acdc, published
+from ssl4seg.commands.check_folder import check_folder
+from ssl4seg.data.acdc_challenge import prepare_acdc, published
 from ssl4seg.errors import UserError, ends_with_its_pipe
 
 
 def acdc(arguments: argparse.Namespace) -> None:
-    """Convert, and say what to do next."""
-    written, kept = prepare_acdc(arguments.source, arguments.dest)
-    print(f"{written} volumes written, {kept} already there, in {arguments.dest}")
+    """Convert the folders, and print the next command."""
+    written, up_to_date = prepare_acdc(arguments.source, arguments.dest)
+    print(f"{written} volumes written, {up_to_date} already there, in {arguments.dest}")
     print(published(arguments.dest))
     print(f"train with: ssl4seg-train dataset=acdc dataset.root={arguments.dest}")
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Report on the folder; raises where it has faults."""
-    from ssl4seg.check import check_folder  # imports torch
-
+    """Report on a folder; a UserError lists its faults."""
     check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write, every=arguments.all)
 
 

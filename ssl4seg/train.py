@@ -5,9 +5,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ssl4seg.cli import command, plain
+from ssl4seg.commands.cli import command
+from ssl4seg.commands.conf import resolved
 from ssl4seg.errors import UserError
-from ssl4seg.runs import remove_empty
+from ssl4seg.run.folder import remove_empty
 
 
 def run(config: DictConfig) -> float | None:
@@ -16,11 +17,11 @@ def run(config: DictConfig) -> float | None:
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
     folder = Path(hydra.runtime.output_dir)
     try:
-        container = plain(config)
+        container = resolved(config)
     except UserError:
         remove_empty(folder)  # which Hydra has made
         raise
-    from ssl4seg.training import train  # imports torch, after the command line is known to be right
+    from ssl4seg.run.training import train  # imports torch, after the command line is known to be right
 
     return train(container, names, folder)
 

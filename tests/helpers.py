@@ -26,10 +26,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl4seg.cli import conf_dir
-from ssl4seg.engine import Engine
-from ssl4seg.runs import RunFolder
-from ssl4seg.training import Training
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.run.engine import Engine
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.training import Training
 
 TESTS = Path(__file__).parent
 MACHINE = ("device=cpu", "precision=32", "num_threads=1")
@@ -66,7 +66,9 @@ MODULES = {
     "report": "ssl4seg.report.command",
 }
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["ssl4seg.training", "ssl4seg.inference"])  # imported once, not for every process
+_server.set_forkserver_preload(
+    ["ssl4seg.run.training", "ssl4seg.commands.evaluation", "ssl4seg.commands.prediction"]
+)  # imported once, not for every process
 
 
 class Finished(NamedTuple):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ssl4seg.data.case import Case, Volume
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.files import picture_size, read_mask, read_picture
+from ssl4seg.data.formats import picture_size, read_mask
+from ssl4seg.data.images import read_picture
 from ssl4seg.keys import IGNORE
 
 CLASSES = ("ground", "disc", "box")
@@ -81,12 +82,14 @@ def shapes(root: Path, **changes: Any) -> Shapes:
 
 def write_conf(folder: Path, root: Path, **changes: Any) -> tuple[str, ...]:
     """FOLDER/dataset/shapes.yaml; returns the overrides of a short run on it."""
-    defaults = ["_self_", {"override /views@_global_.views": "natural"}]
-    defaults += [{"override /inference@_global_.inference": "whole"}]
+    defaults = ["_self_", {"override /views": "natural"}, {"override /inference": "whole"}]
     recipe = {"iterations": 4, "eval_every": 2, "batch_size": 2, "lr": 0.05}
-    content = {"defaults": defaults, "_target_": "natural.Shapes", **keys(root, **changes), "recipe": recipe}
+    dataset = {"_target_": "natural.Shapes", **keys(root, **changes)}
+    content = {"defaults": defaults, "dataset": dataset, "recipe": recipe}
     (folder / "dataset").mkdir(parents=True)
-    (folder / "dataset/shapes.yaml").write_text("# Small pictures.\n" + yaml.safe_dump(content, sort_keys=False))
+    (folder / "dataset/shapes.yaml").write_text(
+        "# @package _global_\n# Small pictures.\n" + yaml.safe_dump(content, sort_keys=False)
+    )
     machine = ("device=cpu", "precision=32", "num_threads=1", "engine.log_every=1")
     small = ("network.channels=[4,8]", "network.dropout=[0.1,0.1]")
     return ("--config-dir", str(folder), *machine, *small, "dataset=shapes")

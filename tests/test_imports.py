@@ -1,4 +1,4 @@
-"""Imports run one way, read off the source; and the command line answers before torch is loaded."""
+"""The house: ten rooms, and who may import whom; and the command line answers before torch is loaded."""
 
 import ast
 import graphlib
@@ -11,38 +11,33 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-import pytest
-
 import ssl4seg
 
 ROOT = Path(ssl4seg.__file__).parent
-DATA_SIDE = ["data", "views", "batches"]
-METHOD_SIDE = ["losses ramps networks mixing", "methods"]
-ROOMS = [  # each imports only from rooms before it; the two sides do not know each other
-    "errors",
-    "keys processes",
-    "types seeding checkpoint",
-    "photometric",
-    *DATA_SIDE,
-    *METHOD_SIDE,
-    "metrics device pictures runs native transfer postprocess",
-    "tables",
-    "evaluate diagnose",
-    "record",
-    "engine",
-    "assemble",
-    "training inference",
-    "report cluster check",
-    "sweeps",
-    "cli",
-    "train eval predict prepare",
-]
-RANK = {room: rank for rank, rooms in enumerate(ROOMS) for room in rooms.split()}
-ENTRIES = ("cluster", "sweeps", "cli", "train", "eval", "predict")
+GROUND = {"errors", "types", "seeding", "keys", "checkpoint", "processes"}
+ENTRIES = {"train", "eval", "predict", "prepare"}
+ROOMS = {  # room: the rooms that it may import from
+    "ground": "",
+    "data": "ground",
+    "augment": "ground",
+    "feed": "ground data augment",
+    "networks": "ground",
+    "methods": "ground augment networks",
+    "scoring": "ground data feed",
+    "run": "ground data feed networks methods scoring",
+    "report": "ground data scoring run",
+    "commands": "ground data scoring run",
+    "entries": "ground data run commands",
+}
 MODULES = {
     ".".join(file.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(ROOT.rglob("*.py"))
 }
+INNER = [module for module in MODULES if module != "ssl4seg"]
+BEFORE_TORCH = [
+    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict")),
+    *(f"ssl4seg.commands.{name}" for name in ("cli", "conf", "words", "help", "sweeps", "cluster")),
+]
 
 
 @cache
@@ -68,72 +63,85 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield from (name if name in MODULES else str(node.module) for name in whole)
 
 
-def room(module: str) -> str:
-    return module.split(".")[1]
-
-
-INNER = [module for module in MODULES if module != "ssl4seg"]
-
-
 def own(module: str) -> list[str]:
+    """The modules of the package that a module imports, in functions too."""
     return [name for name in imports(module) if name.split(".")[0] == "ssl4seg"]
 
 
-def test_there_is_something_to_check():
-    assert {room(module) for module in INNER} >= {"methods", "data", "engine", "train"}
-    assert "ssl4seg.methods.base" in own("ssl4seg.engine")
-    assert "ssl4seg.training" in imports("ssl4seg.train")
-    assert "ssl4seg.training" not in imports("ssl4seg.train", top=True)
+def room(module: str) -> str:
+    name = module.partition(".")[2].split(".")[0] or "errors"  # the package itself holds nothing
+    return "ground" if name in GROUND else "entries" if name in ENTRIES else name
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_imports_come_from_rooms_to_the_left(module):
-    assert room(module) in RANK, "a new room: give it a place in ROOMS"
-    for name in own(module):
-        assert room(name) == room(module) or RANK[room(name)] < RANK[room(module)], name
+def loaded_by(modules: list[str]) -> set[str]:
+    """What a fresh interpreter has loaded after importing the modules."""
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", INNER)
-def test_data_and_methods_do_not_know_each_other(module):
-    sides = [" ".join(side).split() for side in (DATA_SIDE, METHOD_SIDE)]
-    for here, there in (sides, sides[::-1]):
-        if room(module) in here:
-            assert not {room(name) for name in own(module)} & set(there)
+def test_there_is_something_to_check() -> None:
+    assert {room(module) for module in INNER} == ROOMS.keys()
+    assert "ssl4seg.methods.base" in own("ssl4seg.run.engine")
+    assert "ssl4seg.run.training" in imports("ssl4seg.train")
+    assert "ssl4seg.run.training" not in imports("ssl4seg.train", top=True)
 
 
-def test_no_import_goes_in_a_circle():
+def test_every_room_imports_only_from_the_rooms_that_it_may() -> None:
+    offenders = [
+        f"{module} imports {name}"
+        for module in INNER
+        for name in own(module)
+        if room(name) not in (room(module), *ROOMS[room(module)].split())
+    ]
+    assert not offenders
+
+
+def test_no_import_goes_in_a_circle() -> None:
     graphlib.TopologicalSorter({module: own(module) for module in INNER}).prepare()
+    graphlib.TopologicalSorter({name: allowed.split() for name, allowed in ROOMS.items()}).prepare()
 
 
-def test_the_engine_knows_methods_by_their_contract_alone():
-    known = {name for name in own("ssl4seg.engine") if room(name) in ("methods", "networks")}
-    assert known == {"ssl4seg.methods.base"}
+def test_run_knows_methods_by_their_contract_and_only_assemble_and_the_commands_know_hydra() -> None:
+    contract = {"ssl4seg.methods.base", "ssl4seg.methods.parts.teacher"}  # the teacher for its distance to the student
+    may_know = ("commands", "entries")
+    offenders = [
+        f"{module} imports {name}"
+        for module in INNER
+        for name in imports(module)
+        if (room(module) == "run" and name.startswith("ssl4seg.methods") and name not in contract)
+        or (
+            name.split(".")[0] in ("hydra", "omegaconf")
+            and room(module) not in may_know
+            and module != "ssl4seg.run.assemble"
+        )
+    ]
+    assert not offenders
 
 
-@pytest.mark.parametrize("module", [module for module in INNER if room(module) not in ("assemble", *ENTRIES)])
-def test_only_assemble_and_the_commands_know_hydra(module):
-    assert not {name.split(".")[0] for name in imports(module)} & {"hydra", "omegaconf"}
+def test_data_loads_no_torch() -> None:
+    modules = [module for module in MODULES if module.startswith("ssl4seg.data.")]
+    loaded = loaded_by(modules)
+    assert {*modules} <= loaded
+    assert not {"torch", "torchvision", "lightning_fabric"} & loaded
 
 
-def test_the_commands_are_imported_without_torch():
-    modules = ", ".join(f"ssl4seg.{name}" for name in ENTRIES)
-    code = f"import sys, {modules}; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {f"ssl4seg.{name}" for name in ENTRIES} <= set(loaded)
-    assert not {"torch", "lightning_fabric", "scipy", "medpy"} & set(loaded)
+def test_the_commands_are_imported_without_torch() -> None:
+    loaded = loaded_by(BEFORE_TORCH)
+    assert {*BEFORE_TORCH} <= loaded
+    assert not {"torch", "lightning_fabric", "scipy", "medpy"} & loaded
 
 
-def test_every_package_that_is_imported_is_a_declared_dependency():
+def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     needed = project["dependencies"]
-    wherever = {module: imports(module) for module in INNER}
-    first = {module: imports(module, top=True) for module in INNER}
+    origin = packages_distributions()
+    wherever = {name for module in INNER for name in imports(module)}
+    first = {name for module in INNER for name in imports(module, top=True)}
     for declared, found in (
         (needed, first),
         ([*needed, *project["optional-dependencies"]["sweeps"]], wherever),  # within functions that only sweeps call
     ):
         names = {re.split(r"[<>=\[ ]", line)[0].lower().replace("_", "-") for line in declared}
-        top = {name.split(".")[0] for modules in found.values() for name in modules}
-        origin = packages_distributions()
-        for package in top - {"ssl4seg", *sys.stdlib_module_names}:
-            assert {name.lower().replace("_", "-") for name in origin[package]} & names, package
+        packages = {name.split(".")[0] for name in found} - {"ssl4seg", *sys.stdlib_module_names}
+        assert not [p for p in packages if not {name.lower().replace("_", "-") for name in origin[p]} & names]

@@ -38,7 +38,7 @@ def test_the_wheel_holds_package_and_configurations_and_no_tests(wheel: Path) ->
 
 def test_it_finds_itself_and_its_conf_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
     code, output = shell(
-        *(sys.executable, "-c", "import ssl4seg, ssl4seg.cli as cli; print(ssl4seg.__file__, cli.conf_dir())"),
+        *(sys.executable, "-c", "import ssl4seg, ssl4seg.commands.cli as cli; print(ssl4seg.__file__, cli.conf_dir())"),
         cwd=tmp_path,
         env={"PYTHONPATH": str(installed)},
     )

@@ -1,9 +1,9 @@
 """ACDC, the Automated Cardiac Diagnosis Challenge (Bernard et al., IEEE TMI 2018).
 
-Read from the h5 layout of the semi-supervised literature, which `ssl4seg-prepare acdc` also makes from the challenge's
-own NIfTI folders: ROOT/data/patientXXX_frameYY.h5 with `image` [S, H, W] in [0, 1] and `label` [S, H, W]
-(0 background, 1 right ventricle, 2 myocardium, 3 left ventricle). In the literature's copy frame01 is end diastole and
-frame02 end systole; a prepared copy keeps the acquired frame's number, and the voxel spacing as an attribute.
+It is read in the h5 layout of the semi-supervised literature: ROOT/data/patientXXX_frameYY.h5 with `image` [S, H, W] in
+[0, 1] and `label` [S, H, W] (0 background, 1 right ventricle, 2 myocardium, 3 left ventricle). `ssl4seg-prepare acdc`
+converts the challenge's NIfTI folders to this layout. In the literature's copy frame01 is end diastole and frame02 end
+systole; a converted copy keeps the numbers of the acquired frames, and has the voxel spacing as an attribute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,11 @@ import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import Normalizer, h5_facts, read_h5
+from ssl4seg.data.formats import h5_facts, read_h5
+from ssl4seg.data.intensities import Normalizer
+from ssl4seg.data.keys import only
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE, expect
 
 
 class ACDC(Dataset):
@@ -39,23 +42,21 @@ class ACDC(Dataset):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        if self.channels != 1:
-            raise UserError(f"dataset.channels={self.channels}: ACDC has 1")
-        place = self.folder(root)
+        expect("dataset.channels", self.channels, only(1, "ACDC"))
         if missing := [split for split in SPLITS if not patients.get(split)]:
             raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
         self.patients, self.normalized = patients, Normalizer(self.normalize)
-        self.files = self._find(place)
+        self.files = self._find(self.folder(root))
 
     def _find(self, root: Path) -> dict[str, list[Path]]:
         """The volume files by patient, in the order of their frames."""
         if not root.is_dir():
             raise UserError(f"dataset.root={root}: there is no such folder")
-        found: dict[str, list[Path]] = {}
+        files: dict[str, list[Path]] = {}
         for file in sorted((root / "data").glob("patient[0-9]*_frame[0-9]*.h5")):
-            found.setdefault(file.name.split("_")[0], []).append(file)
-        if found:
-            return found
+            files.setdefault(file.name.split("_")[0], []).append(file)
+        if files:
+            return files
         if next(root.glob("**/patient*/Info.cfg"), None) or next(root.glob("**/patient*_frame*.nii*"), None):
             raise UserError(
                 f"dataset.root={root} holds the challenge's NIfTI files; convert them once with\n"
@@ -95,9 +96,11 @@ class ACDC(Dataset):
     def _label(self, file: Path, index: int | None) -> LabelArray:
         label = read_h5(file, "label", index)
         if self.ignore_index is not None:
-            label = np.where(label == self.ignore_index, 255, label)
-        elif (label == 255).any():
-            raise UserError(f"{file}: label value 255 lies outside the classes; is it dataset.ignore_index=255?")
+            label = np.where(label == self.ignore_index, IGNORE, label)
+        elif (label == IGNORE).any():
+            raise UserError(
+                f"{file}: label value {IGNORE} lies outside the classes; is it dataset.ignore_index={IGNORE}?"
+            )
         if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
             raise UserError(
                 f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255"

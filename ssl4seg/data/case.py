@@ -1,4 +1,4 @@
-"""A case: the unit that is labelled, predicted and measured as a whole (a volume of slices, or one image)."""
+"""A case: what is labelled, predicted and measured as a whole (a volume of slices, or one image)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,53 +8,63 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
 
 FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
-"""float32, or uint8 that stands for 255 times the value: what a picture holds, in a quarter of the memory."""
+"""float32, or uint8 where 255 stands for 1: a picture as its file holds it, in a quarter of the memory."""
 Spacing = tuple[float, float, float]
 """Millimetres between slices, rows and columns."""
 
 
 class Volume(NamedTuple):
-    """The pixels of a case at native size; a two-dimensional image is a volume of one slice."""
+    """The pixels of a case at native size; a single image is a volume of one slice."""
 
     image: ImageArray
-    """[S, C, H, W], normalised as the dataset says."""
+    """[S, C, H, W], scaled as `dataset.normalize` says."""
     label: LabelArray | None
-    """[S, H, W] in 0..K-1 or IGNORE; None where no mask exists."""
+    """[S, H, W] in 0..K-1 or IGNORE; None without a mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A case that is known but not read yet."""
+    """A case whose pixels are read on demand."""
 
     name: str
     group: str
-    """The patient (or other unit) that must stay in one split; the labelled split takes whole groups."""
+    """The patient, or other unit, whose cases stay together in one split and are labelled together."""
     num_images: int
-    """Slices in the case."""
+    """Number of slices."""
     size: tuple[int, int]
-    """Their height and width."""
+    """Height and width of the slices."""
     labeled: bool
     """Whether a mask exists."""
     read: Callable[[], Volume]
-    """Pure; a `partial` of a function or method, not a closure: some systems hand it to worker processes by pickle."""
+    """A pure function; a `partial`, not a closure, since some systems pickle it for worker processes."""
     read_image: Callable[[], ImageArray] | None = None
-    """Only the image, where that saves reading the mask."""
+    """The image without the mask, where that saves reading the mask."""
     read_slice: Callable[[int, bool], Volume] | None = None
-    """Slice `index` as a volume of one, with or without its mask, where that saves reading the others."""
+    """(index, with mask) -> that slice as a volume of one, where that saves reading the other slices."""
     spacing: Spacing | None = None
-    """None where unknown."""
+    """None if unknown."""
 
     def volume(self, *, label: bool) -> Volume:
-        """The pixels, those of the mask only where they are wanted (or cannot be left out)."""
+        """Read the pixels. Without `label` the mask is left out, unless it cannot be read apart from the image."""
         return self.read() if label or self.read_image is None else Volume(self.read_image(), None)
 
 
-def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) -> Volume:
-    """The volume itself, or a UserError that names `source` and its fault (shape, NaN, label value)."""
+def full_scale(image: ImageArray) -> int:
+    """The value that stands for 1: 255 in a uint8 image, else 1."""
+    return 255 if image.dtype == np.uint8 else 1
+
+
+def checked(volume: Volume, source: str, num_classes: int) -> Volume:
+    """Return the volume if its shapes, its values and its labels are as they must be.
+
+    Raises:
+        UserError: names `source`, which is the case or file, and the fault.
+    """
     image, label = volume.image, volume.label
     if image.ndim != 4 or 0 in image.shape:
         raise UserError(f"{source}: the image has shape {image.shape}; expected slices x channels x height x width")
@@ -68,9 +78,9 @@ def checked(volume: Volume, source: str, num_classes: int, ignore: int = 255) ->
     expected = (image.shape[0], *image.shape[2:])
     if label.shape != expected:
         raise UserError(f"{source}: image and label differ in shape: image {expected}, label {label.shape}")
-    if not ((label >= num_classes) & (label != ignore)).any():
+    if not ((label >= num_classes) & (label != IGNORE)).any():
         return volume
-    wrong = [int(v) for v in np.unique(label) if v >= num_classes and v != ignore]
+    wrong = [int(value) for value in np.unique(label) if value >= num_classes and value != IGNORE]
     raise UserError(
         f"{source}: label values {wrong} lie outside the {num_classes} classes 0..{num_classes - 1}; "
         "set dataset.num_classes (and dataset.classes) or dataset.ignore_index, or mend the mask"

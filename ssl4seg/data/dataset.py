@@ -1,4 +1,4 @@
-"""The dataset contract: which cases each split has, and how their pixels are read."""
+"""The contract of a dataset: which cases each split has, and how their pixels are read."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, g
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import Case, ImageArray
+from ssl4seg.data.case import Case, ImageArray, full_scale
 from ssl4seg.data.keys import COMMON
 from ssl4seg.errors import UserError
 from ssl4seg.keys import check_keys
@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Statistics(NamedTuple):
-    """Of the training images' values, a number for each channel."""
+    """Mean and standard deviation of the training images, a number for each channel."""
 
     mean: list[float]
     std: list[float]
@@ -26,7 +26,7 @@ class Statistics(NamedTuple):
 
 def moments(image: ImageArray) -> npt.NDArray[np.float64]:
     """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, H, W]."""
-    scale = 255.0 if image.dtype == np.uint8 else 1.0
+    scale = full_scale(image)
     values = image.swapaxes(0, 1).reshape(image.shape[1], -1)
     first = values.sum(axis=1, dtype=np.float64) / scale
     second = np.square(values, dtype=np.float64).sum(axis=1) / scale**2
@@ -34,7 +34,7 @@ def moments(image: ImageArray) -> npt.NDArray[np.float64]:
 
 
 def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:
-    """From the moments [3, C] of all images together; a channel that does not vary has the deviation 1."""
+    """Mean and std from the sum of all images' moments [3, C]; the std of a constant channel is taken as 1."""
     count, first, second = sums
     mean = first / count
     std = np.sqrt(np.maximum(second / count - mean**2, 0))
@@ -42,7 +42,7 @@ def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:
 
 
 class Common(TypedDict):
-    """The keys that every dataset has (see `Dataset`); a subclass takes them as `**common: Unpack[Common]`."""
+    """The keys of every dataset (see `Dataset`); a subclass takes them as `**common: Unpack[Common]`."""
 
     classes: Sequence[str]
     num_classes: int
@@ -58,35 +58,36 @@ class Common(TypedDict):
 
 
 class Dataset(ABC):
-    """Cases of three splits. A dataset is one subclass and one YAML in conf/dataset.
+    """The cases of three splits. A dataset is one subclass and one YAML in conf/dataset.
 
     Args:
         classes: class names, background first if there is one, all different and none "mean"; their number is K.
-        num_classes: K, to say it once more where a user changes `classes`.
+        num_classes: K; it must agree with `classes`, which guards against a forgotten change.
         channels: C of the images.
-        image_size: side in pixels of the square training input.
-        normalize: how intensities are scaled, see `files.normalized`; prediction does the same to new images.
+        image_size: side of the square training input in pixels.
+        normalize: how intensities are scaled, see `intensities.normalized`; new images are scaled in the same way for
+            prediction.
         ignore_index: label value in the files that no loss and no metric counts; None if there is none.
-        mean, std: of each channel, by which the network standardises its input; "auto" takes them from the training
+        mean, std: of each channel; the network standardises its input by them. "auto" computes them from the training
             images, None leaves the input as it is.
-        scoring: "cases" (Dice, IoU, HD95 and ASD of each case, background left out) or "pixels" (IoU and accuracy from
-            one confusion matrix over all images); what val chooses the best model by is Dice or mIoU.
-        background: whether class 0 is what belongs to nothing: no Dice or distance of a case is taken of it, and
+        scoring: "cases" (Dice, IoU, HD95 and ASD of each case, without the background) or "pixels" (IoU and accuracy
+            from one confusion matrix over all images). The best model has the highest Dice or mIoU on val.
+        background: whether class 0 is a background: it gets no Dice and no distances in the scores of cases, and
             post-processing may turn other classes into it.
-        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; the others have `pictures.COLORS`.
+        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; other classes have `pictures.COLORS`.
     """
 
     name: ClassVar[str]
     words: ClassVar[tuple[str, str]] = ("patients", "slices")
-    """What groups and images are called."""
+    """What messages call groups and images."""
     value_bytes: int = 4
-    """Of a channel of a pixel in memory; 1 for pictures."""
+    """Memory of one channel of one pixel: 4 for float32, 1 for uint8."""
     tested_on: Split = "test"
-    """"val" where the test split has no masks: then the model is tested on what it was chosen on."""
+    """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
     place: ClassVar[str] = "the folder of the dataset"
-    """What `dataset.root` is, with an example, where there is one."""
+    """What `dataset.root` must be, with an example, for the message that asks for it."""
     remedy: ClassVar[str] = "mend the lists of the dataset"
-    """What to do where a group is in two splits."""
+    """What the user should do if a group is in two splits."""
 
     def __init__(
         self,
@@ -103,10 +104,10 @@ class Dataset(ABC):
         background: bool = True,
         palette: Sequence[str | Sequence[int]] | None = None,
     ) -> None:
-        given = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
-        given |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
-        given |= {"background": background, "palette": palette}
-        check_keys(given, COMMON, "dataset.")
+        keys = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
+        keys |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
+        keys |= {"background": background, "palette": palette}
+        check_keys(keys, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
                 f"dataset.num_classes is {num_classes}, but dataset.classes names {len(classes)}: {list(classes)}"
@@ -127,34 +128,41 @@ class Dataset(ABC):
 
     @classmethod
     def folder(cls, root: str | None) -> Path:
-        """`dataset.root`, which must be set."""
+        """The path `dataset.root`.
+
+        Raises:
+            UserError: if it is null.
+        """
         if root is None:
             raise UserError(f"dataset.root is not set: give {cls.place}")
         return Path(root).expanduser()
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """The dataset's part of a configuration, and in it what is left open there but can be read off the data.
+        """Fill in the keys that are null in the configuration and can be read off the data.
 
-        It stands in config.yaml, so that a run can predict without its data.
+        The run's config.yaml holds the result, so that the run can predict without its data.
+
+        Args:
+            keys: the configuration's group `dataset`.
         """
         return dict(keys)
 
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[int | str | Sequence[int]] | None:
-        """What each class has in the mask files: a number or a colour (`masks.Color`); None: its own number.
+        """The number or colour (`masks.Color`) of each class in the mask files; None if these hold the classes 0..K-1.
 
         Args:
-            keys: the dataset's part of a configuration.
+            keys: the configuration's group `dataset`.
         """
         return None
 
     @abstractmethod
     def cases(self, split: Split) -> list[Case]:
-        """The cases of a split in the dataset's published order."""
+        """The cases of a split, in the dataset's published order."""
 
     def statistics(self) -> Statistics | None:
-        """`mean` and `std`; "auto" reads all training images, labelled or not."""
+        """`mean` and `std`, None if they are null; "auto" reads all training images, labelled or not."""
         if self.mean is None or self.std is None:
             return None
         if not isinstance(self.mean, str) and not isinstance(self.std, str):

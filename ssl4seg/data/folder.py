@@ -1,10 +1,10 @@
 """The user's own folder: images and masks of any kind, described by one small file, ROOT/dataset.yaml.
 
-    classes: [background, cell]   # all that a folder needs; `ssl4seg-prepare check ROOT --write` suggests it
+    classes: [background, cell]   # the only key that must be set; `ssl4seg-prepare check ROOT --write` suggests it
     colors: [0, 255]              # only if masks hold other numbers than 0..K-1, or colours
-    group: (patient\\d+)_          # only if several files are of one patient
+    group: (patient\\d+)_          # only if a patient has several files
 
-layout.py says how the files lie.
+layout.py describes the folders that it reads.
 """
 
 import hashlib
@@ -19,15 +19,16 @@ from typing import Any, Unpack
 import numpy as np
 import yaml
 
-from ssl4seg.data.case import Case, ImageArray, Volume
+from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.files import H5, Normalizer, check_channels, ending
-from ssl4seg.data.images import Facts, facts, read_image
+from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.images import Facts, check_channels, facts, read_image
+from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, is_color
 from ssl4seg.errors import UserError
-from ssl4seg.keys import Key, check_keys, is_list, is_number, is_rgb_color, is_whole, optional, or_word
+from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, optional, or_word
 
 DESCRIPTION = "dataset.yaml"
 DEFAULTS: dict[str, Any] = {
@@ -47,21 +48,19 @@ DEFAULTS: dict[str, Any] = {
     "test_ratio": 0.2,
     "seed": 0,
 }
-"""What may stand in dataset.yaml, and what holds where it does not; see conf/dataset/folder.yaml."""
+"""The keys of dataset.yaml with their defaults; see conf/dataset/folder.yaml."""
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
 OWN = {
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
-    "val_ratio": Key(
-        lambda value: is_number(value) and 0 < value < 1, "a share in (0, 1): the best model is chosen on val"
-    ),
-    "test_ratio": Key(lambda value: is_number(value) and 0 <= value < 1, "a share in [0, 1)"),
+    "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
+    "test_ratio": number_in("[0, 1)", "a share"),
     "seed": Key(is_whole, "a whole number"),
 }
-"""What the keys that only a folder has may be."""
+"""The keys that only a folder has."""
 KEYS = COMMON | OWN | {key: or_word("none", COMMON[key]) for key in ("mean", "std")}
-"""All that dataset.yaml and the command line may say; null is what is left open."""
+"""All keys that dataset.yaml and the command line may set; null leaves a key to the next source."""
 
 
 class Folder(Dataset):
@@ -69,17 +68,17 @@ class Folder(Dataset):
 
     Args:
         root: the folder.
-        colors: of each class in the masks; None: the masks hold 0..K-1.
-        ignore_color: colour in the masks that nothing counts.
-        group: regular expression whose first group, in an image's name, is its patient, who stays in one split.
-        val_ratio, test_ratio: shares of the groups with masks, where the split is drawn; with 0 there is no test.
+        colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
+        ignore_color: colour in the masks that no loss and no metric counts.
+        group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
+        val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
     """
 
     name = "folder"
     words = ("cases", "images")
     place = "the folder of your images, dataset.root=DATA/MINE"
-    remedy = "keep the files of each in one of train/, val/ and test/, or mend dataset.group"
+    remedy = "keep the files of each patient in one of train/, val/ and test/, or mend dataset.group"
 
     def __init__(
         self,
@@ -94,15 +93,15 @@ class Folder(Dataset):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        place = self.folder(root)
+        folder = self.folder(root)
         own = {"colors": colors, "ignore_color": ignore_color, "group": group}
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.masks = MaskReader(
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
         self.normalized = Normalizer(self.normalize)
-        items = found_items(place, group)
-        self.facts = heads(items, self.channels)
+        items = items_of(folder, group)
+        self.facts = headers_of(items, self.channels)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
@@ -127,8 +126,8 @@ class Folder(Dataset):
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
         image = self.normalized(item.image, partial(read_image, item.image, self.channels), index)
-        if self.value_bytes > 1 and image.dtype == np.uint8:  # beside images of other kinds: all are float32
-            image = (image / np.float32(255)).astype(np.float32)
+        if self.value_bytes > 1 and image.dtype == np.uint8:  # a picture among volumes: all become float32
+            image = (image / np.float32(full_scale(image))).astype(np.float32)
         return image
 
     def _read(self, item: Item) -> Volume:
@@ -145,45 +144,45 @@ class Folder(Dataset):
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[Color] | None:
         """`colors`."""
-        found: Sequence[Color] | None = keys["colors"]
-        return found
+        colors: Sequence[Color] | None = keys["colors"]
+        return colors
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """null is what ROOT/dataset.yaml says, else what the files say, else the default."""
+        """A key that is null gets its value from ROOT/dataset.yaml, else from the files, else its default."""
         root = Path(str(keys["root"])).expanduser()
-        given = {key: value for key in KEYS if (value := keys.get(key)) is not None}
-        check_keys(given, KEYS, "dataset.")
-        full = dict(keys) | DEFAULTS | read_description(root) | given
+        configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
+        check_keys(configured, KEYS, "dataset.")
+        full = dict(keys) | DEFAULTS | read_description(root) | configured
         if full["classes"] is None:
-            found_items(root, full["group"])  # a folder of another kind has no classes either
+            items_of(root, full["group"])  # raises first if this is not such a folder at all
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
-                f"`ssl4seg-prepare check {root} --write` writes what the masks hold"
+                f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
             )
-        full["palette"] = shown_in(full)
+        full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         if full["channels"] is None or full["scoring"] is None:
-            facts_of = heads(found_items(root, full["group"]), full["channels"])
+            facts_of = headers_of(items_of(root, full["group"]), full["channels"])
             full["channels"] = full["channels"] or common_channels(facts_of)
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
         return full | {key: None for key in ("mean", "std") if full[key] == "none"}
 
 
-def shown_in(keys: Mapping[str, Any]) -> Sequence[Color] | None:
-    """The palette: that of the user, else the colours in the masks if those are no numbers."""
+def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
+    """The user's palette, else the colours in the masks unless one of them is a number."""
     colors = keys["colors"] if keys["palette"] is None else keys["palette"]
     return colors if colors and all(map(is_rgb_color, colors)) else None
 
 
 def _sliceable(item: Item) -> bool:
-    """Whether a slice can be read without the others."""
+    """Whether its slices can be read one at a time."""
     return all(ending(file) in H5 for file in (item.image, item.mask) if file)
 
 
 def read_description(root: Path) -> dict[str, Any]:
-    """The keys of ROOT/dataset.yaml, none if it is not there."""
+    """The keys that ROOT/dataset.yaml sets; none without such a file."""
     file = root / DESCRIPTION
     if not file.exists():
         return {}
@@ -194,12 +193,12 @@ def read_description(root: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds no keys; expected for instance classes: [background, cell]")
+        raise UserError(f"{file}: holds no keys; expected for example classes: [background, cell]")
     if unknown := [str(key) for key in content if key not in DEFAULTS]:
         raise UserError(f"{file}: unknown keys {', '.join(unknown)}; it may hold {', '.join(DEFAULTS)}")
-    told = {key: value for key, value in content.items() if value is not None}
-    check_keys(told, KEYS, f"{file}: ")
-    return told
+    keys = {key: value for key, value in content.items() if value is not None}
+    check_keys(keys, KEYS, f"{file}: ")
+    return keys
 
 
 def _place(error: yaml.MarkedYAMLError) -> str:
@@ -208,37 +207,45 @@ def _place(error: yaml.MarkedYAMLError) -> str:
 
 
 def _unquoted(file: Path) -> str:
-    """What to do where a colour stands without quotes, which YAML takes for the beginning of a comment."""
+    """A hint if a colour has no quotes: YAML reads it as a comment."""
     bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text())
-    return f'; # begins a comment, so that colours need quotes: "{bare[1]}"' if bare else ""
+    return f'; # begins a comment, so colours need quotes: "{bare[1]}"' if bare else ""
 
 
-def found_items(root: Path, group: str | None) -> list[Item]:
-    """The items of a folder without a fault in its names."""
-    found = find(root, group)
-    _raise(found.faults)
-    return found.items
+def items_of(root: Path, group: str | None) -> list[Item]:
+    """The items of a folder.
+
+    Raises:
+        UserError: if there is a fault in its names.
+    """
+    layout = find(root, group)
+    _raise(layout.faults)
+    return layout.items
 
 
-def heads(items: Sequence[Item], channels: int | None) -> dict[Item, Facts]:
-    """What the heads of all image files say, none of them with a fault."""
-    found, faults = read_heads(items, channels)
+def headers_of(items: Sequence[Item], channels: int | None) -> dict[Item, Facts]:
+    """The headers of all image files.
+
+    Raises:
+        UserError: if one has a fault.
+    """
+    facts_of, faults = read_headers(items, channels)
     _raise(faults)
-    return found
+    return facts_of
 
 
-def read_heads(items: Sequence[Item], channels: int | None) -> tuple[dict[Item, Facts], list[str]]:
-    """What the heads of image files say, and the faults of the others.
+def read_headers(items: Sequence[Item], channels: int | None) -> tuple[dict[Item, Facts], list[str]]:
+    """The headers of image files, and the faults of those that cannot be read.
 
-    A tenth of a millisecond each, but network file systems are slow.
+    It reads 16 at a time: network file systems answer slowly.
     """
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(partial(_head, channels=channels), items))
-    good = {item: fact for item, fact in zip(items, found, strict=True) if isinstance(fact, Facts)}
-    return good, [fault for fault in found if isinstance(fault, str)]
+        outcomes = list(pool.map(partial(_header, channels=channels), items))
+    facts_of = {item: fact for item, fact in zip(items, outcomes, strict=True) if isinstance(fact, Facts)}
+    return facts_of, [fault for fault in outcomes if isinstance(fault, str)]
 
 
-def _head(item: Item, channels: int | None) -> Facts | str:
+def _header(item: Item, channels: int | None) -> Facts | str:
     try:
         fact = facts(item.image, channels)
         if channels:
@@ -250,15 +257,15 @@ def _head(item: Item, channels: int | None) -> Facts | str:
 
 def _raise(faults: Sequence[str]) -> None:
     if faults:
-        shown = grouped(faults)
+        shown = by_kind(faults)
         more = ["`ssl4seg-prepare check ROOT --all` lists all"] if len(faults) > len(shown[:20]) else []
         raise UserError("\n".join([*shown[:20], *more]))
 
 
-def grouped(faults: Sequence[str], examples: int = 3) -> list[str]:
-    """The faults kind by kind, of each kind a few and the number of the others.
+def by_kind(faults: Sequence[str], examples: int = 3) -> list[str]:
+    """The faults kind by kind: some of each kind, and the number of the others.
 
-    Of one kind are those that differ only in files, numbers and colours.
+    Faults are of one kind if they differ only in files, numbers and colours.
     """
     kinds: dict[frozenset[str], list[str]] = {}
     for fault in faults:
@@ -277,15 +284,15 @@ def common_channels(facts_of: Mapping[Item, Facts]) -> int:
     if len(numbers) == 1:
         return next(iter(numbers))
     first = {fact.channels: item.image for item, fact in reversed(list(facts_of.items()))}
-    told = "; ".join(f"{number} in {count} images ({first[number].name})" for number, count in sorted(numbers.items()))
+    counts = "; ".join(f"{num} in {count} images ({first[num].name})" for num, count in sorted(numbers.items()))
     raise UserError(
-        f"the images have different numbers of channels: {told}; make them alike, or (grey and RGB only) say in "
-        f"{DESCRIPTION} what all are to become: channels: 1 or channels: 3"
+        f"the images have different numbers of channels: {counts}; make them alike, or (grey and RGB only) set "
+        f"channels: 1 or channels: 3 in {DESCRIPTION}, and all are read so"
     )
 
 
 def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
-    """Refuse a mask of another size. Both are slices, height and width."""
+    """Refuse a mask whose shape is not its image's; both are (slices, height, width)."""
     if image != label:
         sizes = [" x ".join(map(str, shape if max(image[0], label[0]) > 1 else shape[1:])) for shape in (label, image)]
         order = "slices x height x width" if max(image[0], label[0]) > 1 else "height x width"
@@ -293,34 +300,34 @@ def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> N
 
 
 def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, seed: int) -> dict[Split, list[Item]]:
-    """The items of each split, as their folders say or drawn group by group; those without a mask only train.
+    """The items of each split, given by their folders or drawn group by group. Items without a mask only train.
 
-    Groups come in the order of a hash of their names: as good as random, and a new one does not disturb the others.
+    Groups are ordered by a hash of their names, which is as good as random; a new group does not reorder the others.
     """
 
-    def place(item: Item) -> tuple[bytes, str]:
+    def hashed(item: Item) -> tuple[bytes, str]:
         return hashlib.sha256(f"{seed} {item.group}".encode()).digest(), item.name
 
-    ordered = sorted(items, key=place)
+    ordered = sorted(items, key=hashed)
     if any(item.split for item in items):
         parts = {split: [item for item in ordered if item.split == split] for split in SPLITS}
     else:
-        held = _held_out(list(dict.fromkeys(item.group for item in ordered if item.mask)), val_ratio, test_ratio)
-        parts = {split: [item for item in ordered if held.get(item.group, "train") == split] for split in SPLITS}
+        split_of = _held_out(list(dict.fromkeys(item.group for item in ordered if item.mask)), val_ratio, test_ratio)
+        parts = {split: [item for item in ordered if split_of.get(item.group, "train") == split] for split in SPLITS}
     return {split: [item for item in part if item.mask or split == "train"] for split, part in parts.items()}
 
 
 def _held_out(groups: Sequence[str], val_ratio: float, test_ratio: float) -> dict[str, Split]:
-    """The first of the groups for val, the next for test; at least one is left to train on."""
+    """The split of each group that is held out: the first for val, the next for test; at least one is left."""
     ratios = f"dataset.val_ratio={val_ratio} dataset.test_ratio={test_ratio}"
     if val_ratio + test_ratio >= 1:
-        raise UserError(f"{ratios}: expected less than 1 together; what they leave is trained on")
+        raise UserError(f"{ratios}: expected less than 1 together; the rest is for training")
     num_val = max(1, round(val_ratio * len(groups)))
     num_test = max(int(test_ratio > 0), round(test_ratio * len(groups)))
     if len(groups) <= num_val + num_test:
         raise UserError(
-            f"{ratios}: {len(groups)} cases with a mask are too few for {num_val} of val, {num_test} of test and one "
+            f"{ratios}: {len(groups)} cases with a mask are too few for {num_val} in val, {num_test} in test and one "
             "to train on; add masks or lower the ratios (dataset.test_ratio=0: the model is tested on val)"
         )
-    held: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
-    return held | dict.fromkeys(groups[num_val : num_val + num_test], "test")
+    val: dict[str, Split] = dict.fromkeys(groups[:num_val], "val")
+    return val | dict.fromkeys(groups[num_val : num_val + num_test], "test")

@@ -1,26 +1,22 @@
-"""Image files of any kind as [S, C, H, W], mask files as what they hold, and predicted masks back into files.
+"""Image and mask files of any kind as a dataset reads them: [S, C, H, W] with the dataset's channels.
 
-The kinds are those of `files.ENDINGS`. A file with one axis more than an image holds slices, or channels where the
-dataset has as many: [3, H, W] is one image for 3 channels and three slices for 1. The third axis of NIfTI
-is always one of slices.
+The kinds are those of `formats.ENDINGS`. A file with one axis more than an image holds channels if it is as long as
+the dataset has channels, else slices: [3, H, W] is one image for 3 channels and three slices for 1. The third axis of
+NIfTI is always one of slices.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
-import tifffile
-from PIL import Image
 
-from ssl4seg.data.case import ImageArray
-from ssl4seg.data.files import (
+from ssl4seg.data.case import ImageArray, Spacing
+from ssl4seg.data.formats import (
     H5,
     NIFTI,
     PICTURE,
     TIFF,
-    check_channels,
     ending,
     h5_facts,
     nifti_facts,
@@ -28,38 +24,44 @@ from ssl4seg.data.files import (
     picture_channels,
     read_h5,
     read_nifti_channels,
-    read_picture,
+    read_picture_values,
     read_tiff,
     tiff_facts,
+    write_h5_label,
     write_nifti,
+    write_picture,
+    write_tiff,
 )
 from ssl4seg.errors import UserError
 
-LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in grey (ITU-R 601), as Pillow's."""
+PILLOW_LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey, as Pillow has them (ITU-R BT.601)."""
+
+
+# -- headers ----------------------------------------------------------------------------------------------------------
 
 
 class Facts(NamedTuple):
-    """What is known of an image file without reading its pixels."""
+    """What the header of an image file says."""
 
     num_images: int
     """Slices."""
     channels: int
-    """In the file, but for the opacity of a PNG."""
+    """In the file; the opacity of a PNG does not count."""
     size: tuple[int, int]
     """Height and width."""
     is_bytes: bool
-    """Whether `read_image` gives uint8."""
-    spacing: tuple[float, float, float] | None
+    """Whether `read_image` returns uint8."""
+    spacing: Spacing | None
     """Millimetres between slices, rows and columns; None where unknown."""
     labeled: bool
-    """Whether the file holds its mask too (h5)."""
+    """Whether the file also holds its mask (h5)."""
     opacity: bool = False
-    """Whether the picture has an opacity, or alpha, which is left out."""
+    """Whether the picture has an opacity (alpha), which is left out."""
 
 
 def facts(path: Path, channels: int | None = None) -> Facts:
-    """From the head of the file.
+    """Read the header of a file.
 
     Args:
         channels: of the dataset, if known; decides whether a third axis is one of slices or of channels.
@@ -77,8 +79,8 @@ def facts(path: Path, channels: int | None = None) -> Facts:
         with opened(path) as picture:
             shape, is_bytes = (1, picture_channels(picture), picture.height, picture.width), picture.mode[0] not in "IF"
             opacity = picture.has_transparency_data
-    num, held, *size = stacked(shape, None if kind in NIFTI else channels, path)
-    return Facts(num, held, (size[0], size[1]), is_bytes, spacing, labeled, opacity)
+    num, in_file, *size = stacked(shape, None if kind in NIFTI else channels, path)
+    return Facts(num, in_file, (size[0], size[1]), is_bytes, spacing, labeled, opacity)
 
 
 def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[int, int, int, int]:
@@ -92,62 +94,98 @@ def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[i
     return (1, length, height, width) if length == channels else (length, 1, height, width)
 
 
-def read_image(path: Path, channels: int, index: int | None = None) -> ImageArray:
-    """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file says.
+# -- images -----------------------------------------------------------------------------------------------------------
 
-    Grey becomes RGB and RGB becomes grey where the dataset has the other. The opacity of a PNG is left out; the fourth
-    channel of a TIFF may be any band, whatever its tag says (tifffile calls the fourth of every RGB image an opacity).
+
+def read_image(path: Path, channels: int, index: int | None = None) -> ImageArray:
+    """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file has it.
+
+    Grey becomes RGB, and RGB becomes grey, where the dataset has the other. The opacity of a PNG is left out. The
+    fourth channel of a TIFF is read whatever its tag says: tifffile calls the fourth of every RGB image an opacity.
 
     Args:
-        index: of the slice that is wanted, in an h5 volume; None reads all.
+        index: read only this slice of an h5 volume.
     """
     kind = ending(path)
     if kind in PICTURE:
         return read_picture(path, channels)[None]
     if kind in NIFTI:
-        found = read_nifti_channels(path)[0]
+        pixels = read_nifti_channels(path)[0]
     elif kind in H5:
-        found = read_h5(path, "image", index)
+        pixels = read_h5(path, "image", index)
     else:
-        found = read_tiff(path)
-    image = found.reshape(stacked(found.shape, None if kind in NIFTI else channels, path))
-    if kind in TIFF and found.dtype.itemsize == 1 and found.dtype.kind in "ub":
-        return _converted(image.astype(np.uint8) * (255 if found.dtype == bool else 1), channels, path)
-    scale = 65535 if kind in TIFF and found.dtype == np.uint16 else 1
+        pixels = read_tiff(path)
+    image = pixels.reshape(stacked(pixels.shape, None if kind in NIFTI else channels, path))
+    if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
+        return _converted(image.astype(np.uint8) * (255 if pixels.dtype == bool else 1), channels, path)
+    scale = 65535 if kind in TIFF and pixels.dtype == np.uint16 else 1
     return _converted((image / np.float32(scale)).astype(np.float32), channels, path)
 
 
+def read_picture(path: Path, channels: int) -> ImageArray:
+    """A PNG or JPEG as [C, H, W]: grey for 1 channel, RGB for 3; uint8, or float32 in [0, 1] from 16 bit."""
+    with opened(path) as picture:
+        check_channels(path, picture_channels(picture), channels, opacity=picture.has_transparency_data)
+        is_deep = picture.mode.startswith("I")
+        mode = picture.mode if is_deep else "L" if channels == 1 else "RGB"
+        # A copy: PyTorch warns of memory that may not be written to, as Pillow's.
+        pixels: npt.NDArray[Any] = np.array(picture if picture.mode == mode else picture.convert(mode))
+    image = (pixels / 65535.0).astype(np.float32) if is_deep else pixels
+    image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+    return np.repeat(image, channels, axis=0) if len(image) != channels else image
+
+
+def convertible(in_file: int, channels: int) -> bool:
+    """Whether an image with `in_file` channels can be read for a dataset with `channels`: grey as RGB, RGB as grey."""
+    return in_file == channels or {in_file, channels} == {1, 3}
+
+
+def check_channels(path: Path, in_file: int, channels: int, *, opacity: bool = False) -> None:
+    """Refuse an image whose channels cannot be converted to the dataset's.
+
+    Args:
+        opacity: whether the file also has an opacity, which is left out.
+    """
+    if not convertible(in_file, channels):
+        held = f"{in_file} channel{'s' if in_file > 1 else ''}{' (its opacity is left out)' if opacity else ''}"
+        raise UserError(f"{path}: has {held}, but {channels} are expected (dataset.channels)")
+
+
 def _converted(image: npt.NDArray[Any], channels: int, path: Path) -> ImageArray:
-    found = image.shape[1]
-    check_channels(path, found, channels)
-    if found == 1 < channels:
+    """[S, C', H, W] -> [S, C, H, W]."""
+    in_file = image.shape[1]
+    check_channels(path, in_file, channels)
+    if in_file == 1 < channels:
         return np.repeat(image, channels, axis=1)
-    if channels == 1 < found:
-        grey = np.tensordot(image, np.array(LUMA, np.float32), axes=(1, 0))[:, None]
+    if channels == 1 < in_file:
+        grey = np.tensordot(image, np.array(PILLOW_LUMA, np.float32), axes=(1, 0))[:, None]
         return grey.round().astype(np.uint8) if image.dtype == np.uint8 else grey.astype(np.float32)
     return image
+
+
+# -- masks ------------------------------------------------------------------------------------------------------------
 
 
 def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.NDArray[Any]:
     """What a mask file holds: numbers [S, H, W], or RGB colours [S, H, W, 3].
 
     Args:
-        colored: take the colours of a palette, not its indices.
-        index: of the slice that is wanted, in an h5 volume; None reads all.
+        colored: return the colours of a palette, not its indices.
+        index: read only this slice of an h5 volume.
     """
     kind = ending(path)
     if kind in PICTURE:
-        return _picture_values(path, colored)[None]
+        return read_picture_values(path, colored=colored)[None]
     if kind in NIFTI:
-        found = read_nifti_channels(path)[0]
+        numbers = read_nifti_channels(path)[0]
     elif kind in H5:
-        found = read_h5(path, "label", index)
+        numbers = read_h5(path, "label", index)
     else:
-        found = read_tiff(path, indices=True)
-        if found.dtype == bool:
-            found = found * np.uint8(255 if colored else 1)  # as in pictures of 1 bit
-    num, channels, height, width = stacked(found.shape, None, path)
-    values = found.reshape(num, channels, height, width)
+        numbers = read_tiff(path, indices=True)
+        if numbers.dtype == bool:
+            numbers = numbers * np.uint8(255 if colored else 1)  # as in pictures of 1 bit
+    num, channels, height, width = stacked(numbers.shape, None, path)
+    values = numbers.reshape(num, channels, height, width)
     if channels == 1:
         return values[:, 0]
     if channels not in (3, 4):
@@ -155,34 +193,20 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
     return np.moveaxis(values[:, :3], 1, -1)
 
 
-def _picture_values(path: Path, colored: bool) -> npt.NDArray[Any]:
-    with opened(path) as picture:
-        if picture.mode == "P":
-            return np.asarray(picture.convert("RGB") if colored else picture)
-        if picture.mode == "1":
-            return np.asarray(picture.convert("L") if colored else picture, np.uint8)
-        if picture.mode == "LA":
-            return np.asarray(picture.convert("L"))
-        return np.asarray(picture if picture.mode[0] in "LIF" else picture.convert("RGB"))
-
-
 def write_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
-    """A mask in the same kind of file as its image: numbers [S, H, W], or colours [S, H, W, 3] in PNG and TIFF."""
+    """Write a mask in the kind of file that its image `like` is.
+
+    Args:
+        label: numbers [S, H, W], or colours [S, H, W, 3], which only PNG and TIFF hold.
+    """
     kind = ending(path)
     if label.ndim == 4 and kind not in (*PICTURE, *TIFF):
         raise UserError(f"{path}: holds numbers, not colours")
     if kind in PICTURE:
-        if not np.can_cast(label.dtype, np.uint16):
-            raise UserError(f"{path}: a PNG holds numbers from 0 to 65535; the masks have others")
-        Image.fromarray(label[0]).save(path)
+        write_picture(path, label[0])
     elif kind in NIFTI:
         write_nifti(path, label, read_nifti_channels(like)[1])
     elif kind in H5:
-        shape = h5_facts(like)[0]
-        with h5py.File(path, "w") as file:
-            stack = len(shape) > 2 and len(label) == shape[0]
-            file.create_dataset("label", data=label if stack else label[0], compression="gzip")
+        write_h5_label(path, label, like)
     else:
-        stack = len(label) > 1
-        photometric = "minisblack" if label.ndim == 3 else "rgb"
-        tifffile.imwrite(path, label if stack else label[0], photometric=photometric, compression="zlib")
+        write_tiff(path, label)

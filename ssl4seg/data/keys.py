@@ -1,9 +1,10 @@
-"""The keys of every dataset: what each may be, for the command line, dataset.yaml and code."""
+"""The keys of every dataset: what each may be set to, for the command line, dataset.yaml and constructors."""
 
 from typing import Any
 
-from ssl4seg.data.files import NORMALIZATIONS
+from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
+    IGNORE,
     RESERVED,
     Key,
     is_list,
@@ -18,9 +19,14 @@ from ssl4seg.keys import (
 )
 
 
+def only(value: int, dataset: str) -> Key:
+    """The one value that a dataset allows."""
+    return Key(lambda v: v == value, f"{value}, as {dataset} has")
+
+
 def _are_classes(value: Any) -> bool:
     names = is_list(value) and all(isinstance(name, str) and name and name != RESERVED for name in value)
-    return names and 2 <= len(set(value)) == len(value) <= 255
+    return names and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
 def _are_numbers(value: Any) -> bool:
@@ -30,9 +36,10 @@ def _are_numbers(value: Any) -> bool:
 COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
-        f"a list of 2 to 255 different names, background first, none of them {RESERVED!r} (numbers and yes in quotes)",
+        f"a list of 2 to {IGNORE} different names, background first, none of them {RESERVED!r} "
+        "(numbers and yes in quotes)",
     ),
-    "num_classes": whole(2, 255),
+    "num_classes": whole(2, IGNORE),
     "channels": whole(1),
     "image_size": whole(16),
     "normalize": one_of(*NORMALIZATIONS),
@@ -50,4 +57,4 @@ COMMON: dict[str, Key] = {
         )
     ),
 }
-"""Those of every dataset."""
+"""The keys that every dataset has."""

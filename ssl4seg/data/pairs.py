@@ -1,23 +1,50 @@
-"""Pictures with mask pictures on the disk, as cases of one image each: what natural-image datasets are made of."""
+"""Datasets of natural images: picture files with mask pictures, each pair a case of one image."""
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, Volume
-from ssl4seg.data.dataset import Split
-from ssl4seg.data.files import normalized, picture_size, read_mask, read_picture
+from ssl4seg.data.dataset import Common, Dataset, Split
+from ssl4seg.data.formats import picture_size, read_mask
+from ssl4seg.data.images import read_picture
+from ssl4seg.data.intensities import normalized
+from ssl4seg.data.keys import only
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect
 
-WORDS = ("images", "images")
-"""Each image is a group of its own."""
-REMEDY = "mend dataset.lists"
-"""Where an image is in two splits."""
+
+class NaturalImages(Dataset):
+    """A published dataset of RGB pictures whose test masks are not public.
+
+    Args:
+        lists: files that name the images of train and val, instead of the dataset's own.
+    """
+
+    words = ("images", "images")
+    remedy = "mend dataset.lists"
+    tested_on = "val"
+
+    def __init__(self, *, lists: Mapping[Split, str | None] | None, **common: Unpack[Common]) -> None:
+        super().__init__(**common)
+        expect("dataset.channels", self.channels, only(3, type(self).__name__))
+        self.lists = lists or {}
+        self.value_bytes = 4 if self.normalize == "minmax" else 1
+
+    def refuse_test(self, split: Split) -> None:
+        """Raise a UserError if `split` is test."""
+        if split == "test":
+            raise UserError(f"{type(self).__name__}: the masks of test are not public; use val")
+
+    def listed(self, split: Split, known: Collection[str]) -> list[str] | None:
+        """The images of the user's list for a split; None if there is no such list."""
+        file = self.lists.get(split)
+        return read_list(Path(file).expanduser(), split, known) if file else None
 
 
 class Pair(NamedTuple):
@@ -27,19 +54,21 @@ class Pair(NamedTuple):
     image: Path
     mask: Path
     values: Mapping[int, int]
-    """Each value that the mask may hold -> its class, or 255 where it is ignored."""
+    """Each value that the mask may hold -> its class, or IGNORE."""
 
 
-def read_list(file: Path, key: str, known: Collection[str]) -> list[str]:
-    """The images that a list names, in its order: one a line, by name or path; a mask that follows is not read.
+def read_list(file: Path, split: Split, known: Collection[str]) -> list[str]:
+    """The images that a list names, in its order and each once.
+
+    A line holds a name or path of an image; the path of a mask may follow and is not read.
 
     Args:
-        key: what the user can set to choose another list.
-        known: the names of the images that are there.
+        split: of which the list is.
+        known: names of all images.
     """
-    hint = f"; {key}=FILE takes another list"
-    found = read_names(file, known, source=str(file), what="image of dataset.root", hint=hint)
-    return list(dict.fromkeys(name for _, name in found))
+    hint = f"; dataset.lists.{split}=FILE takes another list"
+    lines = read_names(file, known, source=str(file), what="image of dataset.root", hint=hint)
+    return list(dict.fromkeys(name for _, name in lines))
 
 
 def without_mask(names: Sequence[str], total: int, split: Split) -> str:
@@ -49,16 +78,16 @@ def without_mask(names: Sequence[str], total: int, split: Split) -> str:
 
 
 def cases_of(pairs: Sequence[Pair], normalize: str) -> list[Case]:
-    """Reads the heads of all files; a tenth of a millisecond each, but network file systems answer many at a time."""
+    """A case for each pair. It reads the headers of all files, 16 at a time: network file systems answer slowly."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(partial(_case, normalize=normalize), pairs))
 
 
 def _case(pair: Pair, *, normalize: str) -> Case:
-    size, other = picture_size(pair.image), picture_size(pair.mask)
-    if size != other:
+    size, mask_size = picture_size(pair.image), picture_size(pair.mask)
+    if size != mask_size:
         raise UserError(
-            f"{pair.mask}: has {other[0]} x {other[1]} pixels (height x width), "
+            f"{pair.mask}: has {mask_size[0]} x {mask_size[1]} pixels (height x width), "
             f"but its image {pair.image.name} has {size[0]} x {size[1]}"
         )
     return Case(
@@ -73,15 +102,19 @@ def _case(pair: Pair, *, normalize: str) -> Case:
 
 
 def read_pair(pair: Pair, normalize: str) -> Volume:
-    """Image [1, 3, H, W] and label [1, H, W]."""
-    found = read_mask(pair.mask)
-    held = np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist()
+    """Image [1, 3, H, W] and label [1, H, W].
+
+    Raises:
+        UserError: if the mask holds other values than `pair.values`.
+    """
+    mask = read_mask(pair.mask)
+    held = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
     if wrong := [value for value in held if value not in pair.values]:
         allowed = " ".join(map(str, sorted(pair.values)))
         raise UserError(f"{pair.mask}: holds the label values {wrong}; expected {allowed}")
-    table = np.zeros(256, np.uint8)
-    table[list(pair.values)] = list(pair.values.values())
-    return Volume(read_image(pair, normalize), table[found][None])
+    class_of = np.zeros(256, np.uint8)
+    class_of[list(pair.values)] = list(pair.values.values())
+    return Volume(read_image(pair, normalize), class_of[mask][None])
 
 
 def read_image(pair: Pair, normalize: str) -> ImageArray:

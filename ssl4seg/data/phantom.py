@@ -1,9 +1,9 @@
-"""Phantom: synthetic short-axis cardiac MR in the image of ACDC, drawn in memory from a seed.
+"""Phantom: synthetic short-axis cardiac MR modelled on ACDC, drawn in memory from a seed.
 
-What it takes from ACDC (Bernard et al., IEEE TMI 2018): the classes (right ventricle 1, myocardium 2, left ventricle
-3), papillary muscles counted to the left ventricle, the right ventricle's thin free wall left to the background, an
-end-diastolic and an end-systolic volume per patient, slices from base to apex, five equally frequent groups of
-patients. The numbers are invented, of the right order of magnitude; results on this dataset say nothing about ACDC.
+As in ACDC (Bernard et al., IEEE TMI 2018), the classes are right ventricle 1, myocardium 2 and left ventricle 3;
+papillary muscles belong to the left ventricle and the right ventricle's thin free wall to the background; each patient
+has an end-diastolic and an end-systolic volume with slices from base to apex; five groups of patients are equally
+frequent. All numbers are invented, in the right order of magnitude: results on this dataset say nothing about ACDC.
 """
 
 import math
@@ -17,18 +17,19 @@ from scipy.ndimage import gaussian_filter
 
 from ssl4seg.data.case import Case, FloatArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.errors import UserError
+from ssl4seg.data.keys import only
+from ssl4seg.keys import expect, number_in, whole
 
 Phase = Literal["ed", "es"]
 PHASES: tuple[Phase, ...] = ("ed", "es")
 
 SLICES = (5, 8)
-SIDE = (72, 104)  # pixels; rows and columns are drawn apart
+SIDE = (72, 104)  # pixels; rows and columns are drawn independently
 PIXEL = (1.8, 2.4)  # mm
 THICKNESS = 10.0  # mm from slice to slice
-LEVELS = (0.02, 0.94)  # first and last slice on the way from base (0) to apex (1)
+LEVELS = (0.02, 0.94)  # of the first and the last slice, from base (0) to apex (1)
 MAX_DIFFICULTY = 2.0
-MOST = 1000  # patients in a split
+MAX_PATIENTS = 1000  # in a split
 
 
 def shift(mean: float, spread: float) -> Any:
@@ -43,30 +44,30 @@ def ratio(mean: float, factor: float) -> Any:
 
 @dataclass(frozen=True)
 class Traits:
-    """What differs between patients, as (mean, spread at difficulty 1): the constants to tune, with GROUPS and DECOYS.
+    """What differs between patients: (mean, spread at difficulty 1). To be tuned, as GROUPS and DECOYS.
 
     Lengths are in mm, angles in degrees, greys from 0 (air) to about 1.
     """
 
     # Placement
-    right: float = shift(0.0, 0.10)  # the heart's centre from the image's, as a share of the field of view
+    right: float = shift(0.0, 0.10)  # of the heart's centre from the image's centre, as a share of the field of view
     down: float = shift(0.0, 0.10)
     roll: float = shift(0.0, 40.0)  # of the whole body
-    turn: float = shift(15.0, 25.0)  # of the heart: the right ventricle points so far up from the body's right
-    tilt_right: float = shift(6.0, 8.0)  # the heart's centre moves so far from base to apex
+    turn: float = shift(15.0, 25.0)  # of the heart: the right ventricle points up by this angle from the body's right
+    tilt_right: float = shift(6.0, 8.0)  # of the heart's centre from base to apex
     tilt_down: float = shift(4.0, 8.0)
     # Heart
     size: float = ratio(0.92, 1.16)
-    cavity: float = ratio(25.0, 1.12)  # radius of the left ventricle at base and end-diastole
+    cavity: float = ratio(25.0, 1.12)  # radius of the left ventricle at the base in end-diastole
     wall: float = ratio(9.0, 1.2)
-    uneven: float = shift(0.10, 0.15)  # wall: so much thicker on one side
-    oval: float = shift(0.0, 0.09)  # left ventricle's second harmonic
-    dent: float = shift(0.0, 0.035)  # and third
-    axis: float = shift(0.0, 180.0)  # where these three point
+    uneven: float = shift(0.10, 0.15)  # how much thicker the wall is on one side
+    oval: float = shift(0.0, 0.09)  # second harmonic of the left ventricle's contour
+    dent: float = shift(0.0, 0.035)  # third harmonic
+    axis: float = shift(0.0, 180.0)  # direction of these three
     rv_width: float = ratio(28.0, 1.25)
-    rv_reach: float = shift(84.0, 12.0)  # half the angle over which it embraces the left ventricle
-    rv_skew: float = shift(0.0, 0.35)  # its belly leans to one end
-    rv_depth: float = shift(0.98, 0.14)  # the level at which it vanishes
+    rv_reach: float = shift(84.0, 12.0)  # half the angle by which it surrounds the left ventricle
+    rv_skew: float = shift(0.0, 0.35)  # how far its widest part lies towards one end
+    rv_depth: float = shift(0.98, 0.14)  # the level at which it ends
     squeeze: float = ratio(0.70, 1.12)  # cavity's radius at end-systole relative to end-diastole
     papillary: float = ratio(4.2, 1.3)  # radius
     fat_layer: float = ratio(4.0, 2.0)
@@ -75,54 +76,54 @@ class Traits:
     rv_blood: float = ratio(0.97, 1.12)  # relative to blood
     muscle: float = ratio(0.33, 1.35)
     fat: float = ratio(0.80, 1.35)
-    soft: float = ratio(0.45, 1.7)  # what that fat and the mediastinum look like
+    soft: float = ratio(0.45, 1.7)  # fat around the heart, and mediastinum
     liver: float = ratio(0.40, 1.6)
     spleen: float = ratio(0.48, 1.6)
     stomach: float = ratio(0.50, 2.0)
     lung: float = ratio(0.10, 1.8)
     # Surroundings
     chest: float = ratio(66.0, 1.15)  # from the heart's centre forward to the skin
-    skin: float = ratio(10.0, 1.8)  # fat beneath it
-    diaphragm: float = shift(0.0, 10.0)  # liver, spleen and stomach lie so much lower
+    skin: float = ratio(10.0, 1.8)  # thickness of the fat beneath it
+    diaphragm: float = shift(0.0, 10.0)  # shifts liver, spleen and stomach down
     belly: float = ratio(28.0, 1.4)  # radius of the stomach
-    pad: float = ratio(50.0, 1.3)  # radius of the fat between heart, breastbone and lungs
+    pad: float = ratio(50.0, 1.3)  # radius of the fat around the heart
     aorta: float = ratio(10.0, 1.25)  # radius
-    warp: float = shift(3.0, 3.0)  # smooth displacement of every contour
+    warp: float = shift(3.0, 3.0)  # amplitude of the smooth displacement of all contours
     warp_phase: float = shift(0.0, 180.0)
     # Acquisition
-    coil: float = ratio(0.5, 1.8)  # log gain from the middle of the field of view to the side of the coil
-    coil_angle: float = shift(-120.0, 120.0)  # that side; on average in front
+    coil: float = ratio(0.5, 1.8)  # log gain from the middle of the field of view to the coil's side
+    coil_angle: float = shift(-120.0, 120.0)  # direction of that side; on average in front
     shading: float = shift(0.0, 0.3)  # log gain from the middle to the corners
     blur: float = ratio(0.6, 1.4)  # pixels
     noise: float = ratio(0.035, 2.0)  # grey
-    mottle: float = ratio(0.09, 1.6)  # relative unevenness of every tissue
+    mottle: float = ratio(0.09, 1.6)  # relative unevenness of all tissues
 
     @classmethod
     def draw(cls, rng: np.random.Generator, difficulty: float) -> Self:
         return cls(**{f.name: f.metadata["draw"](difficulty * rng.uniform(-1, 1)) for f in fields(cls)})
 
 
-GROUPS: tuple[dict[str, float], ...] = (  # what a disease makes of the traits: factors at difficulty 1
+GROUPS: tuple[dict[str, float], ...] = (  # factors by which a disease changes the traits, at difficulty 1
     {},  # normal
     {"cavity": 1.10, "wall": 0.90, "squeeze": 1.18},  # infarct
     {"cavity": 1.22, "wall": 0.85, "squeeze": 1.25},  # dilated
     {"cavity": 0.90, "wall": 1.45, "squeeze": 0.92, "rv_width": 0.90},  # hypertrophic
     {"cavity": 0.92, "rv_width": 1.35},  # abnormal right ventricle
 )
-DECOYS = 4.0  # mean number, at difficulty 1, of vessels and gut loops that look like pool or muscle
-DECOY = ((0.0, 0.0, 4.0, 0.0), (2 * math.pi, 45.0, 15.0, 1.0))  # lower and upper ends of Patient.decoys
+DECOYS = 4.0  # mean number of vessels and gut loops that look like blood pool or muscle, at difficulty 1
+DECOY = ((0.0, 0.0, 4.0, 0.0), (2 * math.pi, 45.0, 15.0, 1.0))  # lowest and highest values of Patient.decoys
 WAVES = (22.0, 18.0)  # mm per radian of the warp
-BREATH = 1.5  # mm by which a slice is out of place (standard deviation): each is a breath-hold of its own
-FREE_WALL = 3.0  # mm, of the right ventricle
-TRABECULAE = 2.0  # mm by which they roughen its cavity; labelled as cavity
+BREATH = 1.5  # mm, standard deviation of a slice's displacement: each is acquired in a breath-hold of its own
+FREE_WALL = 3.0  # mm, thickness of the right ventricle's wall
+TRABECULAE = 2.0  # mm by which they roughen its cavity; they are labelled as cavity
 TAPER = 0.9  # the left ventricle is half an ellipsoid, cut a little above its tip
-APEX_SQUEEZE = 0.15  # at end-systole the cavity closes so much further at the apex
-LEAST_SQUEEZE = 0.97  # the weakest heart still contracts
-PAPILLARY = (0.6, 0.9)  # their distance from the centre in radii, and radians from the lateral wall to either side
+APEX_SQUEEZE = 0.15  # by this share the cavity is smaller at the apex in end-systole
+LEAST_SQUEEZE = 0.97  # so that the weakest heart still contracts
+PAPILLARY = (0.6, 0.9)  # distance from the centre in radii, and angle from the lateral wall to either side in radians
 
 
 class Grid(NamedTuple):
-    """Where the pixels of a slice lie: x to the body's left, y to its feet, each [H, W] in mm."""
+    """Positions of a slice's pixels: x to the body's left, y to its feet, each [H, W] in mm."""
 
     x: FloatArray
     y: FloatArray
@@ -133,24 +134,24 @@ class Grid(NamedTuple):
         return np.hypot(self.x - x, self.y - y), np.arctan2(self.y - y, self.x - x)
 
     def ellipse(self, x: float, y: float, a: float, b: float) -> FloatArray:
-        """Signed distance in mm, negative inside; exact for a disc, nearly so on the contour of a mild ellipse."""
+        """Signed distance in mm, negative inside; exact for a disc, nearly exact on the contour of a mild ellipse."""
         distance: FloatArray = (np.hypot((self.x - x) / a, (self.y - y) / b) - 1) * math.sqrt(a * b)
         return distance
 
     def distance(self, level_set: FloatArray) -> FloatArray:
-        """Signed distance in mm, to first order, to where any function that is negative inside crosses zero."""
+        """Signed distance in mm, to first order, to the zero crossing of a function that is negative inside."""
         down, right = np.gradient(level_set, self.pixel)
         distance: FloatArray = level_set / np.maximum(np.hypot(down, right), 0.3)
         return distance
 
     def paint(self, canvas: FloatArray, distance: FloatArray, grey: float) -> None:
-        """Fills the inside; a pixel that the contour cuts is mixed by the share of it that lies inside."""
+        """Fill the inside; a pixel on the contour is mixed by the share of it that lies inside."""
         canvas += np.clip(0.5 - distance / self.pixel, 0, 1) * (grey - canvas)
 
 
 @dataclass(frozen=True)
 class Patient:
-    """All of a patient but the noise."""
+    """Everything about a patient but the noise."""
 
     traits: Traits
     shape: tuple[int, int]
@@ -158,14 +159,14 @@ class Patient:
     pixel: float
     """mm."""
     breath: FloatArray
-    """[S, 2]: how far each slice is out of place, right and down in mm."""
+    """[S, 2]: displacement of each slice, right and down in mm."""
     decoys: FloatArray
     """[N, 4]: angle in radians, distance from the heart in mm, radius in mm, grey from muscle (0) to blood (1)."""
 
     @classmethod
     def draw(cls, seed: int, number: int, difficulty: float) -> Self:
         rng = np.random.default_rng([seed, number])
-        slices = int(rng.integers(*SLICES, endpoint=True))  # first: the size does not depend on any other constant
+        slices = int(rng.integers(*SLICES, endpoint=True))  # drawn first, so that the size depends on no other constant
         rows, columns = rng.integers(*SIDE, 2, endpoint=True).tolist()
         pixel = round(float(rng.uniform(*PIXEL)), 3)
         group = GROUPS[rng.integers(len(GROUPS))]
@@ -176,7 +177,7 @@ class Patient:
         return cls(traits, (rows, columns), pixel, breath, decoys.astype(np.float32))
 
     def slices(self) -> Iterator[tuple[float, Grid]]:
-        """The level of each slice and where its pixels lie; the origin is the heart's centre."""
+        """The level of each slice and the positions of its pixels, from the heart's centre."""
         t, (rows, columns) = self.traits, self.shape
         roll, wave = math.radians(t.roll), math.radians(t.warp_phase)
         for level, (right, down) in zip(np.linspace(*LEVELS, len(self.breath)), self.breath, strict=True):
@@ -188,13 +189,13 @@ class Patient:
 
 
 def paint_body(canvas: FloatArray, grid: Grid, level: float, patient: Patient) -> None:
-    """Chest wall, lungs and the organs around the heart, which have the greys of blood and muscle."""
+    """Paint chest wall, lungs and the organs around the heart; their greys are close to those of blood and muscle."""
     t = patient.traits
     torso = grid.ellipse(-20, 125 - t.chest, 165, 125)
     grid.paint(canvas, torso, t.fat)
     grid.paint(canvas, torso + t.skin, t.muscle)
     grid.paint(canvas, torso + t.skin + 8, t.lung)
-    low = t.diaphragm - 14 * level  # towards the apex the plane cuts the dome of the diaphragm higher up
+    low = t.diaphragm - 14 * level  # towards the apex the plane cuts the diaphragm's dome higher up
     grid.paint(canvas, grid.ellipse(-20, -12, 1.3 * t.pad, t.pad), t.soft)
     grid.paint(canvas, grid.ellipse(-62, 82 + low, 95, 52), t.liver)
     grid.paint(canvas, grid.ellipse(92, 56 + low, 28, 38), t.spleen)
@@ -212,7 +213,7 @@ def paint_body(canvas: FloatArray, grid: Grid, level: float, patient: Patient) -
 
 
 def paint_heart(canvas: FloatArray, grid: Grid, level: float, t: Traits, phase: Phase) -> LabelArray:
-    """Draws the heart over the body and returns its label [H, W]."""
+    """Paint the heart over the body, and return its label [H, W]."""
     axis, to_rv = math.radians(t.axis), math.pi + math.radians(t.turn)
     aside = 0.4 * t.size * t.rv_width  # the left ventricle lies beside the heart's centre
     x = t.tilt_right * (level - 0.5) - aside * math.cos(to_rv)
@@ -225,7 +226,7 @@ def paint_heart(canvas: FloatArray, grid: Grid, level: float, t: Traits, phase: 
     width = t.size * t.rv_width * max(0.0, 1 - (level / t.rv_depth) ** 2)
     if phase == "es":
         squeeze = min(t.squeeze, LEAST_SQUEEZE)
-        area = outer**2 - pool**2  # muscle cannot be compressed: around a smaller pool the wall is thicker
+        area = outer**2 - pool**2  # the muscle's area stays the same, so that the wall around a smaller pool is thicker
         pool = pool * squeeze * (1 - APEX_SQUEEZE * level)
         outer = np.sqrt(pool**2 + area)
         width *= squeeze
@@ -249,7 +250,7 @@ def paint_heart(canvas: FloatArray, grid: Grid, level: float, t: Traits, phase: 
 
 
 def acquire(tissue: FloatArray, t: Traits, rng: np.random.Generator) -> FloatArray:
-    """What the scanner makes of the tissue [S, H, W]: mottle, blur, coil shading and Rician noise, scaled to [0, 1]."""
+    """Image the tissue [S, H, W]: add mottle, blur, coil shading and Rician noise, and scale to [0, 1]."""
     mottle = gaussian_filter(rng.standard_normal(tissue.shape, np.float32), (0, 1.5, 1.5))
     image = gaussian_filter(tissue * (1 + t.mottle / mottle.std() * mottle), (0, t.blur, t.blur))
     v, u = (np.linspace(-1, 1, side, dtype=np.float32) for side in tissue.shape[1:])
@@ -263,7 +264,7 @@ def acquire(tissue: FloatArray, t: Traits, rng: np.random.Generator) -> FloatArr
 
 @lru_cache(maxsize=2)
 def body(seed: int, number: int, difficulty: float) -> tuple[Patient, FloatArray]:
-    """A patient and all but the heart [S, H, W], which both phases share. Read-only, since it is cached."""
+    """A patient and the body without the heart [S, H, W], which both phases share. Read-only, since it is cached."""
     patient = Patient.draw(seed, number, difficulty)
     canvas = np.zeros((len(patient.breath), *patient.shape), np.float32)
     for image, (level, grid) in zip(canvas, patient.slices(), strict=True):
@@ -273,12 +274,12 @@ def body(seed: int, number: int, difficulty: float) -> tuple[Patient, FloatArray
 
 
 def render(seed: int, number: int, difficulty: float, phase: Phase) -> Volume:
-    """A volume, the same at every call with the same arguments."""
+    """A volume; equal arguments give equal volumes."""
     patient, canvas = body(seed, number, difficulty)
     canvas = canvas.copy()
     slices = zip(canvas, patient.slices(), strict=True)
     label = np.stack([paint_heart(image, grid, level, patient.traits, phase) for image, (level, grid) in slices])
-    # Never 0 for the phase: the stream of [seed, number, 0] is that of [seed, number], which drew the patient.
+    # Phases count from 1: NumPy draws the same from [seed, number, 0] as from [seed, number], which drew the patient.
     rng = np.random.default_rng([seed, number, 1 + PHASES.index(phase)])
     image = acquire(canvas, patient.traits, rng)[:, None]
     return Volume(image, label)
@@ -289,8 +290,8 @@ class Phantom(Dataset):
 
     Args:
         num_train, num_val, num_test: patients per split, 1 to 1000; two cases each.
-        seed: with a patient's number it decides everything about that patient.
-        difficulty: how far patients differ, 0 (all alike) to 2; 1 is the default.
+        seed: together with a patient's number it determines everything about the patient.
+        difficulty: how much patients differ, 0 (all alike) to 2.
         common: the keys of `Dataset`; 4 classes and 1 channel.
     """
 
@@ -307,19 +308,16 @@ class Phantom(Dataset):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
+        expect("dataset.num_classes", self.num_classes, only(4, "the phantom"))
+        expect("dataset.channels", self.channels, only(1, "the phantom"))
+        expect("dataset.seed", seed, whole(0))
+        expect("dataset.difficulty", difficulty, number_in(f"[0, {MAX_DIFFICULTY:g}]"))
         counts = {"train": num_train, "val": num_val, "test": num_test}
         for split, count in counts.items():
-            if not 1 <= count <= MOST:
-                raise UserError(f"dataset.num_{split}={count}: expected 1 to {MOST}")
-        if seed < 0:
-            raise UserError(f"dataset.seed={seed}: expected at least 0")
-        if not 0 <= difficulty <= MAX_DIFFICULTY:
-            raise UserError(f"dataset.difficulty={difficulty}: expected 0 to {MAX_DIFFICULTY:g}")
-        for key, value, only in (("num_classes", self.num_classes, 4), ("channels", self.channels, 1)):
-            if value != only:
-                raise UserError(f"dataset.{key}={value}: expected {only}")
+            expect(f"dataset.num_{split}", count, whole(1, MAX_PATIENTS))
         self.seed, self.difficulty = seed, float(difficulty)
-        self.numbers = {split: range(i * MOST, i * MOST + counts[split]) for i, split in enumerate(SPLITS)}
+        firsts = {split: i * MAX_PATIENTS for i, split in enumerate(SPLITS)}
+        self.numbers = {split: range(first, first + counts[split]) for split, first in firsts.items()}
 
     def cases(self, split: Split) -> list[Case]:
         return [self.case(number, phase) for number in self.numbers[split] for phase in PHASES]

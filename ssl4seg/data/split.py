@@ -1,4 +1,7 @@
-"""The labelled split: which groups (patients) keep their masks. Whole groups, in published order, nested."""
+"""The labelled split: which groups (patients) keep their masks in training.
+
+It takes whole groups in their published order, so that a larger split contains every smaller one.
+"""
 
 import hashlib
 import json
@@ -12,34 +15,36 @@ from typing import Any
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Dataset, Split
-from ssl4seg.data.files import ENDINGS
+from ssl4seg.data.formats import ENDINGS
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in
 
-KIND = re.compile(r"(_slice_\d+|_leftImg8bit|_gtFine\w*)$")
-"""What follows a case's name in the literature's lists: a slice of a volume, or what a file of Cityscapes holds."""
+SUFFIX = re.compile(r"(_slice_\d+|_leftImg8bit|_gtFine\w*)$")
+"""What follows the case's name in the literature's lists: the slice, or the kind of Cityscapes file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledSplit:
-    """The training cases, parted. A case of a labelled group whose mask is missing is unlabelled."""
+    """The training cases, labelled and unlabelled. A case of a labelled group whose mask is missing is unlabelled."""
 
     labeled: tuple[Case, ...]
     unlabeled: tuple[Case, ...]
     labeled_groups: tuple[str, ...]
     num_groups: int
     words: tuple[str, str] = ("patients", "slices")
-    """What groups and images are called."""
+    """What messages call groups and images."""
     wanted: float | None = None
-    """The ratio that was asked for."""
+    """The ratio that the user asked for; None if it was given otherwise."""
 
     @property
     def shortage(self) -> str:
-        """What to say where fewer images have masks than were asked for."""
-        found = self.num_labeled_images
-        if self.wanted is None or found >= self.wanted * self.num_images or any(c.labeled for c in self.unlabeled):
+        """A message if fewer images have masks than the user asked for, else ""."""
+        num_labeled = self.num_labeled_images
+        enough = self.wanted is None or num_labeled >= self.wanted * self.num_images
+        if enough or any(case.labeled for case in self.unlabeled):
             return ""
         return (
-            f"labeled_ratio={self.wanted:g} asks for more than there is: only {found} of the {self.num_images} "
+            f"labeled_ratio={self.wanted:g} asks for more than there is: only {num_labeled} of the {self.num_images} "
             f"training {self.words[1]} have a mask; all of them are used"
         )
 
@@ -53,11 +58,11 @@ class LabeledSplit:
 
     def __str__(self) -> str:
         groups, images = self.words
-        told = f"{len(self.labeled_groups)} of {self.num_groups} {groups}"
-        return told if groups == images else f"{told}, {self.num_labeled_images} of {self.num_images} {images}"
+        counts = f"{len(self.labeled_groups)} of {self.num_groups} {groups}"
+        return counts if groups == images else f"{counts}, {self.num_labeled_images} of {self.num_images} {images}"
 
     def as_dict(self) -> dict[str, Any]:
-        """What split.json holds; `sha256` is over the two lists of case names."""
+        """The content of split.json; `sha256` is over the two lists of case names."""
         labeled, unlabeled = ([case.name for case in part] for part in (self.labeled, self.unlabeled))
         return {
             "labeled_groups": list(self.labeled_groups),
@@ -78,10 +83,15 @@ def split_labeled(
     seed: int | None = None,
     words: tuple[str, str] = ("patients", "slices"),
 ) -> LabeledSplit:
-    """Part the training cases by `labeled_list`, else `labeled_cases`, else `labeled_ratio`.
+    """Split the training cases by a list of names, else a number of groups, else a ratio.
 
-    The ratio takes as many whole groups, in order, as bring the number of labelled images closest to
-    ratio x all training images (at least one group; the smaller number on a tie). `seed` shuffles the order first.
+    Args:
+        ratio: as many whole groups are labelled as bring the number of labelled images closest to ratio x all training
+            images; at least one, and on a tie the smaller number.
+        num_groups: so many groups are labelled.
+        list_file: names the labelled groups, see `read_names`.
+        seed: shuffles the order of the groups first.
+        words: what messages call groups and images.
     """
     groups: dict[str, list[Case]] = {}
     for case in cases:
@@ -112,8 +122,9 @@ def split_labeled(
 
 
 def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Sequence[Case]]) -> int:
-    if ratio is None or not 0 < ratio <= 1:
-        raise UserError(f"labeled_ratio={ratio}: expected a number in (0, 1], the share of labelled training images")
+    """The number of groups that brings the labelled images closest to the ratio."""
+    expect("labeled_ratio", ratio, number_in("(0, 1]", "a share of the training images"))
+    assert ratio is not None
     target = ratio * sum(case.num_images for members in groups.values() for case in members)
     totals, total = [], 0
     for group in order:
@@ -124,24 +135,25 @@ def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Seq
 
 def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
     """Groups that a published list names, in its order: by group, case, slice (`<case>_slice_3`) or path."""
-    names = {group: group for group in groups} | {case.name: g for g, members in groups.items() for case in members}
+    cases = {case.name: group for group, members in groups.items() for case in members}
+    group_of = {group: group for group in groups} | cases
     chosen: dict[str, None] = {}
-    for line, name in read_names(file, names, source=f"labeled_list={file}", what="training case"):
-        if names[name] not in order:
+    for line, name in read_names(file, group_of, source=f"labeled_list={file}", what="training case"):
+        if group_of[name] not in order:
             raise UserError(f"labeled_list={file}: {line!r} has no mask")
-        chosen[names[name]] = None
+        chosen[group_of[name]] = None
     return list(chosen)
 
 
 def read_names(file: Path, known: Collection[str], *, source: str, what: str, hint: str = "") -> list[tuple[str, str]]:
-    """The lines of a list and the known names that they stand for, in the list's order.
+    """The lines of a list and the known name that each stands for (see `known_name`), in the list's order.
 
-    Only the first word of a line counts, or the whole line where names hold spaces.
+    Only the first word of a line is read, or the whole line if known names contain spaces.
 
     Args:
-        source: how an error calls the list.
-        what: what the names are of.
-        hint: what an error ends in.
+        source: what an error calls the list.
+        what: what an error calls the named things.
+        hint: the end of an error.
     """
     try:
         text = file.read_text()
@@ -163,33 +175,37 @@ def read_names(file: Path, known: Collection[str], *, source: str, what: str, hi
 
 
 def known_name(word: str, known: Collection[str]) -> str | None:
-    """The known name that a path ends in, but for its ending and that of its KIND (`a/NAME_slice_3.h5` -> `NAME`)."""
+    """The known name at the end of a path, without its ending and SUFFIX (`a/NAME_slice_3.h5` -> `NAME`)."""
     parts = PurePosixPath(word).parts
     for first in range(len(parts)):
         path = "/".join(parts[first:])
         bare = path[: len(path) - len(next((end for end in ENDINGS if path.lower().endswith(end)), ""))]
-        for name in (path, bare, KIND.sub("", bare)):
+        for name in (path, bare, SUFFIX.sub("", bare)):
             if name in known:
                 return name
     return None
 
 
 def _nearest(word: str, known: Collection[str]) -> str:
-    found = get_close_matches(PurePosixPath(word).name, known, 1, cutoff=0)
-    return f" (nearest: {found[0]!r})" if found else ""
+    nearest = get_close_matches(PurePosixPath(word).name, known, 1, cutoff=0)
+    return f" (nearest: {nearest[0]!r})" if nearest else ""
 
 
 def check_disjoint(splits: Mapping[Split, Sequence[Case]], remedy: str = Dataset.remedy) -> None:
-    """Refuse groups that occur in two of train, val and test: what is measured must not have been trained on."""
+    """Refuse groups that are in two of train, val and test: a model must not be measured on its training cases.
+
+    Args:
+        remedy: what the user should do, for the message.
+    """
     places: dict[str, dict[str, list[str]]] = {}
     for split, cases in splits.items():
         for case in cases:
             places.setdefault(case.group, {}).setdefault(split, []).append(case.name)
-    twice = {group: found for group, found in places.items() if len(found) > 1}
+    twice = {group: cases_in for group, cases_in in places.items() if len(cases_in) > 1}
     if twice:
-        group, found = next(iter(twice.items()))
+        group, cases_in = next(iter(twice.items()))
         shown = [
-            f"{split}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for split, names in found.items()
+            f"{split}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for split, names in cases_in.items()
         ]
         more = f", and so are {len(twice) - 1} more" if len(twice) > 1 else ""
-        raise UserError(f"{group} is in both {' and '.join(found)} ({'; '.join(shown)}){more}; {remedy}")
+        raise UserError(f"{group} is in both {' and '.join(cases_in)} ({'; '.join(shown)}){more}; {remedy}")

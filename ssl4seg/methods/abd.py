@@ -5,44 +5,52 @@ from typing import ClassVar, Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, dice
-from ssl4seg.methods.base import MakeNetwork, together
-from ssl4seg.methods.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
-from ssl4seg.mixing import cut_patches, paste_patch
-from ssl4seg.photometric import ColorJitter
+from ssl4seg.augment.mixing import cut_patches, paste_patch
+from ssl4seg.augment.operations import ColorJitter
+from ssl4seg.keys import at_least, expect, number_in, share, whole
+from ssl4seg.methods.base import MakeNetwork, built_like, together
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class ABD(TwoNetworks):
     """L = sum_n [L_sup(z_n) + 2 L_sup(z_n^I)] + w(t) sum_n [Dice(z_n, c_m) + Dice(z_n^R, c_m^R)]   (n, m = 1, 2; 2, 1)
 
-    Network 1 sees the weak views, network 2 the strong ones, labelled and unlabelled; c_m: the other's classes, without
-    a gradient. Images are cut into 4 x 4 patches [P = 16]; a patch's confidence is the mean over its pixels of max_k of
-    the softmax output of the network that sees it.
+    Network 1 sees the weak views, network 2 the strong ones, labelled and unlabelled; c_m: the other network's classes,
+    without a gradient. Images are cut into 4 x 4 patches [P = 16]; the confidence of a patch is the mean over its
+    pixels of max_k of the softmax output of the network that sees it.
 
-    ABD-R, unlabelled images: each view's least confident patch gives way to a patch of the other view: of its four most
-    confident ones that whose mean logits v [K] come closest to the mean logits u of the patch that gives way, by
-    KL(softmax u || softmax v) in nats. z_n^R [2U, K, H, W]: network n's logits of both views so displaced. ABD-I,
-    labelled images: each view's most confident patch gives way, with its labels, to the other's least confident one, in
-    half of the images, drawn at random; z_n^I [2L, K, H, W]; in the first two thirds of the run. Every pixel counts.
-    w(t) as in `MeanTeacher`. Constants of the authors' ACDC code with cross teaching.
+    ABD-R, unlabelled images: in each view, a patch of the other view replaces the least confident patch. Of the other
+    view's four most confident patches, it is the one whose mean logits v [K] come closest to the mean logits u of the
+    replaced patch, by KL(softmax u || softmax v) in nats. z_n^R [2U, K, H, W]: network n's logits of both views after
+    that.
 
-    Differs from the authors' code: network 2 is of the same build as network 1 unless `peer` says otherwise; there it
-    is a pretrained Swin-UNet. There every strong view has a cut-out of random pixels in half of the images, labelled
-    background, and colour jitter of 0.8; here the labelled ones have the jitter alone, the others `views.strong`. There
-    the images have 224 pixels, 8 + 8 a step. What is left when 4 does not divide the image's sides stays in place. The
-    authors' other variant, on top of BCP and with the higher figures (89.0 with 3 ACDC patients), has ABD-R alone and
-    is not here.
+    ABD-I, labelled images, in half of the images, drawn at random: the other view's least confident patch replaces each
+    view's most confident one, labels included. z_n^I [2L, K, H, W]: network n's logits of both views after that; the
+    term ends after two thirds of the run.
+
+    Every pixel counts. w(t) as in `MeanTeacher`. The constants are those of the authors' ACDC code with cross teaching.
+
+    Differs from the authors' code:
+    - Their network 2 is a pretrained Swin-UNet; here it is of the same build as network 1, unless `peer` names another.
+    - Every strong view of theirs has a cut-out of random pixels in half of the images, labelled background, and colour
+      jitter of 0.8; here the labelled ones have the jitter alone, the unlabelled ones `views.strong`.
+    - Their images have 224 pixels, 8 + 8 a step.
+    - Pixels that are left over when 4 does not divide the image's sides stay in place here.
+    - Their other variant, on top of BCP and with the higher figures (89.0 with 3 ACDC patients), has ABD-R alone; it is
+      not here.
 
     Args:
-        peer: builds network 2 from the keywords in_channels and num_classes; None is the run's network again.
+        peer: builds network 2 from the keywords in_channels and num_classes; None builds the run's network once more.
         patches: on each side of the image.
-        candidates: most confident patches to choose from.
+        candidates: number of most confident patches to choose from.
         displaced_weight: of L_sup(z^I).
         displaced_p: share of the labelled images that ABD-I displaces.
         displaced_until: share of the run after which ABD-I ends.
-        jitter: strength of the labelled strong views' jitter of brightness, contrast, saturation; a quarter for hue.
+        jitter: strength of the labelled strong views' jitter of brightness, contrast and saturation; hue gets a quarter
+            of it.
         common: the keys of `TwoNetworks`.
     """
 
@@ -62,22 +70,15 @@ class ABD(TwoNetworks):
         **common: Unpack[TwoNetworksKeys],
     ) -> None:
         super().__init__(network=network, **common)
+        expect("method.patches", patches, whole(2))
+        expect("method.candidates", candidates, whole(1, patches**2 - 1))
+        expect("method.displaced_weight", displaced_weight, at_least(0))
+        expect("method.displaced_p", displaced_p, share)
+        expect("method.displaced_until", displaced_until, share)
+        expect("method.jitter", jitter, number_in("[0, 2]"))
         if peer is not None:
-            if not callable(peer):
-                raise UserError("method.peer: expected the _target_ of a network and _partial_: true, or null")
-            self.peer = peer(in_channels=self.student.in_channels, num_classes=self.student.num_classes)
+            self.peer = built_like(self.student, peer, "method.peer")
             self.mean = MeanOf(self.student, self.peer)
-        if patches < 2:
-            raise UserError(f"method.patches={patches}: expected at least 2")
-        if not 1 <= candidates < patches**2:
-            raise UserError(f"method.candidates={candidates}: expected 1 to {patches**2 - 1}")
-        if not displaced_weight >= 0:
-            raise UserError(f"method.displaced_weight={displaced_weight}: expected a number of at least 0")
-        for key, share in (("displaced_p", displaced_p), ("displaced_until", displaced_until)):
-            if not 0 <= share <= 1:
-                raise UserError(f"method.{key}={share}: expected a share in [0, 1]")
-        if not 0 <= jitter <= 2:
-            raise UserError(f"method.jitter={jitter}: expected a number from 0 to 2")
         self.patches, self.candidates = patches, candidates
         self.displaced_weight, self.displaced_p, self.displaced_until = displaced_weight, displaced_p, displaced_until
         self.jitter = ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 4)
@@ -98,7 +99,7 @@ class ABD(TwoNetworks):
         return losses
 
     def reliable(self, x_1: Tensor, x_2: Tensor, z_1: Tensor, z_2: Tensor) -> Tensor:
-        """ABD-R: two views [U, C, H, W] and the logits of each -> [2U, C, H, W]."""
+        """ABD-R: two views x [U, C, H, W] with their logits z -> both views after the replacement [2U, C, H, W]."""
         rows = torch.arange(len(x_1), device=x_1.device)
         sure_1, sure_2 = self.sureness(z_1), self.sureness(z_2)
         mean_1, mean_2 = self.means(z_1), self.means(z_2)
@@ -108,7 +109,7 @@ class ABD(TwoNetworks):
         return torch.cat([self.displaced(x_1, least_1, x_2, like_1), self.displaced(x_2, least_2, x_1, like_2)])
 
     def inverse(self, x_1: Tensor, x_2: Tensor, y: Tensor, z_1: Tensor, z_2: Tensor) -> tuple[Tensor, Tensor]:
-        """ABD-I: two views [L, C, H, W], their label [L, H, W] and the logits of each -> images and labels of 2L."""
+        """ABD-I: two views x [L, C, H, W] with their label y [L, H, W] and logits z -> images and labels of 2L."""
         sure_1, sure_2, y = self.sureness(z_1), self.sureness(z_2), y[:, None]
         most_1, least_1 = sure_1.argmax(dim=1), sure_1.argmin(dim=1)
         most_2, least_2 = sure_2.argmax(dim=1), sure_2.argmin(dim=1)
@@ -120,7 +121,12 @@ class ABD(TwoNetworks):
         return torch.where(chosen, torch.cat(x_i), x), torch.where(chosen, torch.cat(y_i), label)[:, 0]
 
     def closest(self, sure: Tensor, mean: Tensor, u: Tensor) -> Tensor:
-        """Of the most confident patches that whose mean logits [N, P, K] come closest to u [N, K]; indices [N]."""
+        """Indices [N] of the most confident patches whose mean logits come closest to u [N, K].
+
+        Args:
+            sure: confidence of the patches [N, P].
+            mean: their mean logits [N, P, K].
+        """
         top = sure.topk(self.candidates, dim=1).indices
         log_v = mean.gather(1, top[..., None].expand(-1, -1, mean.shape[2])).log_softmax(dim=2)
         log_u = u.log_softmax(dim=1)[:, None]
@@ -136,15 +142,15 @@ class ABD(TwoNetworks):
         return cut_patches(maps, self.patches).mean(dim=(3, 4))
 
     def displaced(self, maps: Tensor, to: Tensor, source: Tensor, at: Tensor) -> Tensor:
-        """`maps` [N, C, H, W] with `source`'s patch `at` [N] in the place of its own `to` [N]."""
+        """`maps` [N, C, H, W] in which patch `at` [N] of `source` replaces patch `to` [N]."""
         rows = torch.arange(len(maps), device=maps.device)
         return paste_patch(maps, self.patches, to, cut_patches(source, self.patches)[rows, at])
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        """What the student learns from: the peer's most probable class, everywhere."""
-        return PseudoLabels(self.peer(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        """The student's targets: the peer's probabilities, everywhere."""
+        return used_everywhere(self.peer(image).softmax(dim=1))
 
 
 def cross(z_1: Tensor, z_2: Tensor) -> Tensor:
-    """Dice of each network with the other's classes."""
+    """Dice of each network with the other network's classes."""
     return dice(z_1, z_2.argmax(dim=1)) + dice(z_2, z_1.argmax(dim=1))

@@ -7,12 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label, dice, entropy
+from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.keys import expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.teacher import EMATeacher
-from ssl4seg.mixing import beta_boxes, mix, mix_labels
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
+from ssl4seg.methods.parts.ramps import Rampup
+from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMATeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -20,32 +21,41 @@ class ADMT(Method):
     """L = L_sup + w(t) Dice(z_s, y)   (their RPA and CCM modules)
 
     Random periodic alternation (RPA): one of two EMA teachers follows the student for a number of steps drawn from
-    1..50, then the other, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's the weak
-    view with a CutMix box of the image before it, whose area is Beta(4, 4) of the image's: half of it on average.
+    1..50, then the other one does, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's
+    the weak view with a CutMix box of the image before it, whose area is Beta(4, 4) of the image's: half of it on
+    average.
 
-    Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs
-    [U, K, H, W] of the weak view, H_i [U, H, W] their entropies in bits; where their classes differ and the student's p
-    of the weak view has less entropy than q, p takes q's place. y [U, H, W]: the class, mixed as x_s is, where its
-    probability is at least tau = 0.95, ignored elsewhere; z_s: the student's logits of x_s; Dice as in `losses.dice`.
+    Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs [U,
+    K, H, W] of the weak view and their entropies H_i [U, H, W] in bits. Where the teachers' classes differ and the
+    student's p of the weak view has less entropy than q, p replaces q. y [U, H, W]: the class of q where its
+    probability is at least tau = 0.95, ignored elsewhere, and mixed as x_s is; z_s: the student's logits of x_s; Dice
+    as in `losses.dice`.
 
-    w(t) = 2 exp(-5 (1 - 4 t/T)^2) in 50 stairs, 2 from a quarter of the run on: 7,500 of 30,000 steps in the authors'
-    ACDC recipe, whence all constants. In the first 100 steps the teacher in turn becomes the student; then its average
-    begins.
+    w(t) = 2 exp(-5 (1 - 4 t/T)^2) in 50 stairs, and 2 from a quarter of the run on: 7,500 of 30,000 steps in the
+    authors' ACDC recipe, from which all constants come. In the first 100 steps the teacher in turn copies the student;
+    then its average begins.
 
-    Differs from the authors' code: there the student takes the teachers' place where it differs from q, by a larger
-    probability instead of less entropy, and inside a box by what it predicts of the image that the box hides; here it
-    is mixed like the teachers. There the teacher in turn is in training and the other in evaluation mode, and both
-    start from weights of their own; here both teach in training mode, like every `EMATeacher`, and start as the
-    student. One size of box serves the whole batch there, and boxes are cut off at the image's sides (0.36 of it on
-    average); blur has p = 0.2. The student predicts.
+    Differs from the authors' code:
+    - Their student replaces q where its class differs from q's and its probability is larger; here it needs less
+      entropy, where the teachers' classes differ.
+    - Inside a box they take the student's prediction of the image that the box hides; here the student's is mixed like
+      the teachers'.
+    - Their teacher in turn is in training mode and the other in evaluation mode; here both teach in training mode, like
+      every `EMATeacher`.
+    - Their teachers start from weights of their own; here both start as the student.
+    - One size of box serves their whole batch, and boxes are cut off at the image's sides (0.36 of it on average); here
+      each image has a box of its own.
+    - Their blur has p = 0.2.
+
+    The student predicts, as there.
 
     Args:
         threshold: tau.
         period: the longest turn, in steps.
-        copy_steps: steps in which teachers become the student.
+        copy_steps: number of steps in which the teachers copy the student.
         consistency_weight, rampup_steps: w and the length of its ramp; None is a quarter of the run.
         ema_decay: of both teachers.
-        predict_with: "student" or "teacher", the first.
+        predict_with: "student" or "teacher", the first one.
     """
 
     strong_views: ClassVar[int] = 1
@@ -63,14 +73,10 @@ class ADMT(Method):
         predict_with: str = "student",
     ) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if period < 1:
-            raise UserError(f"method.period={period}: expected at least 1 step")
-        if copy_steps < 0:
-            raise UserError(f"method.copy_steps={copy_steps}: expected at least 0 steps")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.period", period, whole(1))
+        expect("method.copy_steps", copy_steps, whole(0))
+        expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
         self.student = network()
         self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps, stairs=50, share=0.25)
@@ -90,7 +96,7 @@ class ADMT(Method):
         return {"supervised": self.supervised(z_l, batch.label), "consistency": self.w(progress) * loss}
 
     def targets(self, x_u: Tensor, p: Tensor) -> Tensor:
-        """q [U, K, H, W], in the end, p being the student's softmax output of x_u."""
+        """q [U, K, H, W] after conflict combating, given the student's softmax output p of x_u."""
         p_1, p_2 = (teacher(x_u).softmax(dim=1) for teacher in self.teachers)
         h_1, h_2 = (entropy(p_i)[:, None] / math.log(2) for p_i in (p_1, p_2))
         q = torch.lerp(p_1, p_2, torch.sigmoid(h_1 - h_2))  # e^-H_2 / (e^-H_1 + e^-H_2)
@@ -98,11 +104,11 @@ class ADMT(Method):
         return torch.where((conflict & (entropy(p) < entropy(q)))[:, None], p, q)
 
     def turn(self, progress: Progress) -> int:
-        """Whose turn it is, 0 or 1: a function of the step, as no process and no resumed run may think otherwise."""
+        """Whose turn it is, 0 or 1: a function of the step, so that all processes and resumed runs agree."""
         return int((ends_of_turns(self.seed, self.period, progress.total) <= progress.step).sum()) % 2
 
     def after_step(self, progress: Progress) -> None:
-        turns = max(progress.step - self.copy_steps, 0) // 2  # of this teacher, about, since its average began
+        turns = max(progress.step - self.copy_steps, 0) // 2  # about the steps that this teacher has averaged
         teacher = self.teachers[self.turn(progress)]
         assert isinstance(teacher, EMATeacher)
         teacher.follow(self.student, Progress(turns, progress.total))
@@ -112,7 +118,7 @@ class ADMT(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         q = self.targets(image, self.student(image).softmax(dim=1))
-        return PseudoLabels(q, q.amax(dim=1) >= self.threshold)
+        return used_where_confident(q, self.threshold)
 
     @property
     def predictor(self) -> nn.Module:
@@ -121,5 +127,5 @@ class ADMT(Method):
 
 @lru_cache(maxsize=4)
 def ends_of_turns(seed: int, period: int, num: int) -> Tensor:
-    """The steps [num] before which turns end, each turn lasting 1 to `period` steps."""
+    """The steps [num] at which turns end; each turn lasts 1 to `period` steps."""
     return torch.randint(1, period + 1, (num,), generator=torch.Generator().manual_seed(seed)).cumsum(0)

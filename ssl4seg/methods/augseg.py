@@ -4,45 +4,51 @@ import math
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl4seg import photometric as ph
-from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, masked_cross_entropy
+from ssl4seg.augment import operations as ph
+from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.keys import expect, whole
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
-from ssl4seg.methods.teacher import EMATeacher
-from ssl4seg.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import entropy, used_where_confident
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class AugSeg(FixMatch):
+class AugSeg(WithTeacher, FixMatch):
     """L = L_sup + w mean_px[1(c >= tau) H(y, p_s)]   (their section 3.1)
 
     y, c [U, H, W]: class and probability max_k p_t of the EMA teacher's prediction p_t [U, K, H, W] of the weak view;
     p_s: the student's softmax output of the weak view after two augmentations; H: cross-entropy in nats; the mean is
     over all pixels.
 
-    1. Intensities (their section 3.2): of each image's own, 1 to 3 operations with replacement, uniform magnitudes.
+    1. Intensities (their section 3.2): 1 to 3 operations, drawn for each image with replacement, of uniform magnitudes.
     2. Adaptive CutMix (their section 3.3), of x, y and c alike: with probability 1 - rho an image gets a box of a
-       labelled one, where c = 1; then every image gets a box of the one before it, which has had the first step.
-       rho = mean_px[max_k p_t (1 - H(p_t) / ln K)] in [0, 1] is the image's confidence. The boxes' areas are
-       Beta(2, 8) and Beta(4, 4) of the image's: one fifth and one half on average.
+       labelled one, where c = 1; then every image gets a box of the image before it as it is after the first step. rho
+       = mean_px[max_k p_t (1 - H(p_t) / ln K)] in [0, 1] is the image's confidence. The boxes' areas are Beta(2, 8) and
+       Beta(4, 4) of the image's: one fifth and one half on average.
 
-    w = 1, tau = 0.95 and the operations' ranges are those of the authors' code for Pascal VOC; its tau for Cityscapes
-    is none (`threshold=0`). Hue and saturation leave images of one channel as they are.
+    w = 1, tau = 0.95 and the operations' ranges are those of the authors' code for Pascal VOC; for Cityscapes it has no
+    tau (`threshold=0`). Hue and saturation leave images of one channel as they are.
 
-    Differs from the authors' code: there one size of box serves the whole batch, and boxes are cut off at the image's
-    sides; the pair of an image, labelled or not, is the one that a random permutation gives it. Its teacher is the
-    student in the first of 80 epochs. It is in evaluation mode with averaged batch-norm statistics (ours:
-    docs/decisions/teacher-batch-norm.md), its decay 0.999 (Cityscapes 0.996), 1 % of a long run; here 0.99, as in the
-    ACDC literature. There the teacher predicts (`predict_with=teacher`).
+    Differs from the authors' code:
+    - One size of box serves their whole batch, and boxes are cut off at the image's sides; here each image has a box of
+      its own.
+    - A random permutation pairs their images, labelled or not; here each image is paired with the image before it, or
+      with a labelled one drawn at random.
+    - Their teacher is the student in the first of 80 epochs; here it averages from the start.
+    - Their teacher is in evaluation mode with averaged batch-norm statistics; here it teaches in training mode
+      (docs/decisions/teacher-batch-norm.md).
+    - Their decay is 0.999 (Cityscapes 0.996), 1 % of a long run; here it is 0.99, as in the ACDC literature.
+    - Their teacher predicts; here the student does unless `predict_with=teacher`.
 
     Args:
         threshold, consistency_weight: tau and w.
         num_operations: the largest number of operations.
         ema_decay: of the teacher.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     strong_views: ClassVar[int] = 0  # it makes its own
@@ -58,12 +64,8 @@ class AugSeg(FixMatch):
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        if num_operations < 1:
-            raise UserError(f"method.num_operations={num_operations}: expected at least 1")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.predict_with = predict_with
+        expect("method.num_operations", num_operations, whole(1))
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.intensities = ph.SomeOf(
             operations=[
                 ph.Identity(),
@@ -107,13 +109,5 @@ class AugSeg(FixMatch):
             mix_labels(c, c_l.roll(1, 0), box),
         )
 
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p_t = self.teacher(image).softmax(dim=1)
-        return PseudoLabels(p_t, p_t.amax(dim=1) >= self.threshold)
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
+        return used_where_confident(self.teacher(image).softmax(dim=1), self.threshold)

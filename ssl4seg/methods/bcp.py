@@ -4,38 +4,40 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import CrossEntropyDice
-from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.teacher import EMATeacher
-from ssl4seg.mixing import copy_paste_mask, mix
+from ssl4seg.augment.mixing import copy_paste_mask, mix
+from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.parts.losses import CrossEntropyDice
+from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class BCP(Method):
+class BCP(WithTeacher):
     """L = L_in(z1, y_l) + a L_out(z1, y_u) + L_out(z2, y_l) + a L_in(z2, y_u)
 
     z1 = f(a box of a labelled image on an unlabelled one), z2 = f(a box of an unlabelled image on a labelled one), each
-    for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the
-    paper's "in" and "out" are the two mixed images); y_u: the EMA teacher's argmax, of which each class but the
-    background keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is
-    the same for the whole batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by
-    1e-10 as in the authors' code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).
+    for half of the batch; L_in, L_out: (cross-entropy + Dice) / 2 over the pixels inside and outside the box (the paper
+    calls the two mixed images "in" and "out"); y_u: the EMA teacher's argmax, in which each class but the background
+    keeps its largest component; a = 0.5. The box has 2/3 of the image's height and width and is the same for the whole
+    batch. A region of a few images often lacks a class, so the Dice of a region is smoothed by 1e-10 as in the authors'
+    code; the 1e-5 of whole images pushes that class away (docs/decisions/dice-smoothing.md).
 
-    Before that, in stage 0, boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
+    Stage 0, before that, pastes boxes of labelled images on labelled ones: L = L_in(z, y_b) + L_out(z, y_a). It takes a
     quarter of the run, 10,000 of 40,000 steps in the authors' code. The teacher starts as its student, and its average
     includes the batch norm's running statistics. The student predicts, as in the authors' test.
 
-    Differs from the authors' code: stage 0 hands on its last student, not its best on val, and not the optimiser's
-    state; both mixed batches share one pass, and so the batch norm's statistics, and so do the two halves in the
-    teacher; the code's learning rate is constant (`schedule=constant`). The shorter of the two streams is repeated, and
-    a batch of one is mixed with itself. The components are found on the CPU: about 30 ms a step for 12 images of 256 x
-    256, during which a GPU waits.
+    Differs from the authors' code:
+    - Their stage 0 hands on its best student on val and the optimiser's state; here it hands on its last student alone.
+    - Their two mixed batches pass the student apart, and the two halves the teacher; here they share one pass, and so
+      the batch norm's statistics.
+    - Their learning rate is constant; here that is `schedule=constant`.
+    - Here the shorter of the two streams is repeated, and a batch of one is mixed with itself.
+
+    The components are found on the CPU: about 30 ms a step for 12 images of 256 x 256, during which a GPU waits.
 
     Args:
         pretrain: share of the run that stage 0 takes.
@@ -56,16 +58,12 @@ class BCP(Method):
         ema_decay: float = 0.99,
     ) -> None:
         super().__init__()
-        if not 0 < pretrain < 1:
-            raise UserError(f"method.pretrain={pretrain}: expected a share of the run in (0, 1)")
-        if not 0 < side < 1:
-            raise UserError(f"method.side={side}: expected a share of the image's side in (0, 1)")
-        if not pseudo_weight >= 0:
-            raise UserError(f"method.pseudo_weight={pseudo_weight}: expected a number of at least 0")
-        if not smooth > 0:
-            raise UserError(f"method.smooth={smooth}: expected a number above 0")
+        expect("method.pretrain", pretrain, number_in("(0, 1)", "a share of the run"))
+        expect("method.side", side, number_in("(0, 1)", "a share of the image's side"))
+        expect("method.pseudo_weight", pseudo_weight, at_least(0))
+        expect("method.smooth", smooth, above(0))
         self.student = network()
-        self.teacher = EMATeacher(self.student, decay=ema_decay, buffers=True)
+        self.add_teacher(ema_decay=ema_decay, buffers=True)
         self.stages = (pretrain,)
         self.side, self.pseudo_weight, self.smooth = side, pseudo_weight, smooth
 
@@ -101,24 +99,23 @@ class BCP(Method):
 
     def after_step(self, progress: Progress) -> None:
         if self.stage(progress)[0] == 1:
-            self.teacher.follow(self.student, progress)
+            super().after_step(progress)
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        one_hot = F.one_hot(self.labels(image), self.student.num_classes).movedim(-1, 1)
-        return PseudoLabels(one_hot.float(), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(one_hot(self.labels(image), self.student.num_classes))
 
 
 def _halves(x: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Indices of the first and the second half of `num` images, taken from x in turn; equally many of both."""
+    """Indices of the first and second half of `num` images, taken from x in turn; both halves have the same length."""
     half = (num + 1) // 2
     order = torch.arange(2 * half, device=x.device) % len(x)
     return order[:half], order[half:]
 
 
 def largest_components(label: Tensor) -> Tensor:
-    """Labels [N, H, W] in which each class but the background 0 keeps its largest component, the rest becoming 0.
+    """Labels [N, H, W] in which each class but the background 0 keeps its largest component; the rest becomes 0.
 
     Pixels that touch at a corner are connected; of equally large components the first in reading order is kept.
     """

@@ -2,27 +2,29 @@
 
 from typing import ClassVar, Unpack
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, confidence, cross_entropy
+from ssl4seg.augment.mixing import classmix_mask, mix, mix_labels
+from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import classmix_mask, mix, mix_labels
+from ssl4seg.methods.parts.losses import batch_mean, cross_entropy
+from ssl4seg.methods.parts.predictions import confidence
 from ssl4seg.types import Batch, Losses, Progress
 
 
 class ClassMix(MeanTeacher):
     """L = L_sup + w c mean_px H(mix(y_b, y_a), p_s(mix(x_b, x_a)))   (their section 3)
 
-    x_a: strong views [U, C, H, W] of the unlabelled images, x_b the same of the batch's next images; y_a, y_b: the EMA
-    teacher's classes of the weak views; mix: half of the classes of y_a (rounded down, drawn at random) are pasted onto
-    b; H: cross-entropy in nats with the student's softmax output p_s; c: share of the pixels where the mixed teacher's
-    confidence is at least 0.968, the same weight for every pixel. In our YAML w = 1 without a ramp, as in the authors'
-    code: c rises by itself.
+    x_a: strong views [U, C, H, W] of the unlabelled images; x_b: the strong view of the batch's next image; y_a, y_b:
+    the EMA teacher's classes of the weak views; mix: half of the classes of y_a (rounded down, drawn at random) are
+    pasted onto b; H: cross-entropy in nats with the student's softmax output p_s; c: the share of pixels where the
+    mixed teacher's confidence is at least 0.968, one weight for all pixels. In our YAML w = 1 without a ramp, as in the
+    authors' code, because c rises by itself.
 
-    Differs from the authors' code, which jitters and blurs the mixed image as a whole (on Cityscapes; on VOC it has no
-    strong augmentation): here each of the two images brings its own strong view. There the labelled images pass the
-    student apart, here with the mixed ones (phantom, 2 labelled patients, seeds 0 and 1: test Dice 76.4 and 77.7; apart
-    64.5 and 16.6).
+    Differs from the authors' code:
+    - On Cityscapes they jitter and blur the mixed image as a whole, on VOC they have no strong augmentation; here each
+      of the two images brings its own strong view.
+    - Their labelled images pass the student apart (phantom, 2 labelled patients, seeds 0 and 1: test Dice 64.5 and
+      16.6); here they pass together with the mixed images (76.4 and 77.7).
 
     Args:
         threshold: of the confidence.
@@ -33,8 +35,7 @@ class ClassMix(MeanTeacher):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.968, **common: Unpack[MeanTeacherKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
         self.threshold = threshold
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

@@ -2,13 +2,13 @@
 
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, masked_cross_entropy
+from ssl4seg.keys import at_least, expect
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confidence, used_everywhere
+from ssl4seg.methods.parts.self_training import SelfTraining, SelfTrainingKeys
 from ssl4seg.types import Progress, PseudoLabels
 
 
@@ -16,8 +16,8 @@ class ConfidenceWeighted(SelfTraining):
     """L_pseudo = mean_px[ q CE(f(x_u), argmax_k p') ]   with q = ((K c - 1) / (K - 1))^gamma,   c = max_k p'
 
     p' [U, K, H, W]: the labeller's softmax output; c in [1/K, 1]; q [U, H, W] in [0, 1]: 0 for a guess (c = 1/K), 1 for
-    certainty, whatever K is. gamma = 4 lets low confidence weigh next to nothing: with K = 4, c = 0.5, 0.7, 0.9, 0.99
-    weigh 0.01, 0.13, 0.56, 0.95.
+    certainty, for any K. gamma = 4 lets low confidence weigh next to nothing: with K = 4, c = 0.5, 0.7, 0.9, 0.99 weigh
+    0.01, 0.13, 0.56, 0.95.
 
     No paper defines the method; q is ours. The mean is over all pixels, so that unsure images move the student little.
     There is no Dice term: in its ratio a weight that all pixels share cancels, and a batch that is unsure everywhere
@@ -30,8 +30,7 @@ class ConfidenceWeighted(SelfTraining):
 
     def __init__(self, *, network: MakeNetwork, gamma: float = 4.0, **common: Unpack[SelfTrainingKeys]) -> None:
         super().__init__(network=network, **common)
-        if not gamma >= 0:
-            raise UserError(f"method.gamma={gamma}: expected a number of at least 0")
+        expect("method.gamma", gamma, at_least(0))
         self.gamma = gamma
 
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:
@@ -43,4 +42,4 @@ class ConfidenceWeighted(SelfTraining):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        return PseudoLabels(self.labeller(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.labeller(image).softmax(dim=1))

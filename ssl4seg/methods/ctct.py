@@ -3,16 +3,15 @@
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import dice
-from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.discriminator import unmoved
+from ssl4seg.methods.base import MakeNetwork, Method, built_like, together
+from ssl4seg.methods.parts.discriminator import unmoved
+from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -20,14 +19,16 @@ class CTCT(Method):
     """L = L_sup(z_c) + L_sup(z_t) + w(t) [Dice(p_c, argmax_k z_t) + Dice(p_t, argmax_k z_c)]   (their section 2)
 
     z_c, z_t: logits [L, K, H, W] and [U, K, H, W] of a CNN, which is the run's network and predicts, and of a
-    transformer; p: their softmax; Dice: the soft Dice loss in [0, 1], on the unlabelled images, without a gradient in
-    the argmax. w(t) = 0.1 exp(-5 (1 - t/T)^2) as in `MeanTeacher`. Each network has a phase: "segmenter" moves the CNN
-    by the run's optimiser, "transformer" the other by its own.
+    transformer; p: their softmax; Dice: the soft Dice loss in [0, 1] on the unlabelled images, without a gradient in
+    the argmax. w(t) = 0.1 exp(-5 (1 - t/T)^2) as in `MeanTeacher`. Each network has a phase: in "segmenter" the run's
+    optimiser moves the CNN, in "transformer" the transformer's own optimiser moves the transformer.
 
-    Differs from the authors' code, where SGD moves both in one step and the transformer's encoder starts from ImageNet:
-    here it starts anew and AdamW moves it, as is usual for transformers; the CNN has stepped before it teaches; and a
-    network that teaches sees the unlabelled images alone, and its batch norm's running statistics stay. They train on
-    224 x 224 pixels, 8 labelled and 8 unlabelled.
+    Differs from the authors' code:
+    - SGD moves both networks in one step there; here AdamW moves the transformer, as is usual for transformers, and the
+      CNN has made its step before it teaches.
+    - Their transformer's encoder starts from ImageNet; here it starts anew.
+    - A network that teaches sees the unlabelled images alone here, and its batch norm's running statistics stay.
+    - They train on 224 x 224 pixels, 8 labelled and 8 unlabelled.
 
     Args:
         transformer: builds the transformer from the keywords in_channels and num_classes.
@@ -45,12 +46,8 @@ class CTCT(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if not callable(transformer):
-            raise UserError("method.transformer: expected the _target_ of a network and _partial_: true")
         self.student = network()
-        self.transformer: Network = transformer(
-            in_channels=self.student.in_channels, num_classes=self.student.num_classes
-        )
+        self.transformer = built_like(self.student, transformer, "method.transformer")
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -59,7 +56,7 @@ class CTCT(Method):
         return self.learn(self.student, self.transformer, batch, progress)
 
     def learn(self, pupil: Network, teacher: Network, batch: Batch, progress: Progress, prefix: str = "") -> Losses:
-        """L_sup(z) + w(t) Dice(p, argmax_k of the teacher) of the pupil."""
+        """The pupil's loss: L_sup(z) + w(t) Dice(p, argmax_k of the teacher)."""
         with torch.no_grad():
             label = unmoved(teacher, batch.unlabeled).argmax(dim=1)
         z_l, z_u = together(pupil, batch.image, batch.unlabeled)
@@ -75,7 +72,5 @@ class CTCT(Method):
         return {"consistency_weight": self.w(progress)}
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        """What the CNN learns from: the transformer's most probable class, everywhere."""
-        label = self.transformer(image).argmax(dim=1)
-        probability = F.one_hot(label, self.transformer.num_classes).movedim(-1, 1).float()
-        return PseudoLabels(probability, label >= 0)
+        """The CNN's targets: the transformer's most probable class, everywhere."""
+        return used_everywhere(one_hot(self.transformer(image).argmax(dim=1), self.student.num_classes))

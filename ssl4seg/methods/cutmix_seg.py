@@ -2,31 +2,36 @@
 
 from typing import Unpack
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean
+from ssl4seg.augment.mixing import cutmix_mask, mix
+from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import cutmix_mask, mix
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 
 class CutMixSeg(MeanTeacher):
     """L = L_sup + w c mean_px sum_k (p_s(mix(x_a, x_b)) - mix(p_t(x_a), p_t(x_b)))^2
 
-    x_a, x_b: the unlabelled images [U, C, H, W] and the same in another order; mix: a box of half the image's area from
-    x_b; p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; c: share of the pixels where the mixed
-    teacher's confidence max_k exceeds 0.97, the same weight for every pixel. Constants are the paper's, and in our YAML
-    w = 1 without a ramp, as there: c rises by itself. Teacher inputs carry no noise.
+    x_a, x_b: the unlabelled images [U, C, H, W], and the same images in another order; mix: a box of half the image's
+    area shows x_b; p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; c: the share of pixels where the
+    mixed teacher's confidence max_k exceeds 0.97, one weight for all pixels. The constants are the paper's; in our YAML
+    w = 1 without a ramp, as there, because c rises by itself. The teacher's inputs carry no noise.
 
-    Differs from the authors' code, where x_b is a batch of its own, the teacher averages the batch norm's running
-    statistics too and predicts (`predict_with=teacher`), its decay is 0.99 from the first step on, the labelled images
-    pass the student apart (phantom, 2 labelled patients, seeds 0 and 1: test Dice 70.6 and 63.9; together, as here,
-    74.3 and 67.1), and what lies outside of an image counts as 0. On VOC and Cityscapes the batch norm is frozen there
-    (here `transfer.frozen_batchnorm`, the encoder's), and the student's images have their colours jittered.
+    Differs from the authors' code:
+    - Their x_b is a batch of its own; here it is x_a in another order.
+    - Their teacher averages the batch norm's running statistics too, and predicts; here it leaves them to its own
+      passes, and the student predicts unless `predict_with=teacher`.
+    - Their teacher's decay is 0.99 from the first step on; here the first steps average evenly (see `EMATeacher`).
+    - Their labelled images pass the student apart (phantom, 2 labelled patients, seeds 0 and 1: test Dice 70.6 and
+      63.9); here they pass together with the mixed images (74.3 and 67.1).
+    - Pixels outside of an image count as 0 there.
+    - On VOC and Cityscapes they freeze the batch norm; here `transfer.frozen_batchnorm` freezes the encoder's. They
+      also jitter the colours of the student's images there.
 
     Args:
         threshold: of the confidence.
-        area: of the box.
+        area: of the box, as a share of the image.
         common: the keys of `MeanTeacher`.
     """
 
@@ -34,10 +39,8 @@ class CutMixSeg(MeanTeacher):
         self, *, network: MakeNetwork, threshold: float = 0.97, area: float = 0.5, **common: Unpack[MeanTeacherKeys]
     ) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if not 0 < area < 1:
-            raise UserError(f"method.area={area}: expected a share of the image in (0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.area", area, number_in("(0, 1)", "a share of the image"))
         self.threshold, self.area = threshold, area
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

@@ -5,28 +5,34 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.losses import batch_mean
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.discriminator import Discriminator, bce, unmoved
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.discriminator import Discriminator, bce, unmoved
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 
 class DAN(Method):
     """Segmenter: L = L_sup + w(t) mean_u bce(D(p_u, x_u), 1); discriminator: L_D = mean_{l, u} bce(D(p, x), [labelled])
 
-    p = softmax [N, K, H, W] of the segmenter; D(p, x) [N, 1] the discriminator's logit that the image x, with p stacked
-    on its channels, is a labelled one; bce the binary cross-entropy. The segmenter learns to predict so well on
-    unlabelled images that D takes them for labelled ones. w(t) ramps up as in `MeanTeacher`, to the SSL4MIS recipe's
-    0.1; there D has Adam 1e-4 with betas (0.9, 0.99), and so in our YAML.
+    p = softmax [N, K, H, W] of the segmenter; D(p, x) [N, 1]: the discriminator's logit that the image x, with p
+    stacked on its channels, is a labelled one; bce: the binary cross-entropy. The segmenter learns to predict so well
+    on unlabelled images that D takes them for labelled ones. w(t) ramps up as in `MeanTeacher`, to 0.1 as in the
+    SSL4MIS recipe, whose D has Adam 1e-4 with betas (0.9, 0.99), as in our YAML.
 
-    Differs from the paper: there D sees image times probabilities; here, as in the SSL4MIS script, both are stacked.
-    Differs from that script: the mean over D's last features makes any image size work (there one size is built in); D
-    has no dropout, and one first convolution of the stack, with an activation, where there are two, added without; D's
-    learning rate falls with the segmenter's, there it is constant; and in D's phase the segmenter runs in training
-    mode, so that D sees what it will judge.
+    Differs from the paper:
+    - D sees image times probabilities there; here, as in the SSL4MIS script, D sees both stacked.
 
-    In each phase the other network's parameters get no gradient and its batch norm's running statistics stay.
+    Differs from the SSL4MIS script:
+    - The script has one image size built in; here any image size works, because the mean over D's last features comes
+      before the decision.
+    - The script's D has dropout; here D has none.
+    - The script's D has two first convolutions, for image and prediction, whose outputs are added without an
+      activation; here D has one on the stack, with an activation.
+    - The script's learning rate of D is constant; here it falls with the segmenter's.
+    - In D's phase the segmenter runs in training mode here, so that D sees what it will judge.
+
+    In each phase the other network's parameters get no gradient, and its batch norm's running statistics stay.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import batch_mean, log_entropy
+from ssl4seg.keys import IGNORE, at_least, expect
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.two_networks import TwoNetworks, log_mean
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.predictions import log_entropy, used_everywhere
+from ssl4seg.methods.parts.two_networks import TwoNetworks, log_mean
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -18,18 +18,22 @@ class DeepCoTraining(TwoNetworks):
     L_cot = mean_px [H((p_1 + p_2) / 2) - (H(p_1) + H(p_2)) / 2], the Jensen-Shannon divergence, in [0, ln 2] nats
     L_div = mean_px [KL(p_1(x) || p_2(g_1(x))) + KL(p_2(x) || p_1(g_2(x)))] / 2, without a gradient in p_i(x)
 
-    L_cot makes the networks agree on the unlabelled images; L_div makes each resist the other's adversarial examples of
-    all images, so that they do not become the same. p_1, p_2: softmax outputs [N, K, H, W] of the student and of a peer
-    of another initialisation; H, KL: over the classes, in nats; g_i(x) = x + epsilon sign(d CE(z_i, y) / dx), y being
-    the label or, on unlabelled images, the class that network i predicts; an ignored pixel has no CE. The weights of
-    L_cot and L_div, 0.5 and 0.05 (r = 0.1), and epsilon = 0.03 for images in [0, 1] are those of Peng's public
-    configuration for ACDC; w ramps up as in `MeanTeacher`.
+    L_cot makes the networks agree on the unlabelled images; L_div makes each network resist the other's adversarial
+    examples of all images, so that the networks do not become the same. p_1, p_2: softmax outputs [N, K, H, W] of the
+    student and of a peer of another initialisation; H, KL: over the classes, in nats; g_i(x) = x + epsilon sign(d
+    CE(z_i, y) / dx), y being the label or, on unlabelled images, the class that network i predicts; an ignored pixel
+    has no CE. The weights of L_cot and L_div, 0.5 and 0.05 (r = 0.1), and epsilon = 0.03 for images in [0, 1] are from
+    Peng's public configuration for ACDC; w ramps up as in `MeanTeacher`.
 
-    Differs from their code: there w reaches its end in 50 of 120 epochs, L_div starts later than L_cot, the examples
-    are made by networks in evaluation mode and clipped to [0, 1], and the networks may get different labelled images;
-    here one ramp serves both, the examples use the gradient of the training pass, images of any range are allowed, and
-    both networks see all labels. The script of this name in SSL4MIS is one network that agrees with itself on a turned
-    image, without adversarial examples.
+    Differs from Peng's code:
+    - Its w reaches its end in 50 of 120 epochs; here the ramp takes the run.
+    - Its L_div starts later than L_cot; here one ramp serves both.
+    - Networks in evaluation mode make its examples; here the examples use the gradient of the training pass.
+    - It clips the examples to [0, 1]; here images of any range are allowed.
+    - Its networks may get different labelled images; here both see all labels.
+
+    The script of this name in SSL4MIS is another method: one network that agrees with itself on a turned image, without
+    adversarial examples.
 
     Args:
         diversity_weight: r, the weight of L_div relative to L_cot.
@@ -53,9 +57,8 @@ class DeepCoTraining(TwoNetworks):
             rampup_steps=rampup_steps,
             predict_with=predict_with,
         )
-        for key, value in (("diversity_weight", diversity_weight), ("epsilon", epsilon)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"method.{key}={value}: expected a number of at least 0")
+        expect("method.diversity_weight", diversity_weight, at_least(0))
+        expect("method.epsilon", epsilon, at_least(0))
         self.diversity_weight, self.epsilon = diversity_weight, epsilon
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -73,17 +76,17 @@ class DeepCoTraining(TwoNetworks):
         }
 
     def adversarial(self, x: Tensor, z: Tensor, label: Tensor) -> Tensor:
-        """g(x) [L + U, C, H, W] of the network that makes z [L + U, K, H, W] of x; without a graph."""
+        """g(x) [L + U, C, H, W] of the network whose logits of x are z [L + U, K, H, W]; without a graph."""
         y = torch.cat([label, z[len(label) :].argmax(dim=1)])
-        # The sum, for in half precision the gradient of a mean over pixels would round to 0.
+        # The sum, because in half precision the gradient of a mean over pixels would round to 0.
         loss = F.cross_entropy(z.float(), y, ignore_index=IGNORE, reduction="none").sum()
         (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
         return x.detach() + self.epsilon * gradient.sign()
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        """What L_cot draws both networks to: the mean of their probabilities, everywhere."""
+        """The target of L_cot for both networks: the mean of their probabilities, everywhere."""
         p = self.mean(image).exp()
-        return PseudoLabels(p, torch.ones_like(p[:, 0], dtype=torch.bool))
+        return used_everywhere(p)
 
 
 def jensen_shannon(l_1: Tensor, l_2: Tensor) -> Tensor:

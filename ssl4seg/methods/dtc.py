@@ -6,27 +6,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import batch_mean, ratio
+from ssl4seg.keys import IGNORE, above, at_least, expect
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class DTC(Method):
     """L = L_sup(p, y) + b mean[(z - T(y))^2] + w(t) mean[(T'(z) - p)^2]   (their L_Dice, L_LSF and L_DTC)
 
-    p: softmax output [L + U, K, H, W]; z: tanh of a second head (conv 1x1) on the finest decoder map, in [-1, 1], the
-    signed distance maps; T(y): those of the label (`signed_distance`), negative inside, 0 on the boundary, positive
-    outside, no unit; T'(z) = sigmoid(-k z) in [0, 1], the mask that z stands for, k = 1500. The third mean is over
-    labelled and unlabelled images, and the gradient flows into both z and p. b = 0.3, w(t) = exp(-5 (1 - t/T_max)^2).
+    p: softmax output [L + U, K, H, W]; z: tanh of a second head (conv 1x1) on the finest decoder map, in [-1, 1]: the
+    signed distance maps; T(y): the signed distance maps of the label (`signed_distance`), negative inside, 0 on the
+    boundary, positive outside, no unit; T'(z) = sigmoid(-k z) in [0, 1]: the mask that z stands for, k = 1500. The
+    third mean is over labelled and unlabelled images, and the gradient flows into both z and p. b = 0.3, w(t) = exp(-5
+    (1 - t/T_max)^2).
 
-    The paper has one class (left atrium, 3-D): here each foreground class k = 1..K-1 has a map of its own, computed in
-    the slice and compared with p_k; means are over pixels and foreground classes. A class that is absent from a slice
-    is everywhere outside, T(y) = 1; the authors' code gives it 0, which stands for a boundary in every pixel. Differs
-    also in L_sup, (cross-entropy + Dice) / 2, there Dice.
+    Differs from the paper and the authors' code:
+    - They have one class (left atrium, 3-D); here each foreground class k = 1..K-1 has a map of its own, computed in
+      the slice and compared with p_k, and means are over pixels and foreground classes.
+    - The code gives 0 to a class that is absent, which stands for a boundary in every pixel; here a class that is
+      absent from a slice is everywhere outside, T(y) = 1.
+    - Their L_sup is Dice; here it is (cross-entropy + Dice) / 2.
 
     Args:
         distance_weight: b.
@@ -44,10 +47,8 @@ class DTC(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if distance_weight < 0:
-            raise UserError(f"method.distance_weight={distance_weight}: expected a number of at least 0")
-        if not steepness > 0:
-            raise UserError(f"method.steepness={steepness}: expected a number above 0")
+        expect("method.distance_weight", distance_weight, at_least(0))
+        expect("method.steepness", steepness, above(0))
         self.student = network()
         self.distance_head = nn.Conv2d(self.student.pyramid_channels[0], self.student.num_classes - 1, 1)
         self.distance_weight, self.steepness = distance_weight, steepness
@@ -79,10 +80,10 @@ class DTC(Method):
         return self.parameters()
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        """What the distance maps teach p: T'(z), what they leave over being background, scaled to a sum of 1."""
+        """The targets that the distance maps give p: T'(z), and the rest as background, scaled to a sum of 1."""
         mask = self.mask(self.both(image)[1])
         p = torch.cat([1 - mask.amax(dim=1, keepdim=True), mask], dim=1)
-        return PseudoLabels(p / p.sum(dim=1, keepdim=True), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(p / p.sum(dim=1, keepdim=True))
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}
@@ -92,10 +93,10 @@ class DTC(Method):
 def signed_distance(label: Tensor, num_classes: int) -> Tensor:
     """T(y): signed distance maps [N, K - 1, H, W] in [-1, 1] of the foreground classes of a label [N, H, W].
 
-    Outside the class the distance to it, inside minus the distance to the nearest pixel of another class, each divided
-    by its largest value in the image; 0 on the boundary, the inner pixels whose neighbour by a side is of another
-    class. 1 where the class is absent, -1 where there is no other. Ignored pixels are of no class: distances pass over
-    them, and their own value is 0.
+    Outside of a class its value is the distance to the class, inside minus the distance to the nearest pixel of another
+    class, each divided by its largest value in the image. The value is 0 on the boundary, which are the inner pixels
+    that share a side with a pixel of another class; 1 where the class is absent; -1 where there is no other class.
+    Ignored pixels are of no class: distances pass over them, and their own value is 0.
     """
     inside = torch.stack([label == k for k in range(num_classes)], dim=1)
     outside = ~inside & (label != IGNORE)[:, None]
@@ -110,9 +111,11 @@ def signed_distance(label: Tensor, num_classes: int) -> Tensor:
 
 
 def distance_to(mask: Tensor) -> Tensor:
-    """Euclidean distance in pixels [N, K, H, W] to the nearest pixel of a mask [N, K, H, W]; H + W where it is empty.
+    """Euclidean distance in pixels [N, K, H, W] to the nearest pixel of a mask [N, K, H, W]; H + W where the mask is
+    empty.
 
-    Exact, on any device and without waiting for it: along each row by running extrema, then over all rows.
+    Exact, on any device and without waiting for it: running extrema give the distance along each row, then all rows are
+    compared.
     """
     height, width = mask.shape[2:]
     far = float(height + width)

@@ -4,9 +4,10 @@ import math
 
 import torch
 
-from ssl4seg.losses import batch_mean, log_entropy
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.predictions import log_entropy
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -17,7 +18,8 @@ class EntropyMinimization(Method):
     equally likely; w(t) as in `MeanTeacher`, 0.1 at the end as in the SSL4MIS recipe (ADVENT: 0.001, on the unlabelled
     images alone, without a ramp; its eq. 3 sums over the pixels, its code takes their mean).
 
-    Differs from the SSL4MIS script, which divides by ln 4 whatever K is.
+    Differs from the SSL4MIS script:
+    - The script divides by ln 4 for any K; here E is divided by ln K.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.

@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, masked_cross_entropy
+from ssl4seg.keys import IGNORE, at_least, expect, number_in
 from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.parts.losses import masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -15,13 +15,17 @@ class FixMatch(Method):
     """L = L_sup + w mean_px[1(max_k p_w >= tau) H(argmax_k p_w, p_s)]   (their eq. 4, w their lambda_u)
 
     p_w, p_s: the student's softmax outputs [U, K, H, W] of the weak view, without a gradient, and of the strong view;
-    H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels:
-    one that is not confident counts as 0. The three views share one pass, in training mode, as in the authors' code.
+    H: cross-entropy in nats; tau = 0.95 and w = 1 without a ramp, as in the paper. The mean is over all pixels; an
+    unconfident pixel counts as 0. The three views share one pass, in training mode, as in the authors' code.
 
-    Differs from the authors' code, for classification: there an average of the student's weights predicts (decay
-    0.999), here the student; strong views are CTAugment's with a Cutout of half the side (`fixmatch_cta`), here
-    `views.strong`; and a step has seven unlabelled images to one labelled (`unlabeled_batch_size`). Differs from the
-    public 2-D ACDC script, where a pixel of low confidence becomes background; here it is ignored.
+    Differs from the authors' code, for classification:
+    - An average of the student's weights predicts there (decay 0.999); here the student predicts.
+    - Their strong views are CTAugment's with a Cutout of half the side (here `fixmatch_cta`); here they are
+      `views.strong`.
+    - Their step has seven unlabelled images to one labelled (here `unlabeled_batch_size`).
+
+    Differs from the public 2-D ACDC script:
+    - A pixel of low confidence becomes background there; here it is ignored.
 
     Args:
         threshold: tau.
@@ -32,10 +36,8 @@ class FixMatch(Method):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.95, consistency_weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if not consistency_weight >= 0:
-            raise UserError(f"method.consistency_weight={consistency_weight}: expected a number of at least 0")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.consistency_weight", consistency_weight, at_least(0))
         self.student = network()
         self.threshold, self.w = threshold, consistency_weight
 
@@ -48,5 +50,4 @@ class FixMatch(Method):
         }
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.student(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
+        return used_where_confident(self.student(image).softmax(dim=1), self.threshold)

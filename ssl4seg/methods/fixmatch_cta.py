@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl4seg import photometric as ph
-from ssl4seg.errors import UserError
+from ssl4seg.augment import photometric as ph
+from ssl4seg.keys import expect, number_in, share, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.processes import all_sum
@@ -31,36 +31,43 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float, float]] =
 
 
 class FixMatchCTA(FixMatch):
-    """L as in `FixMatch`, its strong view being made by CTAugment.
+    """L as in `FixMatch`, with strong views by CTAugment.
 
     Each of 12 operations has a level in [0, 1] in 17 bins, with weights m [12, 17] that begin at 1. The strong view of
     an unlabelled image: 2 operations drawn evenly, each with a bin drawn by m_hat, which is m + 1 - decay relative to
-    its largest, 0 below 0.8; then Cutout of half of the shorter side (FixMatch, section 2.3). A labelled image learns
-    m: 2 operations and levels drawn evenly, without that Cutout, make x'; in both bins
+    its largest, and 0 below 0.8; then Cutout of half of the shorter side (FixMatch, section 2.3). m is learned from the
+    labelled images: 2 operations and levels drawn evenly, without that Cutout, make x' of an image; in both bins
 
         m <- decay m + (1 - decay) omega,  omega = mean_k mean_px[1 - 1/2 sum |p(x') - y|] = mean_k mean_px p_k(x')
 
     with decay = 0.99, p [K, H, W] the student's softmax output in evaluation mode and y its one-hot label; the inner
     mean is over the pixels whose label is k, the outer over the classes k that the image holds. (The paper classifies
-    whole images. A mean over all pixels is `balanced=false`: where nine of ten are background, it stays near 1 and no
-    bin is ever excluded.) A bin that n images of the batch hit is updated n times by their mean omega. m is part of the
-    state, the same in all processes. With 12 labelled images a bin is hit every 8 steps or so: m settles within some
-    1,000 steps, and in shorter runs all levels stay in use.
+    whole images. `balanced=false` takes a mean over all pixels: where nine of ten are background, it stays near 1 and
+    no bin is ever excluded.) A bin that n images of the batch hit is updated n times by their mean omega. m is part of
+    the state and the same in all processes. With 12 labelled images a bin is hit every 8 steps or so: m settles within
+    some 1,000 steps, and in shorter runs all levels stay in use.
 
-    Constants and ranges of the authors' code, but for: what moves pixels (rotation, shear, translation, rescaling) is
-    left out, since strong views stay aligned, and so is the operation that does nothing; posterize too has 17 bins;
-    blur is Gaussian. The paper compares m itself with 0.8; the code, like ours, its ratio to the largest, or all bins
-    could be excluded. There an EMA predicts x'.
+    Constants and ranges are those of the authors' code. The paper compares m itself with 0.8; the code compares its
+    ratio to the largest, as here, because otherwise all bins could be excluded.
 
-    Differs from the public 2-D ACDC script, which learns m once an epoch from the training loss of one policy, applies
-    no confidence threshold to the pseudo-labels, and validates an EMA but saves the student.
+    Differs from the authors' code:
+    - Operations that move pixels (rotation, shear, translation, rescaling) are left out here, because strong views stay
+      aligned, and so is the operation that does nothing.
+    - Here posterize has 17 bins like the other operations.
+    - Here blur is Gaussian.
+    - An EMA predicts x' there; here the student does.
+
+    Differs from the public 2-D ACDC script:
+    - It learns m once an epoch from the training loss of one policy.
+    - It applies no confidence threshold to the pseudo-labels.
+    - It validates an EMA but saves the student.
 
     Args:
         threshold, consistency_weight: of `FixMatch`.
         depth: operations on an image.
         cutout: side of the last Cutout, as a share of the image's shorter side; 0 is none.
         decay: of the bins' weights.
-        bin_threshold: 0.8 above.
+        bin_threshold: share of the largest weight below which a bin is not drawn, 0.8 above.
         num_bins: 17 above.
         balanced: whether omega is a mean over classes or over all pixels.
     """
@@ -82,15 +89,12 @@ class FixMatchCTA(FixMatch):
         balanced: bool = True,
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        for key, count in (("depth", depth), ("num_bins", num_bins)):
-            if count < 1:
-                raise UserError(f"method.{key}={count}: expected at least 1")
-        if not 0 <= decay < 1:
-            raise UserError(f"method.decay={decay}: expected a number in [0, 1)")
-        if not 0 <= cutout <= 1:
-            raise UserError(f"method.cutout={cutout}: expected a share in [0, 1]")
-        if not 0 <= bin_threshold <= 1:
-            raise UserError(f"method.bin_threshold={bin_threshold}: expected a number in [0, 1]")
+        expect("method.depth", depth, whole(1))
+        expect("method.cutout", cutout, share)
+        expect("method.decay", decay, number_in("[0, 1)"))
+        expect("method.bin_threshold", bin_threshold, number_in("[0, 1]"))
+        expect("method.num_bins", num_bins, whole(1))
+        expect("method.balanced", balanced, true_or_false)
         self.depth, self.decay, self.bin_threshold, self.num_bins = depth, decay, bin_threshold, num_bins
         self.cutout, self.balanced = cutout, balanced
         self.checked = False
@@ -106,14 +110,14 @@ class FixMatchCTA(FixMatch):
         return super().forward(phase, batch._replace(strong=(strong,)), progress)
 
     def augmented(self, image: Tensor, kinds: Tensor, levels: Tensor) -> Tensor:
-        """Operations `kinds` [depth, B] (on the CPU) at `levels` [depth, B], one after the other."""
+        """Apply the operations `kinds` [depth, B] (on the CPU) at `levels` [depth, B], one after the other."""
         for kind, level in zip(kinds, levels, strict=True):
             for k, (op, low, high) in enumerate(OPERATIONS.values()):
                 image = ph.on_samples(op, image, kind == k, low + (high - low) * level)
         return image
 
     def cut_out(self, image: Tensor) -> Tensor:
-        """Images with a grey square in each, its centre anywhere."""
+        """Images with a grey square each, its centre anywhere."""
         place = torch.rand(len(image), 2).to(image.device)
         return ph.cutout(image, place.new_full((len(image),), self.cutout), place)
 
@@ -148,7 +152,7 @@ class FixMatchCTA(FixMatch):
         self.rates.lerp_(total / n.clamp(min=1), 1 - self.decay**n)
 
     def omega(self, p: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """omega [L] in [0, 1], and whether the image has a label at all [L]."""
+        """omega [L] in [0, 1], and whether the image has any labelled pixel [L]."""
         y = torch.stack([label == k for k in range(p.shape[1])], dim=1)
         right, num = (p * y).sum(dim=(2, 3)), y.sum(dim=(2, 3))  # [L, K]
         counted = num.sum(dim=1) > 0
@@ -164,5 +168,5 @@ class FixMatchCTA(FixMatch):
         return logits
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        """The share of the bins that may be drawn."""
+        """The share of the bins that can be drawn."""
         return {**super().weights(progress), "bins_in_use": float((self.m_hat() > 0).float().mean())}

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean
+from ssl4seg.keys import at_least, expect, one_of, true_or_false
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
+from ssl4seg.methods.parts.discriminator import ADVERSARIAL, Discriminator, one_hot_truth, unmoved
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -16,28 +16,28 @@ class GAN(Method):
     """Generator: L = L_sup + a mean_{l, u} loss(D(x, p), 1)
     Discriminator: L_D = [mean_l loss(D(x, y), 1) + mean_{l, u} loss(D(x, p), 0)] / 2
 
-    x: images; p = softmax [N, K, H, W] of the generator, which is the segmenter, any network; y: the one-hot truths of
-    the labelled images; D(x, m) [N, 1, h, w]: a map of patch decisions (logits) on an image and a mask stacked on the
-    channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or
-    least squares, (d - t)^2. Labelled images supervise and play; of the unlabelled ones, which have no y, only
-    predictions do. The articles have
-    `supervised_loss=cross_entropy`.
+    x: images; p = softmax [N, K, H, W] of the generator, which is the segmenter and may be any network; y: the one-hot
+    truths of the labelled images; D(x, m) [N, 1, h, w]: patch decisions (logits) on an image and a mask stacked on the
+    channels, by conv 4x4 stride 2 with 64, 128, 256, 512 channels and batch norm; loss: binary cross-entropy, or least
+    squares, (d - t)^2. Labelled images enter both losses; unlabelled images have no y, so only their predictions enter.
+    The articles have `supervised_loss=cross_entropy`.
 
-    There is no one paper. The original GAN has the cross-entropy (their eq. 1, with the generator's loss that does not
-    saturate), LSGAN least squares (their eq. 9; the 1/2 of its generator is a matter of a), pix2pix the condition, the
-    patches, the 1/2 of L_D and a = 0.01, DCGAN Adam 2e-4 with betas (0.5, 0.999) for both networks, as in our YAML.
-    With a = 1 the adversarial term outweighs L_sup tenfold: D soon tells one-hot truths from soft predictions.
+    No single paper defines the method. The cross-entropy is the original GAN's (their eq. 1, with the generator's loss
+    that does not saturate), least squares are LSGAN's (their eq. 9; a absorbs the 1/2 of its generator), the condition,
+    the patches, the 1/2 of L_D and a = 0.01 are pix2pix's, Adam 2e-4 with betas (0.5, 0.999) for both networks, as in
+    our YAML, is DCGAN's. With a = 1 the adversarial term outweighs L_sup tenfold, because D soon tells one-hot truths
+    from soft predictions.
 
     Labelled and unlabelled images pass the generator one after the other: in one pass, its batch norm's statistics are
-    those of both, and with Adam it learns to know the few labelled ones by how they stand out (phantom, 2 labelled
-    patients, 125 steps, one seed: val Dice 22 against 45).
+    those of both, and with Adam it learns to recognise the few labelled images by how they stand out (phantom, 2
+    labelled patients, 125 steps, one seed: val Dice 22 against 45).
 
     Where the truth is ignored, D sees the prediction in its place. D judges truths and predictions in two passes, so
     that its batch norm sees predictions by themselves in both phases. In each phase the other network's parameters get
-    no gradient and its batch norm's running statistics stay.
+    no gradient, and its batch norm's running statistics stay.
 
     Args:
-        adversarial: the loss, bce or least_squares.
+        adversarial: the loss, "bce" or "least_squares".
         adversarial_weight: a.
         batch_norm: whether D has batch norm.
     """
@@ -53,12 +53,9 @@ class GAN(Method):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        if adversarial not in ADVERSARIAL:
-            raise UserError(f"method.adversarial={adversarial}: expected {' or '.join(ADVERSARIAL)}")
-        if not adversarial_weight >= 0:
-            raise UserError(f"method.adversarial_weight={adversarial_weight}: expected a number of at least 0")
-        if not isinstance(batch_norm, bool):
-            raise UserError(f"method.batch_norm={batch_norm}: expected true or false")
+        expect("method.adversarial", adversarial, one_of(*ADVERSARIAL))
+        expect("method.adversarial_weight", adversarial_weight, at_least(0))
+        expect("method.batch_norm", batch_norm, true_or_false)
         self.student = network()
         in_channels = self.student.in_channels + self.student.num_classes
         self.discriminator = Discriminator(in_channels=in_channels, decision="patches", batch_norm=batch_norm)

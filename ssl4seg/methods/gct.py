@@ -6,38 +6,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import batch_mean, ratio
+from ssl4seg.keys import IGNORE, Key, at_least, expect, is_whole, number_in, whole
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.discriminator import unmoved
-from ssl4seg.methods.flaw_detector import FlawDetector, comparable, flaw_target
-from ssl4seg.ramps import Rampup
+from ssl4seg.methods.parts.discriminator import unmoved
+from ssl4seg.methods.parts.flaw_detector import FlawDetector, comparable, flaw_target
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+EVEN = Key(lambda v: is_whole(v) and v >= 2 and v % 2 == 0, "an even number of at least 2")
 
 
 class GCT(Method):
     """L = sum_{k = 1, 2} L_sup(z_k) + w(t) mean([f_k > f_j] (p_k - p_j)^2) + c mean([f_1 > T, f_2 > T] F(x, p_k)^2)
 
     The second term is the dynamic consistency, the third the flaw correction. Two networks of one architecture, j the
-    other of k; p_k = softmax(z_k) [N, K, H, W]; p_j without a gradient; x labelled and unlabelled images. F is the flaw
-    detector: F(x, p) [N, H, W] says where a prediction is wrong, from 0 to 1. f_k is F(x, p_k) without a gradient,
-    smoothed and stretched over each image (`comparable`), and 1 where it exceeds T. So in each pixel the less flawed
-    network teaches the other one, but where both are flawed F does. Means are over pixels (and classes).
+    other network of k; p_k = softmax(z_k) [N, K, H, W]; p_j has no gradient; x: labelled and unlabelled images. F is
+    the flaw detector: F(x, p) [N, H, W] says where a prediction is wrong, from 0 to 1. f_k is F(x, p_k) without a
+    gradient, smoothed and stretched over each image (`comparable`), and 1 where it exceeds T. So in each pixel the less
+    flawed network teaches the other one; where both are flawed, F does. Means are over pixels (and classes).
 
     Detector: L_F = mean over k and the labelled pixels of (F(x, p_k) - C(p_k, y))^2, C = `flaw_target`.
 
     The authors' constants for semantic segmentation: w = 100 at the end of its ramp, c = 1, T = 0.6, one dilation in C;
-    Adam 1e-4 with betas (0.9, 0.99) for F. Their ramp takes 3 of 20 epochs, ours `rampup_steps`; their factor of 10
-    before L_F is left out, for Adam does not notice it.
+    Adam 1e-4 with betas (0.9, 0.99) for F.
 
-    Differs from the authors' code: what is ignored is no flaw and does not count in L_F (there it is half a flaw); an
-    image without flaws gets f = 0 (there a negative constant); F is finer on images below 256 pixels. There networks
-    and F step in turn on predictions from before the step; here the networks step at once, and F sees what they predict
-    then.
+    Differs from the authors' code:
+    - Their ramp takes 3 of 20 epochs; here it takes `rampup_steps`.
+    - They multiply L_F by 10; here the factor is left out, because Adam does not notice it.
+    - An ignored pixel is half a flaw there; here it is no flaw and does not count in L_F.
+    - An image without flaws gets a negative constant there; here it gets f = 0.
+    - Here F is finer on images below 256 pixels.
+    - Networks and F step in turn there, on predictions from before the step; here the networks step at once, and F sees
+      their predictions after that step.
 
-    In each phase the other phase's parameters get no gradient and their batch norm's running statistics stay. Network 1
-    predicts.
+    In each phase the other phase's parameters get no gradient, and their batch norm's running statistics stay. Network
+    1 predicts.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
@@ -61,15 +65,11 @@ class GCT(Method):
         detector_width: int = 64,
     ) -> None:
         super().__init__()
-        if not correction_weight >= 0:
-            raise UserError(f"method.correction_weight={correction_weight}: expected a number of at least 0")
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a number in [0, 1)")
-        if dilations < 0:
-            raise UserError(f"method.dilations={dilations}: expected a number of at least 0")
+        expect("method.correction_weight", correction_weight, at_least(0))
+        expect("method.threshold", threshold, number_in("[0, 1)"))
+        expect("method.dilations", dilations, whole(0))
+        expect("method.detector_width", detector_width, EVEN)
         self.student, self.partner = network(), network()
-        if detector_width < 2 or detector_width % 2:
-            raise UserError(f"method.detector_width={detector_width}: expected an even number of at least 2")
         in_channels = self.student.in_channels + self.student.num_classes
         self.detector = FlawDetector(in_channels=in_channels, width=detector_width)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
@@ -100,7 +100,7 @@ class GCT(Method):
             with torch.no_grad():
                 p = unmoved(network, x).softmax(dim=1)
             target = flaw_target(p[:num], batch.label, self.dilations)
-            # The unlabelled images are there for the batch norm, which sees them in the other phase too.
+            # The unlabelled images pass for the batch norm alone, which sees them in the other phase too.
             error = (self.detector(x, p)[:num] - target).square()
             total = total + ratio((counted * error).sum(), counted.sum()) / 2
         return {"detector": total}
@@ -124,5 +124,5 @@ class GCT(Method):
 
 
 def taught(where: Tensor, p: Tensor, other: Tensor) -> Tensor:
-    """mean([where] (p - other)^2), the other one teaching."""
+    """mean([where] (p - other)^2), in which `other` teaches."""
     return batch_mean(where[:, None] * (p - other.detach()).square())

@@ -5,26 +5,31 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean
+from ssl4seg.augment.mixing import mix
+from ssl4seg.keys import above, expect
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.mixing import mix
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
 
 
 class ICT(MeanTeacher):
     """L = L_sup + w(t) mean[(p_s(mix(u_1, u_2)) - mix(p_t(u_1), p_t(u_2)))^2]   (their algorithm 1)
 
-    u_1, u_2: the unlabelled images [U, C, H, W] and the same in another order; mix(a, b) = (1 - lambda) a + lambda b
-    with lambda ~ Beta(alpha, alpha) of each pair, in [0, 1]; p_s, p_t: softmax outputs [U, K, H, W] of student and EMA
-    teacher; the mean is over pixels and classes; teacher inputs carry no noise. w as in `MeanTeacher`; alpha = 0.2 as
-    in the SSL4MIS recipe, within the 0.1 to 1 of the paper.
+    u_1, u_2: the unlabelled images [U, C, H, W], and the same images in another order; mix(a, b) = (1 - lambda) a +
+    lambda b, with lambda ~ Beta(alpha, alpha) in [0, 1] drawn for each pair; p_s, p_t: softmax outputs [U, K, H, W] of
+    student and EMA teacher; the mean is over pixels and classes; the teacher's inputs carry no noise. w as in
+    `MeanTeacher`; alpha = 0.2 as in the SSL4MIS recipe, within the 0.1 to 1 of the paper.
 
-    Differs from the SSL4MIS script, which pairs one half of the batch with the other and so takes half as many mixed
-    images; here each image is the first of one pair and the second of another, and the batch may be odd. The paper's
-    own code, for classification, mixes the teacher's logits, has one lambda a batch, mixes labelled images too, and w =
-    100.
+    Differs from the SSL4MIS script:
+    - The script pairs one half of the batch with the other, and so takes half as many mixed images; here each image is
+      the first of one pair and the second of another, and the batch may be odd.
+
+    Differs from the authors' code, for classification:
+    - It mixes the teacher's logits; here the probabilities are mixed.
+    - It has one lambda a batch; here each pair has its own.
+    - It mixes labelled images too; here unlabelled images alone.
+    - Its w is 100.
 
     Args:
         alpha: both parameters of the Beta distribution.
@@ -33,8 +38,7 @@ class ICT(MeanTeacher):
 
     def __init__(self, *, network: MakeNetwork, alpha: float = 0.2, **common: Unpack[MeanTeacherKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 < alpha < float("inf"):
-            raise UserError(f"method.alpha={alpha}: expected a number above 0")
+        expect("method.alpha", alpha, above(0))
         self.alpha = alpha
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -50,6 +54,6 @@ class ICT(MeanTeacher):
         }
 
     def shares(self, images: Tensor) -> Tensor:
-        """lambda [N, 1, 1, 1] of each image; drawn on the CPU, so that devices agree."""
+        """lambda [N, 1, 1, 1] of each image; drawn on the CPU, so that all devices draw the same."""
         alpha = torch.tensor(self.alpha)
         return torch.distributions.Beta(alpha, alpha).sample((len(images), 1, 1, 1)).to(images.device)

@@ -2,15 +2,14 @@
 
 from typing import TypedDict
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, softmax_mse
-from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.teacher import EMATeacher, noisy
-from ssl4seg.ramps import Rampup
-from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+from ssl4seg.keys import at_least, expect
+from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.parts.losses import batch_mean, softmax_mse
+from ssl4seg.methods.parts.ramps import Rampup
+from ssl4seg.methods.parts.teacher import WithTeacher, noisy
+from ssl4seg.types import Batch, Losses, Progress
 
 
 class MeanTeacherKeys(TypedDict, total=False):
@@ -24,22 +23,25 @@ class MeanTeacherKeys(TypedDict, total=False):
     predict_with: str
 
 
-class MeanTeacher(Method):
+class MeanTeacher(WithTeacher):
     """L = L_sup + w(t) mean[(p_s(x_u) - p_t(x_u + e))^2]   (their section 2, J with MSE)
 
-    p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes;
-    e ~ N(0, 0.1) clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. Constants of the SSL4MIS recipe.
+    p_s, p_t: softmax outputs [U, K, H, W] of student and EMA teacher; the mean is over pixels and classes; e ~ N(0,
+    0.1), clipped to +-0.2; w(t) = 0.1 exp(-5 (1 - t/T)^2) in 200 stairs. The constants are those of the SSL4MIS recipe.
 
-    Differs from the public 2-D script, which holds the consistency at 0 for its first 1,000 steps: here the ramp alone
-    starts it. There the ramp takes 30,000 steps however long the run is; here it takes the run, unless
-    `rampup_steps=30000`. The student predicts, as in the public code, from which the published ACDC figures come; the
-    paper's teacher is `predict_with=teacher`.
+    Differs from the public 2-D script:
+    - The script holds the consistency at 0 for its first 1,000 steps; here the ramp alone starts it.
+    - The script's ramp takes 30,000 steps, however long the run is; here it takes the whole run, unless
+      `rampup_steps=30000`.
+
+    The student predicts, as in the public code, which gave the published ACDC figures; the paper predicts with the
+    teacher (`predict_with=teacher`).
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
         ema_decay: of the teacher.
         noise, noise_limit: standard deviation and bound of e, in units of the image.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -54,40 +56,27 @@ class MeanTeacher(Method):
         predict_with: str = "student",
     ) -> None:
         super().__init__()
-        if noise < 0 or noise_limit < 0:
-            raise UserError(f"method.noise={noise}, method.noise_limit={noise_limit}: expected numbers of at least 0")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.noise", noise, at_least(0))
+        expect("method.noise_limit", noise_limit, at_least(0))
         self.student = network()
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
-        self.noise, self.noise_limit, self.predict_with = noise, noise_limit, predict_with
+        self.noise, self.noise_limit = noise, noise_limit
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z = self.student(torch.cat([batch.image, batch.unlabeled]))
-        z_l, z_u = z.split([len(batch.image), len(batch.unlabeled)])
+        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),
         }
 
     def consistency(self, z_u: Tensor, x_u: Tensor, progress: Progress) -> Tensor:
-        """mean[(p_s - p_t)^2], z_u being the student's logits of x_u."""
+        """mean[(p_s - p_t)^2] of the images x_u, whose logits by the student are z_u."""
         return batch_mean(softmax_mse(z_u, self.teacher(self.perturbed(x_u))))
 
     def perturbed(self, image: Tensor) -> Tensor:
         """x + e."""
         return noisy(image, self.noise, self.noise_limit)
 
-    def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        return PseudoLabels(self.teacher(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
-
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student

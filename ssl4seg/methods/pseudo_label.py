@@ -4,10 +4,10 @@ from typing import Unpack
 
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confidence, confident_label
+from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.self_training import SelfTraining, SelfTrainingKeys
+from ssl4seg.methods.parts.predictions import confidence, confident_label
+from ssl4seg.methods.parts.self_training import SelfTraining, SelfTrainingKeys
 from ssl4seg.types import Progress, PseudoLabels
 
 
@@ -17,8 +17,9 @@ class PseudoLabel(SelfTraining):
     p' [U, K, H, W]: the labeller's softmax output; tau in [0, 1). L_sup = (cross-entropy + Dice) / 2 over the pixels
     that are not ignored, as for true labels; 0 if there are none.
 
-    Differs from Lee, who labels each batch anew with the network that learns, and keeps every label: here a round's
-    labeller is frozen, and an unsure pixel teaches nothing. tau = 0 keeps every label.
+    Differs from Lee:
+    - The network that learns labels each batch anew there; here a round's labeller is frozen.
+    - Every label is kept there; here an unsure pixel teaches nothing, unless tau = 0.
 
     Args:
         threshold: tau.
@@ -27,8 +28,7 @@ class PseudoLabel(SelfTraining):
 
     def __init__(self, *, network: MakeNetwork, threshold: float = 0.9, **common: Unpack[SelfTrainingKeys]) -> None:
         super().__init__(network=network, **common)
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
         self.threshold = threshold
 
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:

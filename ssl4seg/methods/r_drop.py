@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean
+from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -19,14 +20,20 @@ class RDrop(Method):
 
     z_1, z_2: logits [L + U, K, H, W] of two passes of one network over all images, with different dropout masks; p_1,
     p_2: their softmax over the classes; KL is summed over the classes, in nats. The paper has labelled samples only, on
-    which the KL stands beside the supervised losses; unlabelled images add theirs. The copies of the images go through
-    the network in one call, as in the paper, and so share its batch statistics.
+    which the KL stands beside the supervised losses; here the unlabelled images add theirs. Both copies of the images
+    pass the network in one call, as in the paper, and so share its batch statistics.
 
     w ramps up as in `MeanTeacher`. The SSL4MIS script ends at 4 times a mean over pixels and K = 4 classes, which is 1
-    here, where the classes are summed; the paper's alpha runs from 0.6 (image classification) to 5, without a ramp.
+    here, because the classes are summed; the paper's alpha runs from 0.6 (image classification) to 5, without a ramp.
 
-    Differs from that script, which compares two networks instead of two passes of one, on the unlabelled images alone,
-    and takes the softmax over the image's width. The authors' code for images has two passes, and sums KL over a batch.
+    Differs from the SSL4MIS script:
+    - The script compares two networks; here two passes of one network are compared.
+    - The script compares them on the unlabelled images alone; here on all images.
+    - The script takes the softmax over the image's width; here over the classes.
+
+    Differs from the authors' code for images:
+    - It makes two passes; here one call holds both copies.
+    - It sums the KL over a batch; here it is a mean over pixels.
 
     Args:
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
@@ -42,8 +49,7 @@ class RDrop(Method):
         feature_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= feature_dropout < 1:
-            raise UserError(f"method.feature_dropout={feature_dropout}: expected a probability in [0, 1)")
+        expect("method.feature_dropout", feature_dropout, number_in("[0, 1)", "a probability"))
         self.student = network()
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
         self.drop = Dropout(feature_dropout)
@@ -74,7 +80,7 @@ def symmetric_kl(z_1: Tensor, z_2: Tensor) -> Tensor:
 
 
 def dropouts(module: nn.Module) -> Iterator[float]:
-    """The probabilities of its dropout and stochastic-depth layers."""
+    """The probabilities of a module's dropout and stochastic-depth layers."""
     for part in module.modules():
         if "drop" in (name := type(part).__name__.lower()) or "stochastic" in name:
             yield getattr(part, "p", None) or getattr(part, "drop_prob", None) or 0.0

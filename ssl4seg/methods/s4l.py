@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean
+from ssl4seg.keys import at_least, expect, whole
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -19,16 +19,19 @@ class S4L(Method):
 
     x^r: an image turned by r x 90 degrees, r in {0, 1, 2, 3}; the last mean is over labelled and unlabelled images,
     each as it is (r = 0) and in `turned_copies` other positions, drawn without repetition. h [N, 4]: logits of r, a
-    linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1.
+    linear layer on the mean over the places of the encoder's coarsest features. a = b = 0.1. Only labelled images pass
+    the decoder.
 
-    The paper classifies images, and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
-    carried it over to segmentation with one turned copy and a = b = 0.1: the defaults; its h reads the segmentation's
-    logits through two convolutions, which need larger maps than every network has, and so teaches the decoder too. Here
-    only labelled images pass the decoder.
+    The paper classifies images and has all four positions of each (turned_copies=3, at twice the cost of 1). PixelSSL
+    carried the method over to segmentation with one turned copy and a = b = 0.1, the defaults here.
 
-    What is upright must be known from the image: views that turn by quarters (`views.weak.rot90_flip`, half of the
-    images in the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the task whole. Images are
-    square; of others the square in the middle is taken.
+    Differs from PixelSSL:
+    - Its h reads the segmentation's logits through two convolutions, and so teaches the decoder too; here h reads the
+      encoder's features, because those convolutions need larger maps than every network has.
+
+    The image must show which side is up: views that turn by quarters (`views.weak.rot90_flip`, half of the images in
+    the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the whole task. Of images that are not
+    square, the square in the middle is taken.
 
     Args:
         turned_copies: of each image, 1 to 3.
@@ -45,11 +48,9 @@ class S4L(Method):
         rotation_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        if turned_copies not in (1, 2, 3):
-            raise UserError(f"method.turned_copies={turned_copies}: expected 1, 2 or 3")
-        for key, weight in (("turned_weight", turned_weight), ("rotation_weight", rotation_weight)):
-            if weight < 0:
-                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
+        expect("method.turned_copies", turned_copies, whole(1, 3))
+        expect("method.turned_weight", turned_weight, at_least(0))
+        expect("method.rotation_weight", rotation_weight, at_least(0))
         self.student = network()
         self.rotation_head = nn.Linear(self.student.feature_channels[-1], 4)
         self.turned_copies = turned_copies

@@ -6,11 +6,11 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.augment.mixing import cutmix_boxes, mix
+from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.self_training import Frozen
-from ssl4seg.mixing import cutmix_boxes, mix
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.self_training import Frozen
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -20,16 +20,21 @@ class STPlusPlus(Method):
 
     p' = softmax(f'(x_u)) [U, K, H, W], f' the last stage's student, frozen; A: the strong view, in half of the images
     with Cutout, which fills a box with noise and ignores its label. Stage 1 has only the reliable half of the
-    unlabelled images, stage 2 all; each starts from a new student. An image is the more reliable the larger its
-    stability s = sum_{j < M} mean_k IoU_k(argmax f_j(x), argmax f_M(x)) in [0, M - 1] is, over M = 3 checkpoints f_j at
-    1/3, 2/3 and the end of stage 0; classes in neither prediction do not count.
+    unlabelled images, stage 2 all; each starts from a new student. The reliability of an image is its stability s =
+    sum_{j < M} mean_k IoU_k(argmax f_j(x), argmax f_M(x)) in [0, M - 1], over M = 3 checkpoints f_j at 1/3, 2/3 and the
+    end of stage 0; classes in neither prediction do not count.
 
-    Differs from the authors' code: f' is the stage's last student, there its best on val; in stage 2 it labels all
-    images, there only those that were not in stage 1, whose labels stay (a batch does not say which image is which);
-    the stages take a third of the run each, there equally many epochs of more and more images; L_sup has a Dice term
-    beside the cross-entropy; a box that does not fit is clipped, there drawn again. As there, each loss counts half, as
-    in one batch that holds as many labelled as unlabelled images. Pseudo-labels are made in the step, from the weak
-    view: they equal stored ones but for interpolation, and f' sees each image at one scale, there at several.
+    As in the authors' code, each loss counts half, as in one batch that holds as many labelled as unlabelled images.
+    Pseudo-labels are made in the step, from the weak view: they equal stored labels except for interpolation.
+
+    Differs from the authors' code:
+    - Their f' is the stage's best student on val; here it is the stage's last.
+    - In stage 2 they label only the images that were not in stage 1, whose labels stay; here f' labels all images,
+      because a batch does not say which image is which.
+    - Their stages take equally many epochs of more and more images; here each takes a third of the run.
+    - Their L_sup has no Dice term beside the cross-entropy.
+    - They draw a box that does not fit again; here it is clipped.
+    - Their f' sees each image at several scales; here at one.
 
     Args:
         num_checkpoints: M.
@@ -53,14 +58,11 @@ class STPlusPlus(Method):
         reinitialize: bool = True,
     ) -> None:
         super().__init__()
-        if num_checkpoints < 2:
-            raise UserError(f"method.num_checkpoints={num_checkpoints}: expected at least 2, which are compared")
-        if not 0 < reliable <= 1:
-            raise UserError(f"method.reliable={reliable}: expected a share of the images in (0, 1]")
-        if not 0 < labels_only < 1:
-            raise UserError(f"method.labels_only={labels_only}: expected a share of the run in (0, 1)")
-        if not 0 <= cutout <= 1:
-            raise UserError(f"method.cutout={cutout}: expected a probability in [0, 1]")
+        expect("method.num_checkpoints", num_checkpoints, whole(2))
+        expect("method.reliable", reliable, number_in("(0, 1]", "a share of the images"))
+        expect("method.labels_only", labels_only, number_in("(0, 1)", "a share of the run"))
+        expect("method.cutout", cutout, number_in("[0, 1]", "a probability"))
+        expect("method.reinitialize", reinitialize, true_or_false)
         self.fresh = network
         self.student = network()
         frozen = nn.ModuleList(Frozen(self.student) for _ in range(num_checkpoints))
@@ -70,7 +72,7 @@ class STPlusPlus(Method):
 
     @property
     def labeller(self) -> Frozen:
-        """f': the last checkpoint, which later stages overwrite."""
+        """f': the last checkpoint, overwritten by later stages."""
         return self.checkpoints[-1]
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
@@ -85,7 +87,7 @@ class STPlusPlus(Method):
         }
 
     def cut_out(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Images with a box of noise in their own range, and where it lies [U, H, W] bool."""
+        """Images with a box of noise in their own range, and the place of the box [U, H, W] bool."""
         box = cutmix_boxes(image, p=self.cutout)
         low, high = (f(image, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
         return mix(image, torch.lerp(low, high, torch.rand_like(image)), box), box[:, 0] > 0.5
@@ -106,7 +108,7 @@ class STPlusPlus(Method):
     def most_stable(self, unlabeled: Sequence[Tensor]) -> Tensor:
         """Indices of the reliable share of the images."""
         s = torch.cat([self.stability(image) for image in unlabeled])
-        s = all_sum(s)  # in the same order in all processes, whatever their rounding
+        s = all_sum(s)  # so that all processes sort alike, even if they round differently
         return s.argsort(descending=True, stable=True)[: max(1, int(self.reliable * len(s)))].cpu()
 
     def stability(self, image: Tensor) -> Tensor:
@@ -117,11 +119,11 @@ class STPlusPlus(Method):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:
             return None
-        return PseudoLabels(self.labeller(image).softmax(dim=1), torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(self.labeller(image).softmax(dim=1))
 
 
 def _mean_iou(a: Tensor, b: Tensor, num_classes: int) -> Tensor:
-    """Mean IoU [N] of two labels [N, H, W] over the classes that either holds."""
+    """Mean IoU [N] of two labels [N, H, W] over the classes that either label holds."""
     pairs = [((a == k).flatten(1), (b == k).flatten(1)) for k in range(num_classes)]
     both = torch.stack([(x & y).sum(dim=1) for x, y in pairs])
     either = torch.stack([(x | y).sum(dim=1) for x, y in pairs])

@@ -7,65 +7,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import cross_entropy, entropy, ratio
-from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
-from ssl4seg.methods.projection import Projection, level_at
-from ssl4seg.methods.teacher import EMATeacher
-from ssl4seg.mixing import cutmix_mask, mix, mix_labels
+from ssl4seg.augment.mixing import cutmix_mask, mix, mix_labels
+from ssl4seg.keys import IGNORE, above, at_least, expect, number_in, whole
+from ssl4seg.methods.base import MakeNetwork
+from ssl4seg.methods.parts.losses import cross_entropy, ratio
+from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.parts.predictions import entropy
+from ssl4seg.methods.parts.projection import Projection, level_at
+from ssl4seg.methods.parts.teacher import EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class U2PL(Method):
+class U2PL(WithTeacher):
     """L = L_sup + lambda_u CE(f(x_m), y_m where H <= gamma) + lambda_c L_c   (their eqs. 1 to 3)
 
-    L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
+    x_m: with probability 1/2 a CutMix of the unlabelled images; y_m [U, H, W]: the EMA teacher's classes (in evaluation
+    mode), mixed alike; H [U, H, W]: the entropy of the teacher's p_t of x_m in nats; gamma: its quantile that leaves
+    the share alpha(t) = 0.2 (1 - t/T) above it (eqs. 5 to 7); the mean of CE is over the reliable pixels H <= gamma;
+    lambda_u = eta (pixels / reliable pixels) (eq. 8); L_c: see `Contrast`.
 
-    x_m: with probability 1/2 a CutMix of the unlabelled images, y_m [U, H, W] that of the EMA teacher's classes (in
-    evaluation mode); H [U, H, W] the entropy of the teacher's p_t of x_m in nats; gamma: its quantile that leaves the
-    share alpha(t) = 0.2 (1 - t/T) above it (eqs. 5 to 7); the mean of CE is over the reliable pixels H <= gamma;
-    lambda_u = eta (pixels / reliable pixels) (eq. 8).
-
-    <,>: cosine, tau = 0.5. Representations are D = 256 channels of a projection head on the decoder map nearest to a
-    quarter of the image's size; pixels between are left out. a_ci: M = 256 pixels of class c by truth or reliable
-    pseudo-label, with p_t(c) > 0.3 (eqs. 9 to 11). z+_c: the mean of all such (eq. 12). z-_cij: N = 50 vectors of c's
-    memory bank. Into it go labelled pixels of another class where c ranks in [0, r_l) of p_t, and unreliable pixels
-    (H > gamma) where c ranks in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a
-    gradient. A class without anchors or negatives is left out of the mean.
+    Representations are D = 256 channels of a projection head on the decoder map nearest to a quarter of the image's
+    size; the pixels between its places are left out.
 
     The authors' encoder is pretrained. A network that starts from scratch calls everything background after so few
-    steps on labels alone, and a rank of entropies calls that reliable: raise `labels_only` (phantom, 2 labelled
+    steps on labels alone, and the rank of the entropies calls that reliable: raise `labels_only` (phantom, 2 labelled
     patients, 200 steps, one seed: val Dice at the end 4 with 0.0125, 45 with 0.5).
 
-    M, N, D, the banks' sizes and the start on labels alone are the authors' code's, and the teacher is tested as there.
-    r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
-    negatives. Differs from the code: there no labelled pixel enters a bank, and of the unreliable ones only those whose
-    pseudo-label is c although c ranks in [r_l, r_h) of p_t of x_m, where the two views of the teacher disagree (here
-    eqs. 13 to 15); on labels alone the student does not see the unlabelled images; for a further epoch the teacher is
-    the student; the mean over classes counts those without anchors too; there anchors of unlabelled images are the
-    surest alpha(t) of the pixels alone, z+ includes those with p_t(c) <= 0.3, and where a class is absent the anchors
-    of one class meet the bank of another; every negative is queued, here at most `num_keys` a class, step and process,
-    so that the bank spans more than a few steps. gamma is that of each process's own images, as there. L_sup has a Dice
-    term beside the cross-entropy.
+    D, the banks' sizes and the start on labels alone are from the authors' code; the teacher is tested, as there. As
+    there, too, gamma is taken over the images of each process.
+
+    Differs from the authors' code (and in `Contrast`):
+    - On labels alone, their student passes the unlabelled images too; here it does not.
+    - For one more epoch their teacher is the student; here it is the student on labels alone, and its average begins
+      with the other terms.
+    - Their L_sup has no Dice term beside the cross-entropy.
 
     Args:
         unreliable: alpha(0).
         pseudo_weight, contrastive_weight: eta and lambda_c.
-        temperature: tau.
-        num_anchors, num_negatives: M and N.
-        anchor_threshold: of p_t(c).
-        low_rank, high_rank: r_l and r_h.
+        temperature, num_anchors, num_negatives, anchor_threshold, low_rank, high_rank, num_keys: as in `Contrast`.
         bank_size, background_bank_size: vectors held for each class and for class 0.
-        num_keys: vectors queued at most.
         projection_channels: D.
         cutmix: probability of CutMix.
         labels_only: share of the run before the other terms start; the teacher is its student until then.
         ema_decay: of the teacher.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -91,47 +79,34 @@ class U2PL(Method):
         predict_with: str = "teacher",
     ) -> None:
         super().__init__()
-        counts = {
-            "num_anchors": num_anchors,
-            "num_negatives": num_negatives,
-            "bank_size": bank_size,
-            "background_bank_size": background_bank_size,
-            "num_keys": num_keys,
-            "projection_channels": projection_channels,
-            "low_rank": low_rank,
-        }
-        for key, count in counts.items():
-            if count < 1:
-                raise UserError(f"method.{key}={count}: expected at least 1")
-        if high_rank <= low_rank:
-            raise UserError(f"method.high_rank={high_rank}: expected more than low_rank={low_rank}")
-        shares = {"unreliable": unreliable, "anchor_threshold": anchor_threshold, "labels_only": labels_only}
-        for key, share in shares.items():
-            if not 0 <= share < 1:
-                raise UserError(f"method.{key}={share}: expected a share in [0, 1)")
-        if not 0 <= cutmix <= 1:
-            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
-        for key, weight in (("pseudo_weight", pseudo_weight), ("contrastive_weight", contrastive_weight)):
-            if not weight >= 0:
-                raise UserError(f"method.{key}={weight}: expected a number of at least 0")
-        if not temperature > 0:
-            raise UserError(f"method.temperature={temperature}: expected a number above 0")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
+        expect("method.unreliable", unreliable, number_in("[0, 1)", "a share"))
+        expect("method.pseudo_weight", pseudo_weight, at_least(0))
+        expect("method.contrastive_weight", contrastive_weight, at_least(0))
+        expect("method.bank_size", bank_size, whole(1))
+        expect("method.background_bank_size", background_bank_size, whole(1))
+        expect("method.projection_channels", projection_channels, whole(1))
+        expect("method.cutmix", cutmix, number_in("[0, 1]", "a probability"))
+        expect("method.labels_only", labels_only, number_in("[0, 1)", "a share of the run"))
         self.student = network()
         self.level = level_at(self.student, 1 / 4)
         self.projection = Projection(self.student.pyramid_channels[self.level], projection_channels)
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.teacher_projection = EMATeacher(
-            cast(Network, self.projection), decay=ema_decay
-        )  # any module can be averaged
-        num_classes = self.student.num_classes
-        self.bank = MemoryBank([background_bank_size, *[bank_size] * (num_classes - 1)], projection_channels)
-        self.unreliable, self.temperature, self.anchor_threshold = unreliable, temperature, anchor_threshold
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
+        # Any module can be averaged.
+        self.teacher_projection = EMATeacher(cast(Network, self.projection), decay=ema_decay)
+        other_sizes = [bank_size] * (self.student.num_classes - 1)
+        self.bank = MemoryBank([background_bank_size, *other_sizes], projection_channels)
+        self.contrast = Contrast(
+            self.bank,
+            temperature=temperature,
+            num_anchors=num_anchors,
+            num_negatives=num_negatives,
+            anchor_threshold=anchor_threshold,
+            low_rank=low_rank,
+            high_rank=high_rank,
+            num_keys=num_keys,
+        )
         self.pseudo_weight, self.contrastive_weight = pseudo_weight, contrastive_weight
-        self.num_anchors, self.num_negatives, self.num_keys = num_anchors, num_negatives, num_keys
-        self.low_rank, self.high_rank = min(low_rank, num_classes - 1), high_rank
-        self.cutmix, self.labels_only, self.predict_with = cutmix, labels_only, predict_with
+        self.unreliable, self.cutmix, self.labels_only = unreliable, cutmix, labels_only
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         started = self.steps_taught(progress) >= 0
@@ -163,7 +138,7 @@ class U2PL(Method):
         return z_t
 
     def mixed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """x_m and y_m: all images mixed or none."""
+        """x_m and y_m; either all images are mixed or none."""
         mask = cutmix_mask(image) * (torch.rand(()) < self.cutmix).float().to(image.device)
         return mix(image, image.roll(1, 0), mask), mix_labels(label, label.roll(1, 0), mask)
 
@@ -172,46 +147,18 @@ class U2PL(Method):
         return self.unreliable * (1 - progress.fraction)
 
     def reliable(self, p_t: Tensor, progress: Progress) -> Tensor:
-        """H <= gamma [U, H, W]."""
+        """Where H <= gamma [U, H, W]."""
         h = entropy(p_t.float())
         gamma = h.flatten().sort().values[max(1, round((1 - self.alpha(progress)) * h.numel())) - 1]
         return h <= gamma
 
-    def contrast(self, r: Tensor, r_t: Tensor, p_t: Tensor, y_l: Tensor, y_m: Tensor, *, queue: bool) -> Tensor:
-        """L_c; y_m is IGNORE where it is unreliable. Puts the step's negatives into the bank first, if `queue`."""
-        size = r.shape[-2:]
-        y_l, y_m, p_t = (_thinned(x, size) for x in (y_l, y_m, p_t))
-        rank = p_t.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        classes = torch.arange(p_t.shape[1], device=r.device)[:, None, None]
-        y_l, y_m, y = (x[:, None] for x in (y_l, y_m, torch.cat([y_l, y_m])))
-        anchor = _by_class((y == classes) & (p_t > self.anchor_threshold))
-        low, high = (rank[: len(y_l)] < self.low_rank), (rank >= self.low_rank) & (rank < self.high_rank)
-        negative_l = low & (y_l != classes) & (y_l != IGNORE)
-        negative = _by_class(torch.cat([negative_l, high[len(y_l) :] & (y_m == IGNORE)]))
-        r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
-
-        if queue:
-            key, there = spread_index(negative.sum(dim=1), self.num_keys)
-            self.bank.push(r_t[nth_true(negative, key)], there)
-        with torch.autocast(r.device.type, enabled=False):
-            count = anchor.sum(dim=1)
-            a = F.normalize(r[nth_true(anchor, uniform_index(count, self.num_anchors))], dim=2)
-            positive = F.normalize(all_sum(anchor.float() @ r_t) / all_sum(count.float()).clamp(min=1)[:, None], dim=1)
-            drawn = self.bank.draw(self.num_anchors * self.num_negatives)
-            drawn = drawn.unflatten(1, (self.num_anchors, self.num_negatives))
-            alike = torch.einsum("kmd,kd->km", a, positive)[:, :, None]
-            unlike = torch.einsum("kmd,kmnd->kmn", a, drawn)
-            each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
-        there = ((count > 0) & (self.bank.held > 0)).float()
-        return ratio((there * each).sum(), there.sum())
-
     def steps_taught(self, progress: Progress) -> int:
-        """Steps since the unlabelled images joined; negative before."""
+        """Number of steps since the unlabelled images joined; negative before."""
         return progress.step - round(self.labels_only * progress.total)
 
     def after_step(self, progress: Progress) -> None:
         since = Progress(max(0, self.steps_taught(progress)), progress.total)
-        self.teacher.follow(self.student, since)
+        super().after_step(since)
         self.teacher_projection.follow(cast(Network, self.projection), since)
 
     def parameters_of(self, phase: str) -> list[Parameter]:
@@ -224,9 +171,101 @@ class U2PL(Method):
         p_t = self.label(image).softmax(dim=1)
         return PseudoLabels(p_t, self.reliable(p_t, progress))
 
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
+
+class Contrast:
+    """The contrastive loss of U2PL, with a bank of negatives.
+
+    L_c = mean_{c,i} -ln[ e^{<a_ci, z+_c>/tau} / (e^{<a_ci, z+_c>/tau} + sum_j e^{<a_ci, z-_cij>/tau}) ]   (their eq. 4)
+
+    <,>: cosine, tau = 0.5. a_ci: M = 256 pixels of class c by truth or reliable pseudo-label, with p_t(c) > 0.3 (eqs. 9
+    to 11). z+_c: the mean of all such pixels (eq. 12). z-_cij: N = 50 vectors of c's memory bank. Into the bank go
+    labelled pixels of another class where c ranks in [0, r_l) of p_t, and unreliable pixels (H > gamma) where c ranks
+    in [r_l, r_h) (eqs. 13 to 15), r_l = 3, r_h = 20. z+ and z- are the teacher's, without a gradient. A class without
+    anchors or negatives is left out of the mean.
+
+    r_l is made for some 20 classes; with fewer than four it becomes K - 1, so that the least probable class has
+    negatives. M and N are from the authors' code.
+
+    Differs from the authors' code:
+    - No labelled pixel enters their banks, and of the unreliable pixels only those whose pseudo-label is c although c
+      ranks in [r_l, r_h) of p_t of x_m, where the two views of the teacher disagree; here the banks follow eqs. 13 to
+      15.
+    - Their mean over classes counts classes without anchors too; here it leaves them out.
+    - Their anchors of unlabelled images are the surest alpha(t) of the pixels alone; here all reliable pixels can be
+      anchors.
+    - Their z+ includes pixels with p_t(c) <= 0.3; here it is the mean of the pixels that anchors are drawn from.
+    - Where a class is absent, their anchors of one class meet the bank of another; here anchors meet the bank of their
+      class.
+    - They queue every negative; here at most `num_keys` a class, step and process, so that the bank spans more than a
+      few steps.
+
+    Args:
+        bank: the memory bank; it stays part of the method, and of its state.
+        temperature: tau.
+        num_anchors, num_negatives: M and N.
+        anchor_threshold: of p_t(c).
+        low_rank, high_rank: r_l and r_h.
+        num_keys: vectors queued at most for each class in a step and process.
+    """
+
+    def __init__(
+        self,
+        bank: MemoryBank,
+        *,
+        temperature: float,
+        num_anchors: int,
+        num_negatives: int,
+        anchor_threshold: float,
+        low_rank: int,
+        high_rank: int,
+        num_keys: int,
+    ) -> None:
+        expect("method.temperature", temperature, above(0))
+        expect("method.num_anchors", num_anchors, whole(1))
+        expect("method.num_negatives", num_negatives, whole(1))
+        expect("method.anchor_threshold", anchor_threshold, number_in("[0, 1)", "a probability"))
+        expect("method.low_rank", low_rank, whole(1))
+        expect("method.high_rank", high_rank, whole(low_rank + 1))
+        expect("method.num_keys", num_keys, whole(1))
+        self.bank, self.temperature = bank, temperature
+        self.num_anchors, self.num_negatives, self.anchor_threshold = num_anchors, num_negatives, anchor_threshold
+        self.low_rank, self.high_rank, self.num_keys = low_rank, high_rank, num_keys
+
+    def __call__(self, r: Tensor, r_t: Tensor, p_t: Tensor, y_l: Tensor, y_m: Tensor, *, queue: bool) -> Tensor:
+        """L_c. Puts the step's negatives into the bank first, if `queue`.
+
+        Args:
+            r, r_t: representations [L + U, D, h, w] by the student and by the teacher.
+            p_t: the teacher's softmax output [L + U, K, H, W].
+            y_l: truth [L, H, W].
+            y_m: pseudo-labels [U, H, W], IGNORE where unreliable.
+        """
+        size = r.shape[-2:]
+        y_l, y_m, p_t = (_thinned(x, size) for x in (y_l, y_m, p_t))
+        rank = p_t.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        classes = torch.arange(p_t.shape[1], device=r.device)[:, None, None]
+        y_l, y_m, y = (x[:, None] for x in (y_l, y_m, torch.cat([y_l, y_m])))
+        anchor = _by_class((y == classes) & (p_t > self.anchor_threshold))
+        low_rank = min(self.low_rank, p_t.shape[1] - 1)
+        low, high = (rank[: len(y_l)] < low_rank), (rank >= low_rank) & (rank < self.high_rank)
+        negative_l = low & (y_l != classes) & (y_l != IGNORE)
+        negative = _by_class(torch.cat([negative_l, high[len(y_l) :] & (y_m == IGNORE)]))
+        r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
+
+        if queue:
+            key, valid = spread_index(negative.sum(dim=1), self.num_keys)
+            self.bank.push(r_t[nth_true(negative, key)], valid)
+        with torch.autocast(r.device.type, enabled=False):
+            count = anchor.sum(dim=1)
+            a = F.normalize(r[nth_true(anchor, uniform_index(count, self.num_anchors))], dim=2)
+            positive = F.normalize(all_sum(anchor.float() @ r_t) / all_sum(count.float()).clamp(min=1)[:, None], dim=1)
+            drawn = self.bank.draw(self.num_anchors * self.num_negatives)
+            drawn = drawn.unflatten(1, (self.num_anchors, self.num_negatives))
+            alike = torch.einsum("kmd,kd->km", a, positive)[:, :, None]
+            unlike = torch.einsum("kmd,kmnd->kmn", a, drawn)
+            each = -(torch.cat([alike, unlike], dim=2) / self.temperature).log_softmax(dim=2)[:, :, 0].mean(dim=1)
+        counted = ((count > 0) & (self.bank.held > 0)).float()
+        return ratio((counted * each).sum(), counted.sum())
 
 
 def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:

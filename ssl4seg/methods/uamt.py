@@ -6,24 +6,26 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import entropy, ratio, softmax_mse
+from ssl4seg.keys import above, expect, optional, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
-from ssl4seg.ramps import sigmoid_rampup
+from ssl4seg.methods.parts.losses import ratio, softmax_mse
+from ssl4seg.methods.parts.predictions import entropy
+from ssl4seg.methods.parts.ramps import sigmoid_rampup
 from ssl4seg.types import Progress, PseudoLabels
 
 
 class UAMT(MeanTeacher):
-    """L = L_sup + w(t) sum([H < tau] (p_s - p_t)^2) / (2 sum [H < tau])   (their eq. 3; the 2 is their code's)
+    """L = L_sup + w(t) sum([H < tau] (p_s - p_t)^2) / (2 sum [H < tau])   (their eq. 3; the 2 is from their code)
 
-    H = -sum_k pbar ln pbar [U, H, W] in nats, pbar the mean softmax of T = 8 passes of the teacher over x_u + e with
-    dropout (their eq. 2); tau(t) = (0.75 + 0.25 exp(-5 (1 - t/T_max)^2)) U_max; p_t is one more noisy pass.
-    The square is summed over classes, the mask counts pixels. x_u, e, w, p_s, p_t: as in `MeanTeacher`.
+    H = -sum_k pbar ln pbar [U, H, W] in nats, with pbar the mean softmax of T = 8 teacher passes over x_u + e with
+    dropout (their eq. 2); tau(t) = (0.75 + 0.25 exp(-5 (1 - t/T_max)^2)) U_max; p_t is one more noisy pass. The square
+    is summed over the classes, the mask counts pixels. x_u, e, w, p_s, p_t: as in `MeanTeacher`.
 
-    Differs from the authors' code: U_max is ln K, the largest entropy that there is; the code has ln 2, right for its
-    two classes but carried over to ACDC's four (set `max_entropy=0.6931` for that). The passes that go through the
-    network in one call share its batch statistics; there they go in pairs.
+    Differs from the authors' code:
+    - Their U_max is ln 2, which is right for their two classes but was carried over to ACDC's four; here it is ln K,
+      the largest possible entropy (`max_entropy=0.6931` restores theirs).
+    - Their passes go through the network in pairs; here all passes of one call share its batch statistics.
 
     Args:
         num_passes: T.
@@ -42,12 +44,9 @@ class UAMT(MeanTeacher):
         **common: Unpack[MeanTeacherKeys],
     ) -> None:
         super().__init__(network=network, **common)
-        if num_passes < 1:
-            raise UserError(f"method.num_passes={num_passes}: expected at least 1")
-        if max_entropy is not None and not 0 < max_entropy < math.inf:
-            raise UserError(f"method.max_entropy={max_entropy}: expected a number above 0, or null for ln K")
-        if passes_per_call is not None and passes_per_call < 1:
-            raise UserError(f"method.passes_per_call={passes_per_call}: expected at least 1, or null for all")
+        expect("method.num_passes", num_passes, whole(1))
+        expect("method.max_entropy", max_entropy, optional(above(0)))
+        expect("method.passes_per_call", passes_per_call, optional(whole(1)))
         self.num_passes, self.passes_per_call = num_passes, passes_per_call or num_passes + 1
         self.max_entropy = max_entropy or math.log(self.student.num_classes)
 
@@ -57,7 +56,7 @@ class UAMT(MeanTeacher):
         return ratio((certain * softmax_mse(z_u, z_t).sum(dim=1)).sum(), 2 * certain.sum())
 
     def teach(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of one noisy pass, and the mean softmax of T others, both [U, K, H, W]."""
+        """Logits of one noisy pass, and the mean softmax of T other passes, both [U, K, H, W]."""
         calls = torch.arange(self.num_passes + 1).split(self.passes_per_call)
         z = [self.teacher(self.perturbed(x_u.repeat(len(call), 1, 1, 1))) for call in calls]
         z_t, *others = torch.cat(z).split(len(x_u))

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
-from ssl4seg.losses import confident_label, dice, masked_cross_entropy
+from ssl4seg.augment.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.keys import IGNORE, expect, number_in, one_of
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.methods.parts.losses import dice, masked_cross_entropy
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -20,17 +20,20 @@ class UniMatch(Method):
 
     y [U, H, W]: the student's class of the weak view where its probability is at least tau = 0.95, ignored elsewhere;
     z_f: logits of the weak view whose encoder features lose each channel with probability 0.5; z_1, z_2: logits of two
-    strong views in which, with probability 0.5, a box shows the batch's next image, and so in y_1, y_2. l: Dice over
-    the pixels that are not ignored (the authors' ACDC code), or cross-entropy, where they count as 0 in the mean over
-    all pixels (natural images). The weak view is predicted in training mode, in one pass with the labelled images and
-    z_f; no ramp, no teacher. Constants of the paper.
+    strong views in which, with probability 0.5, a box shows the batch's next image; y_1, y_2: y with the same boxes. l:
+    Dice over the pixels that are not ignored (the authors' ACDC code), or cross-entropy as a mean over all pixels,
+    where ignored ones count as 0 (natural images). The student predicts the weak view in training mode, in one pass
+    with the labelled images and z_f; there is no ramp and no teacher. The constants are the paper's.
 
-    Differs from the authors' code: it takes the boxes' content from a second unlabelled batch, whose pseudo-labels come
-    from a pass in evaluation mode (for natural images the same images in the same order, cropped anew); here it is the
-    batch itself, rolled by one, with the y at hand, which saves that pass. It drops and decodes the labelled images'
-    features too, to no use but in the batch norm. For natural images its L_sup is cross-entropy alone
-    (`supervised_loss=cross_entropy`), and crops that reach beyond their image are padded with black, which l leaves
-    out; here they are mirrored.
+    Differs from the authors' code:
+    - Their boxes show a second unlabelled batch, whose pseudo-labels come from a pass in evaluation mode (for natural
+      images the same images in the same order, cropped anew); here they show the batch itself, rolled by one, with the
+      y at hand, which saves that pass.
+    - They drop channels of the labelled images' features and decode them too, which affects the batch norm alone; here
+      only the unlabelled images' features are dropped.
+    - For natural images their L_sup is cross-entropy alone; here that is `supervised_loss=cross_entropy`.
+    - For natural images they pad crops that reach beyond the image with black, which l leaves out; here such crops are
+      mirrored.
 
     Args:
         threshold: tau.
@@ -51,14 +54,10 @@ class UniMatch(Method):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        if not 0 <= threshold < 1:
-            raise UserError(f"method.threshold={threshold}: expected a confidence in [0, 1)")
-        if loss not in ("dice", "cross_entropy"):
-            raise UserError(f"method.loss={loss}: expected dice or cross_entropy")
-        if not 0 <= cutmix <= 1:
-            raise UserError(f"method.cutmix={cutmix}: expected a probability in [0, 1]")
-        if not 0 <= dropout < 1:
-            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
+        expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.loss", loss, one_of("dice", "cross_entropy"))
+        expect("method.cutmix", cutmix, number_in("[0, 1]", "a probability"))
+        expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
         self.student = network()
         self.threshold, self.loss, self.cutmix, self.dropout = threshold, loss, cutmix, dropout
 
@@ -78,23 +77,22 @@ class UniMatch(Method):
         }
 
     def cutmixed(self, views: Sequence[Tensor], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Each view [U, C, H, W] with boxes of its own, and y [U, H, W] likewise."""
+        """Each view [U, C, H, W] with boxes of its own, and y [U, H, W] with the same boxes."""
         boxes = [cutmix_boxes(view, self.cutmix) for view in views]
         mixed = [mix(view, view.roll(1, 0), box) for view, box in zip(views, boxes, strict=True)]
         return mixed, [mix_labels(y, y.roll(1, 0), box) for box in boxes]
 
     def unlabeled_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """l."""
+        """l of logits [U, K, H, W] and y [U, H, W]."""
         if self.loss == "dice":
             return dice(logits, y)
         return masked_cross_entropy(logits, y, (y != IGNORE).float())
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.student(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
+        return used_where_confident(self.student(image).softmax(dim=1), self.threshold)
 
 
 def channel_mask(features: Tensor, p: float) -> Tensor:
-    """For each channel of [N, C, h, w] 0 with probability p, else 1 / (1 - p); [N, C, 1, 1]."""
+    """A factor [N, C, 1, 1] for each channel of [N, C, h, w]: 0 with probability p, else 1 / (1 - p)."""
     kept = torch.rand(features.shape[:2]) >= p
     return (kept / (1 - p)).to(features)[:, :, None, None]

@@ -1,37 +1,41 @@
 """UniMatch V2 (Yang, Zhao & Zhao, TPAMI 2025)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl4seg.errors import UserError
-from ssl4seg.losses import confident_label
+from ssl4seg.keys import expect, share
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.teacher import EMATeacher
+from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
-class UniMatchV2(UniMatch):
+class UniMatchV2(WithTeacher, UniMatch):
     """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
 
-    As `UniMatch`, but y [U, H, W] comes from an EMA teacher (0.996), and the two strong views are those whose features
-    lose channels: the features [U, C, h, w] of one are multiplied by M, each channel's 0 or 2 with probability 1/2,
-    those of the other by 2 - M, so that one has what the other lacks. That befalls half of the images, drawn at random;
-    the others keep all. l is cross-entropy, which counts pixels below tau as 0. Constants of the authors' code.
+    As `UniMatch`, but an EMA teacher (0.996) gives y [U, H, W], and the features of the two strong views lose channels:
+    the features [U, C, h, w] of one view are multiplied by M, 0 or 2 for each channel with probability 1/2, those of
+    the other by 2 - M, so that each view has the channels that the other lacks. This happens to half of the images,
+    drawn at random; the others keep all channels. l is cross-entropy, which counts pixels below tau as 0. The constants
+    are those of the authors' code.
 
-    Differs from the authors' code: there all scales share M, since all scales of its DINOv2 encoder have the same
-    channels; here each has its own. Boxes show the batch rolled by one, there the batch reversed. There the teacher is
-    in evaluation mode with averaged batch norm statistics, of which its DPT has none; here it teaches in training mode
-    like every `EMATeacher`: averaged, they lag (phantom, 2 labelled patients, 400 steps, one seed: test Dice 13.6
-    against 70.8). DINOv2 and DPT are a matter of `network`; AdamW with 5e-6 (the rest 2e-4) is `optimizer=adamw
-    optimizer.lr=2e-4 transfer.encoder_lr_scale=0.025`.
+    Differs from the authors' code:
+    - All their scales share M, because all scales of the DINOv2 encoder have the same channels; here each scale has its
+      own.
+    - Their boxes show the batch reversed; here they show the batch rolled by one.
+    - Their teacher is in evaluation mode with averaged batch-norm statistics (their DPT has no batch norm); here it
+      teaches in training mode like every `EMATeacher`, because averaged statistics lag (phantom, 2 labelled patients,
+      400 steps, one seed: test Dice 13.6 against 70.8).
+    - Their network is DINOv2 with DPT, trained by AdamW with 5e-6 (the rest 2e-4); here `network` chooses it, and
+      `optimizer=adamw optimizer.lr=2e-4 transfer.encoder_lr_scale=0.025` the optimiser.
 
     Args:
         threshold, loss, cutmix: as in `UniMatch`.
         dropout: share of the images whose views lose channels.
         ema_decay: of the teacher.
-        predict_with: "teacher" or "student".
+        predict_with: "student" or "teacher".
     """
 
     def __init__(
@@ -46,12 +50,9 @@ class UniMatchV2(UniMatch):
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, loss=loss, cutmix=cutmix)
-        if not 0 <= dropout <= 1:
-            raise UserError(f"method.dropout={dropout}: expected a share in [0, 1]")
-        if predict_with not in ("teacher", "student"):
-            raise UserError(f"method.predict_with={predict_with}: expected teacher or student")
-        self.teacher = EMATeacher(self.student, decay=ema_decay)
-        self.dropout, self.predict_with = dropout, predict_with
+        expect("method.dropout", dropout, share)
+        self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
+        self.dropout = dropout
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         y = confident_label(self.teacher(batch.unlabeled), self.threshold)
@@ -63,7 +64,7 @@ class UniMatchV2(UniMatch):
         }
 
     def complementary(self, x_1: Tensor, x_2: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of two views [U, C, H, W] from the channels M and 2 - M of their features."""
+        """Logits of two views [U, C, H, W], one from the channels M of its features, the other from 2 - M."""
         num = len(x_1)
         whole = torch.randperm(num)[: int(num * (1 - self.dropout))].to(x_1.device)
         features = self.student.encode(torch.cat([x_1, x_2]))
@@ -73,12 +74,4 @@ class UniMatchV2(UniMatch):
         return z_1, z_2
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
-        p = self.teacher(image).softmax(dim=1)
-        return PseudoLabels(p, p.amax(dim=1) >= self.threshold)
-
-    def after_step(self, progress: Progress) -> None:
-        self.teacher.follow(self.student, progress)
-
-    @property
-    def predictor(self) -> nn.Module:
-        return self.teacher if self.predict_with == "teacher" else self.student
+        return used_where_confident(self.teacher(image).softmax(dim=1), self.threshold)

@@ -9,35 +9,41 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.errors import UserError
-from ssl4seg.losses import batch_mean, ratio
+from ssl4seg.keys import at_least, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.methods.perturbation import feature_noise
+from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.perturbation import feature_noise
+from ssl4seg.methods.parts.predictions import used_everywhere
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
-from ssl4seg.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class URPC(Method):
     """L = mean_i L_sup(p_i) + w(t) mean_i [ sum((p_i - pbar)^2 v_i) / sum(v_i) + mean(D_i) ]   (their section 2)
 
-    p_i: softmax output [U, K, H, W] of scale i = 1..S of the decoder at the image's size, pbar their mean over i;
-    D_i = sum_k p_i ln(p_i / pbar) [U, H, W] in nats, in [0, ln S]: how far scale i is from the mean; v_i = exp(-D_i) in
+    p_i: softmax output [U, K, H, W] of scale i = 1..S of the decoder at the image's size, pbar their mean over i; D_i =
+    sum_k p_i ln(p_i / pbar) [U, H, W] in nats, in [0, ln S]: the distance of scale i from the mean; v_i = exp(-D_i) in
     [1/S, 1] lowers the weight of pixels where the scales disagree. The square is a mean over classes, the sums run over
-    pixels; the gradient flows into p_i and pbar. w(t) = 0.1 exp(-5 (1 - t/T)^2): the SSL4MIS recipe.
+    pixels; the gradient flows into p_i and pbar. w(t) = 0.1 exp(-5 (1 - t/T)^2) is the SSL4MIS recipe's.
 
-    Scale 1 is the network's own output, which predicts; the others get a head of conv 3x3, behind dropout and feature
-    noise while training. The paper has both before each head; the authors' 2-D code has dropout 0.5 before the
-    coarsest, feature drop before the next, noise +-0.3 before the third, and nothing before the finest, which is left
-    alone here too.
+    Scale 1 is the network's own output, which predicts; each other scale gets a head of conv 3x3, behind dropout and
+    feature noise while training. With fewer maps in the decoder than `num_scales`, S is their number.
 
-    Differs from the authors' code: D_i is the paper's KL(p_i || pbar), there KL(pbar || p_i), which has no upper bound;
-    logarithms come from log-softmax, there the logarithm of a softmax output that may be 0. Upsampling is bilinear,
-    there nearest. The noise is drawn for each image, there once a batch. With fewer maps in the decoder than
-    `num_scales`, S is their number.
+    Differs from the paper:
+    - Dropout and noise stand before each head there; here the finest scale has none, as in the authors' code.
+
+    Differs from the authors' 2-D code:
+    - It has dropout 0.5 before the coarsest head, feature drop before the next, noise +-0.3 before the third; here
+      dropout and noise stand before all three.
+    - Its D_i is KL(pbar || p_i), which has no upper bound; here it is the paper's KL(p_i || pbar).
+    - It takes the logarithm of a softmax output that may be 0; here log-softmax gives the logarithms.
+    - Its upsampling is nearest; here it is bilinear.
+    - It draws the noise once a batch; here it is drawn for each image.
 
     Args:
-        num_scales: S at most, the finest ones.
+        num_scales: the largest S; the finest scales are taken.
         dropout: probability before the heads of the coarser scales.
         feature_noise: limit of the noise there, as a share of the activation.
         consistency_weight, rampup_steps: w and the length of its ramp; None is the whole run.
@@ -54,12 +60,9 @@ class URPC(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        if num_scales < 2:
-            raise UserError(f"method.num_scales={num_scales}: expected at least 2")
-        if not 0 <= dropout < 1:
-            raise UserError(f"method.dropout={dropout}: expected a probability in [0, 1)")
-        if feature_noise < 0:
-            raise UserError(f"method.feature_noise={feature_noise}: expected a number of at least 0")
+        expect("method.num_scales", num_scales, whole(2))
+        expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
+        expect("method.feature_noise", feature_noise, at_least(0))
         self.student = network()
         channels = self.student.pyramid_channels[:num_scales]
         if len(channels) < 2:
@@ -88,7 +91,7 @@ class URPC(Method):
         return torch.stack([resized(z_i, image) for z_i in z])
 
     def consistency(self, z: Tensor) -> Tensor:
-        """The pyramid's disagreement, of logits [S, U, K, H, W]."""
+        """The mean over the scales of both consistency terms, for logits [S, U, K, H, W]."""
         log_p = F.log_softmax(z, dim=2)
         log_mean = log_p.logsumexp(dim=0) - math.log(len(z))
         p, mean = log_p.exp(), log_mean.exp()
@@ -103,7 +106,7 @@ class URPC(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         mean = self.scales(image).softmax(dim=2).mean(dim=0)
-        return PseudoLabels(mean, torch.ones_like(image[:, 0], dtype=torch.bool))
+        return used_everywhere(mean)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -1,4 +1,4 @@
-"""The network contract: encode to features, decode to a pyramid of maps, and a head to logits."""
+"""The network contract: encode an image to features, decode them to a pyramid of maps, and a head to logits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,32 +8,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, whole
 
 
 class Network(nn.Module, ABC):
     """A segmentation network in parts, so that methods can perturb features, add decoders, and add heads to maps.
 
-    `features` reads `encoder` alone, `pyramid` `decoder` alone.
+    `features` uses `encoder` alone, `pyramid` uses `decoder` alone.
 
     Args:
         in_channels: C of the images.
-        num_classes: K of the logits.
+        num_classes: K of the logits, background included.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Module
-    """The finest decoder map -> logits."""
+    """Maps the finest decoder map to logits."""
     upsamplings: ClassVar[tuple[str, ...]] = ()
-    """Values of the key `upsampling` that the constructor takes, if it has that key."""
+    """Values of the constructor's key `upsampling`; empty if it has no such key."""
 
     def __init__(self, *, in_channels: int, num_classes: int) -> None:
         super().__init__()
-        if in_channels < 1:
-            raise UserError(f"network.in_channels={in_channels}: expected at least 1")
-        if num_classes < 2:
-            raise UserError(f"network.num_classes={num_classes}: expected at least 2, background included")
+        expect("network.in_channels", in_channels, whole(1))
+        expect("network.num_classes", num_classes, whole(2))
         self.in_channels, self.num_classes = in_channels, num_classes
         self.mean: Tensor | None
         self.std: Tensor | None
@@ -41,12 +39,12 @@ class Network(nn.Module, ABC):
         self.register_buffer("std", None)
 
     def standardize(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """From here on `encode` begins with (image - mean) / std, a number for each channel; the state holds them."""
+        """Let `encode` begin with (image - mean) / std, one number a channel; the state holds both."""
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
 
     @property
     def encoder_layers(self) -> list[nn.Module]:
-        """The encoder's layers that have weights, from input to output, by which a learning rate may decay."""
+        """The encoder's layers with weights, from input to output; a learning rate may decay along them."""
         return weighted_layers(self.encoder)
 
     @property
@@ -62,7 +60,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def features(self, image: Tensor) -> list[Tensor]:
-        """The same of an image that is standardised."""
+        """`encode` of an image that is already standardised."""
 
     @property
     @abstractmethod
@@ -74,7 +72,7 @@ class Network(nn.Module, ABC):
         """Feature maps -> decoder maps, finest first; at least one."""
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Feature maps -> logits [N, K, h, w], at the resolution of the network's own output."""
+        """Feature maps -> logits [N, K, h, w] at the network's own output resolution."""
         logits: Tensor = self.head(self.pyramid(features)[0])
         return logits
 
@@ -84,7 +82,7 @@ class Network(nn.Module, ABC):
 
 
 def weighted_layers(module: nn.Module) -> list[nn.Module]:
-    """The children that have weights; instead of an only child, a list, or a sequence of sequences its children."""
+    """The children with weights; an only child, a list, or a sequence of sequences is replaced by its own children."""
     children = [child for child in module.children() if any(True for _ in child.parameters())]
     layers: list[nn.Module] = []
     for child in children:
@@ -95,9 +93,10 @@ def weighted_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:
-    """The image, bilinearly resized where a side is no multiple of `stride`: to the next, and to `least` of them.
+    """The image, bilinearly resized where a side is no multiple of `stride`: to the next multiple, at least `least`
+    strides.
 
-    One pixel too many counts as none: crops of 321, 513 and 801 pixels, which the literature takes, lose it.
+    One pixel too many counts as none: the literature's crops of 321, 513 and 801 pixels lose it.
     """
     size = [stride * max(least, -(-(side - 1) // stride)) for side in image.shape[-2:]]
     if list(image.shape[-2:]) == size:
@@ -106,7 +105,7 @@ def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:
 
 
 def resized(logits: Tensor, image: Tensor) -> Tensor:
-    """Logits in float32 at the size of the image, bilinearly."""
+    """Logits in float32, bilinearly resized to the size of the image."""
     logits = logits.float()
     if logits.shape[-2:] != image.shape[-2:]:
         logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)

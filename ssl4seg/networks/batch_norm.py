@@ -1,15 +1,15 @@
-"""Batch norm of a single value: what a pooled branch gives it for a batch of one image."""
+"""Batch norm for a single value, which a pooled branch gives for a batch of one image."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d`, but where a channel has one value only, it is normalised by the running statistics.
+    """`nn.BatchNorm2d`, except that a channel with one value only is normalised by the running statistics.
 
-    One value has no variance, so PyTorch refuses it in training mode; and less its own mean it would say nothing of the
-    image. The statistics do not change then, so a branch that never sees more than one value learns with those that it
-    predicts with.
+    One value has no variance, so PyTorch refuses it in training mode; and minus its own mean it would say nothing about
+    the image. The running statistics stay then, so a branch that never sees more than one value learns with the
+    statistics that it predicts with.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def accept_single_values(module: nn.Module) -> None:
-    """Make every batch norm inside such a one."""
+    """Replace every batch norm inside the module by `BatchNorm2d`."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             norm = BatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, list_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.pretrained import load_encoder
 from ssl4seg.networks.timm_vit import from_timm, layers_of, vision_transformer
@@ -17,14 +17,18 @@ class DINOv2DPT(Network):
     conv 1x1 to its own channels, then to 4, 2, 1 and 1/2 times that size; conv 3x3 to `channels`; fused coarse to fine
     (`Fusion`), which ends at 8 times that size; conv 3x3, ReLU, conv 1x1 to K logits.
 
-    Of each token only the patches' go to the decoder, no batch norm anywhere, sizes as in UniMatch V2's code: ViT-S
-    with 64 and [48, 96, 192, 384] channels (ViT-B: 128 and [96, 192, 384, 768]; ViT-L: 256 and [256, 512, 1024, 1024];
-    there ViT-L gives its blocks 5, 12, 18 and 24, here 6, 12, 18 and 24). 24,721,397 parameters for 3 -> 21 with ViT-S,
-    of which 22,056,192 are the encoder's. A file of DINOv2's authors loads as encoder_weights.
+    Only the patches' tokens go to the decoder, which has no batch norm. Sizes are those of UniMatch V2's code: ViT-S
+    with 64 and [48, 96, 192, 384] channels (ViT-B: 128 and [96, 192, 384, 768]; ViT-L: 256 and [256, 512, 1024, 1024]).
+    24,721,397 parameters for 3 -> 21 with ViT-S, of which 22,056,192 are the encoder's. A file of DINOv2's authors
+    loads as encoder_weights.
+
+    Differs from UniMatch V2's code:
+    - ViT-L gives its blocks 5, 12, 18 and 24 there; here it gives 6, 12, 18 and 24.
 
     Args:
         encoder: timm's name of a plain vision transformer; its patches may have another size than 14.
-        encoder_weights: timm's tag (lvd142m for DINOv2), imagenet (what timm prefers), a file, or None to start anew.
+        encoder_weights: timm's tag (lvd142m for DINOv2), imagenet (the tag that timm prefers), a file, or None to start
+            anew.
         channels: of the decoder.
         reassembled: channels of the four maps, finest first.
     """
@@ -42,11 +46,8 @@ class DINOv2DPT(Network):
         reassembled: Sequence[int] = (48, 96, 192, 384),
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if len(reassembled) != 4 or min(channels, *reassembled) < 1:
-            raise UserError(
-                f"network.channels={channels}, network.reassembled={list(reassembled)}: expected positive numbers of "
-                "channels, and four of the latter"
-            )
+        expect("network.channels", channels, whole(1))
+        expect("network.reassembled", reassembled, list_of(whole(1), 4, 4))
         self.encoder = vit = vision_transformer(encoder, in_channels=in_channels)
         load_encoder(vit, encoder, encoder_weights, from_timm(encoder))
         self.blocks = [len(vit.blocks) * i // 4 - 1 for i in (1, 2, 3, 4)]
@@ -68,7 +69,7 @@ class DINOv2DPT(Network):
         features = self.encoder.forward_intermediates(
             fitted(image, self.patch), indices=self.blocks, norm=True, intermediates_only=True
         )
-        assert isinstance(features, list)  # one of the forms that timm can give
+        assert isinstance(features, list)  # timm can return other types too
         return features
 
     @property
@@ -104,10 +105,10 @@ class Decoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """project(resize(r_2(y + r_1(x)))), without y and r_1 at the coarsest scale: y + r_1 is x there.
+    """project(resize(r_2(y + r_1(x)))); at the coarsest scale project(resize(r_2(x))).
 
-    x: a scale [N, C, h, w]; y: what came from the coarser ones; r: `Residual`; resizing is bilinear, corners aligned;
-    project: conv 1x1.
+    x: a scale [N, C, h, w]; y: the fused coarser scales; r: `Residual`; resizing is bilinear, corners aligned; project:
+    conv 1x1.
     """
 
     def __init__(self, channels: int, *, coarsest: bool) -> None:

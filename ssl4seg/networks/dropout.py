@@ -1,4 +1,4 @@
-"""Dropout whose random numbers do not cost more than the convolutions around it."""
+"""Dropout whose random numbers cost less than the convolutions around it."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """`nn.Dropout`, several times as fast on the CPU.
 
-    There PyTorch draws its mask one 53-bit number a unit on one core, 23 % of a UA-MT step. Here a 64-bit draw serves
-    four units, so the probability is exact to 2^-16.
+    On the CPU PyTorch draws one 53-bit number for each unit's mask on one core, which takes 23 % of a UA-MT step. Here
+    a 64-bit draw serves four units, so the probability is exact to 2^-16.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -5,20 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import Key, expect, one_of
 from ssl4seg.networks.vgg import OnVGG
 
 
 class FCN(OnVGG):
     """s_32 = score(h_32); s_16 = up(s_32) + score(pool_4); s_8 = up(s_16) + score(pool_3)
 
-    h_32: conv 7x7 and conv 1x1 to 4096 channels on VGG's last pooling, which start from its classifier where
-    `encoder_weights` has it; score: conv 1x1 to K channels; up: x2. The finest s is brought to the image's size. The
-    decoder maps are the scores themselves, so what methods put on them sees K channels.
+    h_32: conv 7x7 and conv 1x1 to 4096 channels on VGG's last pooling, which start from VGG's classifier if
+    `encoder_weights` holds it; score: conv 1x1 to K channels; up: x2. The finest s is resized to the image's size. The
+    decoder maps are the scores themselves, so a method's heads on them see K channels.
 
-    Differs from the authors' code: convolutions are padded to keep the size, there by 100 pixels at the start, with
-    crops; scores begin as PyTorch draws convolutions, there with zeros; with upsampling=transposed the last one learns
-    too, there it stays bilinear.
+    Differs from the authors' code:
+    - It pads by 100 pixels at the start and crops later; here convolutions are padded to keep the size.
+    - Its scores begin with zeros; here they begin as PyTorch draws convolutions.
+    - Its last upsampling stays bilinear; here it learns too with upsampling=transposed.
 
     Args:
         stride: of the finest scores: 32, 16 or 8.
@@ -33,10 +34,8 @@ class FCN(OnVGG):
         self, *, in_channels: int, num_classes: int, stride: int = 8, upsampling: str = "bilinear", **keys: Any
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes, **keys)
-        if stride not in (32, 16, 8):
-            raise UserError(f"network.stride={stride}: expected 32, 16 or 8")
-        if upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={upsampling}: expected {' or '.join(self.upsamplings)}")
+        expect("network.stride", stride, Key(lambda v: v in (32, 16, 8), "32, 16 or 8"))
+        expect("network.upsampling", upsampling, one_of(*self.upsamplings))
         self.upsampling = upsampling
         self._channels = {32: (512,), 16: (512, 512), 8: (256, 512, 512)}[stride]
         scores = [nn.Conv2d(channels, num_classes, 1) for channels in (self.hidden, *self._channels[-2::-1])]
@@ -76,7 +75,7 @@ class Scores(nn.Module):
 
 
 def _up(channels: int, factor: int, kind: str) -> nn.Module:
-    """x `factor`; each channel starts as the bilinear interpolation of itself, and stays so unless transposed."""
+    """Upsampling by `factor`; each channel starts as its own bilinear interpolation, and stays so unless transposed."""
     if kind == "bilinear":
         return nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
     up = nn.ConvTranspose2d(channels, channels, 2 * factor, stride=factor, padding=factor // 2, bias=False)

@@ -1,7 +1,7 @@
 """The generators of image-to-image GANs as segmentation networks: a strided encoder, a transposed decoder, no skips.
 
-An image whose sides are no multiples of 16, or below 32, goes through resized (see `fitted`); the logits come back to
-the image's own.
+An image with a side below 32 pixels or no multiple of 16 is resized first (see `fitted`), and the logits are resized
+back to the image's size.
 """
 
 import itertools
@@ -10,15 +10,15 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, whole
 from ssl4seg.networks.base import Network, fitted
 
 
 class Generator(Network):
-    """Each block of `encoder` gives a feature map, each block of `decoder` a map of the pyramid.
+    """A network whose encoder gives a feature map for each block, and whose decoder gives a pyramid map for each block.
 
     Args:
-        width: channels of the first block, w; each next one has twice as many.
+        width: channels of the first block, w; each next block has twice as many.
     """
 
     encoder: nn.ModuleList
@@ -27,8 +27,7 @@ class Generator(Network):
 
     def __init__(self, *, in_channels: int, num_classes: int, width: int) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if width < 1:
-            raise UserError(f"network.width={width}: expected at least 1")
+        expect("network.width", width, whole(1))
         self.width = width
 
     @property

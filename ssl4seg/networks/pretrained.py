@@ -1,8 +1,8 @@
 """Encoders that start from weights: by the names of torchvision, segmentation-models-pytorch or timm, or from a file.
 
-The published weights are those of RGB images. An encoder of one channel takes the sum of their first layer over the
-three, so that it sees in a grey image what it would see in the same image as RGB; one of n channels takes in channel i
-the weights of channel i mod 3, times 3/n.
+Published weights are for RGB images. An encoder of one channel takes the sum of their first layer over the three, so
+that it sees a grey image as it would see the same image in RGB; an encoder of n channels takes for channel i the
+weights of channel i mod 3, times 3/n.
 """
 
 import re
@@ -21,16 +21,16 @@ from ssl4seg.networks.base import weighted_layers
 
 State = Mapping[str, Tensor]
 Download = Callable[[str], State]
-"""From a name of weights to the state dict of an encoder with three channels; a UserError for a name unknown."""
+"""Maps a name of weights to the state dict of an encoder with three channels; a UserError for an unknown name."""
 
 
 def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: Download) -> State:
-    """Put weights into an encoder, all of it, and return the whole state dict that they come from.
+    """Load weights into all of an encoder, and return the whole state dict that holds them.
 
     Args:
         name: of the encoder, for messages.
         weights: a name that `download` knows; or a file: the state dict of the encoder, of a classifier or a whole
-            network that has it, or a run's best.pt; None leaves the encoder as it is.
+            network that contains it, or a run's best.pt; None leaves the encoder as it is.
     """
     if weights is None:
         return {}
@@ -63,11 +63,11 @@ def _read(file: Path) -> State:
 
 def _downloaded(weights: str, download: Download) -> State:
     try:
-        with torch.random.fork_rng(devices=[]):  # what a library draws on the way must not change the decoder
+        with torch.random.fork_rng(devices=[]):  # a library that draws random numbers must not change the decoder
             return download(weights)
     except UserError:
         raise
-    except Exception as error:  # each library, and each one's HTTP client, has its own kinds
+    except Exception as error:  # each library and its HTTP client raise errors of their own
         cause: BaseException = error
         while cause.__cause__:
             cause = cause.__cause__
@@ -79,7 +79,7 @@ def _downloaded(weights: str, download: Download) -> State:
 
 
 def _matched(encoder: nn.Module, state: State) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of `state` under the encoder's keys, and how the two differ."""
+    """The weights of `state` under the encoder's keys, and the differences in words."""
     for prefix in ("encoder.", "backbone."):  # of a whole network
         if part := {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}:
             state = part
@@ -90,7 +90,7 @@ def _matched(encoder: nn.Module, state: State) -> tuple[dict[str, Tensor], list[
     for name, key in ours.items():
         value = state.get(theirs.get(name, ""))
         if value is None:
-            if not key.endswith("num_batches_tracked"):  # which files of old versions lack
+            if not key.endswith("num_batches_tracked"):  # old files lack it
                 faults.append(f"it lacks {key}")
             continue
         found[key] = value = _for_channels(value, own[key].shape)
@@ -98,18 +98,18 @@ def _matched(encoder: nn.Module, state: State) -> tuple[dict[str, Tensor], list[
             faults.append(f"{key} is {tuple(value.shape)}, expected {tuple(own[key].shape)}")
     layers = weighted_layers(encoder)
     parts = tuple(_canonical(f"{name}.") for name, part in encoder.named_modules() if part in layers)
-    # What belongs to other parts is a classifier's, or of scales that are not used.
+    # Other surplus weights belong to a classifier, or to scales that are not used.
     faults += [f"it has {key} too" for name, key in theirs.items() if name not in ours and name.startswith(parts)]
     return found, faults
 
 
 def _canonical(key: str) -> str:
-    """A name that does not depend on who wrapped the encoder: timm's "stages_0" is "stages.0"."""
+    """A name that is independent of the wrapper of the encoder: timm's "stages_0" is "stages.0"."""
     return re.sub(r"^(model\.|features\.)+", "", key).replace("_", ".")
 
 
 def _for_channels(weight: Tensor, shape: torch.Size) -> Tensor:
-    """A first layer [O, 3, ...] for the channels of `shape` [O, C, ...]; other weights as they are."""
+    """Convert a first layer [O, 3, ...] to the channels of `shape` [O, C, ...]; other weights stay as they are."""
     channels = shape[1] if len(shape) == 4 else 3
     if weight.ndim != 4 or weight.shape[1] != 3 or channels == 3:
         return weight
@@ -119,7 +119,7 @@ def _for_channels(weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 def from_torchvision(encoder: str) -> Download:
-    """Weights of a classifier of torchvision: imagenet, which is IMAGENET1K_V1, or the name in its enumeration."""
+    """Weights of a classifier of torchvision: imagenet, which is IMAGENET1K_V1, or a name in its enumeration."""
     known = get_model_weights(encoder).__members__
 
     def download(weights: str) -> State:
@@ -136,7 +136,7 @@ def from_torchvision(encoder: str) -> Download:
 
 
 def take_channels(encoder: nn.Module, channels: int) -> None:
-    """Replace the first convolution of an encoder for RGB by a new one for so many channels."""
+    """Replace the first convolution of an encoder for RGB by a new one for another number of channels."""
     if channels == 3:
         return
     name, old = next((name, part) for name, part in encoder.named_modules() if isinstance(part, nn.Conv2d))

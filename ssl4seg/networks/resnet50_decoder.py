@@ -8,7 +8,7 @@ from torchvision import models
 from torchvision.models import get_model, list_models
 from torchvision.models.resnet import ResNet
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import from_torchvision, load_encoder, take_channels
@@ -18,8 +18,11 @@ class ResNet50Decoder(Network):
     """The coarsest features of torchvision's ResNet at 1/32; conv 3x3 to 512 channels, batch norm, ReLU, upsampling x2;
     conv 3x3 to 256 likewise; conv 1x1 to K logits at 1/8.
 
-    Upsampling is bilinear with aligned corners. As the article prints it, the decoder gets the vector that the
-    classifier's pooling leaves, and cannot run; here it gets the map before.
+    Upsampling is bilinear with aligned corners.
+
+    Differs from the article:
+    - The decoder gets the vector after the classifier's pooling there, and so cannot run as printed; here it gets the
+      map before the pooling.
 
     Args:
         encoder: torchvision's name of a ResNet; the article has resnet50.
@@ -34,8 +37,7 @@ class ResNet50Decoder(Network):
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         known = list_models(models, include=["resnet*", "resnext*", "wide_resnet*"])
-        if encoder not in known:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(known)}")
+        expect("network.encoder", encoder, one_of(*known))
         resnet: ResNet = get_model(encoder)
         self._channels = resnet.fc.in_features
         layers = OrderedDict(resnet.named_children())

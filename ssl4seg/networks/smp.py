@@ -1,7 +1,7 @@
 """The architectures of segmentation-models-pytorch (SMP) with any of its encoders, as networks in parts.
 
-Encoder, decoder and head are SMP's own; here they are taken apart, and the decoder's inner maps are read off. Images of
-any size go through resized (see `fitted`). Parts of an encoder that a depth does not use are left out, so that every
+Encoder, decoder and head are SMP's own; this module takes them apart and reads the decoder's inner maps. Images of
+other sizes are resized first (see `fitted`). Parts of an encoder that a depth does not use are left out, so that every
 parameter learns.
 """
 
@@ -21,38 +21,39 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import Download, State, load_encoder
 from ssl4seg.networks.timm_vit import from_timm, layers_of
 
 NAMES = {"output_stride": "encoder_output_stride", "upsampling": "decoder_interpolation", "head": "upsampling"}
-"""What SMP calls otherwise; `head` is the factor of its last upsampling."""
+"""SMP's names of our keys, where they differ; `head` is the factor of its last upsampling."""
 OWN = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "upsampling", "kwargs")
-"""Arguments of SMP's that are no keys of ours."""
+"""Arguments of SMP that are no keys of ours."""
 
 
 class SMP(Network):
-    """One of SMP's architectures; the pixels of its logits are those of SMP's own model.
+    """One of SMP's architectures; its logits equal those of SMP's own model.
 
     Args:
         encoder: SMP's name (resnet50, mit_b2, ...), or tu- and a name of timm's.
         encoder_weights: SMP's name (imagenet, ssl, ...), for tu- imagenet or timm's tag; a file; None to start anew.
-        keys: of the architecture, by SMP's names, but `output_stride` (encoder_output_stride) and `upsampling`
+        keys: of the architecture, by SMP's names, except `output_stride` (encoder_output_stride) and `upsampling`
             (decoder_interpolation).
     """
 
     architecture: ClassVar[Any]
     levels: ClassVar[str | None] = None
-    """Pattern of the decoder's parts whose outputs are maps of the pyramid, where coarser than its own output."""
+    """Pattern of the decoder's parts whose outputs are pyramid maps, if coarser than the decoder's own output."""
 
     def __init__(
         self, *, in_channels: int, num_classes: int, encoder: str, encoder_weights: str | None = None, **keys: Any
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
         self.upsampling = keys.get("upsampling")
-        if self.upsampling is not None and self.upsamplings and self.upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={self.upsampling}: expected {' or '.join(self.upsamplings)}")
+        if self.upsampling is not None and self.upsamplings:
+            expect("network.upsampling", self.upsampling, one_of(*self.upsamplings))
         self.layout = layout(type(self), encoder, json.dumps(keys, default=list))
         model = self.built(encoder, keys, in_channels, num_classes)
         for name in self.layout.unused:
@@ -64,7 +65,7 @@ class SMP(Network):
 
     @classmethod
     def built(cls, encoder: str, keys: Mapping[str, Any], in_channels: int, num_classes: int) -> Any:
-        """SMP's model, its weights drawn anew."""
+        """SMP's model with freshly drawn weights."""
         more = {"strict_img_size": False} if encoder.startswith("tu-swin") else {}
         return cls.architecture(
             encoder_name=encoder,
@@ -77,7 +78,7 @@ class SMP(Network):
 
     @classmethod
     def published(cls, encoder: str, keys: Mapping[str, Any]) -> Download:
-        """Weights by SMP's names, for timm's encoders by timm's."""
+        """Download weights by SMP's names, for timm's encoders by timm's."""
 
         def download(weights: str) -> State:
             name, settings = encoder, encoders.get(encoder, {}).get("pretrained_settings")
@@ -96,18 +97,18 @@ class SMP(Network):
 
     @classmethod
     def stride_of(cls, model: Any) -> int:
-        """What the sides of an image must be multiples of."""
+        """The number that an image's sides must be multiples of."""
         return int(model.encoder.output_stride)
 
     @staticmethod
     def scales(encoder: nn.Module, image: Tensor) -> list[Tensor | None]:
-        """All that SMP's encoder returns, but None for the image itself and for scales that it does not have."""
+        """All outputs of SMP's encoder, with None for the image itself and for scales that the encoder lacks."""
         maps: list[Tensor] = encoder(image)
         return [None, *(x if x.shape[1] else None for x in maps[1:])]
 
     @staticmethod
     def decoded(decoder: nn.Module, scales: list[Tensor | None]) -> Tensor:
-        """The decoder's output from what `scales` gave; only the size of what is None matters."""
+        """Run the decoder on the output of `scales`; a missing scale (None) becomes an empty tensor of its size."""
         first = next(i for i, x in enumerate(scales) if x is not None)
         finest: Any = scales[first]
         height, width = finest.shape[2:]
@@ -139,19 +140,19 @@ class SMP(Network):
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         each = iter(features)
-        scales = [next(each) if there else None for there in self.layout.there]
+        scales = [next(each) if present else None for present in self.layout.present]
         with outputs(self.decoder, self.layout.levels) as coarser:
             finest = self.decoded(self.decoder, scales)
         return [finest, *(coarser[name] for name in self.layout.levels)]
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of SMP's model under our names; ours as it is."""
+        """A state dict of SMP's model under our names; one of ours stays as it is."""
         return {re.sub(r"^segmentation_head\.", "head.", key): value for key, value in state.items()}
 
 
 class Unused(nn.Module):
-    """In the place of a part whose output nobody reads."""
+    """Replaces a part whose output nobody reads."""
 
     def forward(self, x: Tensor, *others: object) -> Tensor:
         return x
@@ -159,7 +160,7 @@ class Unused(nn.Module):
 
 @contextmanager
 def outputs(module: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """What parts of a module return while it is at work."""
+    """Collect the outputs of a module's parts while the context lasts."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -177,11 +178,11 @@ def outputs(module: nn.Module, names: tuple[str, ...]) -> Iterator[dict[str, Ten
 
 
 class Layout(NamedTuple):
-    """What a trial pass tells of an architecture with an encoder and its keys."""
+    """The facts that a trial pass shows about an architecture with an encoder and its keys."""
 
     stride: int
-    """What the sides of an image must be multiples of."""
-    there: tuple[bool, ...]
+    """The number that an image's sides must be multiples of."""
+    present: tuple[bool, ...]
     """Which of the scales that SMP's decoder expects are features."""
     feature_channels: tuple[int, ...]
     levels: tuple[str, ...]
@@ -194,10 +195,10 @@ class Layout(NamedTuple):
 @cache  # a method builds several networks of one kind
 @torch.enable_grad()
 def layout(kind: type[SMP], encoder: str, keys: str) -> Layout:
-    """Found by a trial pass; its model is dropped.
+    """Find the layout by a trial pass, and drop its model.
 
     Args:
-        kind: names the architecture.
+        kind: the architecture.
         keys: as JSON.
     """
     given = json.loads(keys)
@@ -211,14 +212,14 @@ def layout(kind: type[SMP], encoder: str, keys: str) -> Layout:
         names = [name for name, _ in model.decoder.named_modules() if kind.levels and re.fullmatch(kind.levels, name)]
         with outputs(model.decoder, tuple(names)) as found:
             finest = kind.decoded(model.decoder, scales)
-    except Exception as error:  # SMP and timm raise many kinds for what an encoder or an architecture cannot do
+    except Exception as error:  # SMP and timm raise errors of many types
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"network.encoder={encoder} cannot be used in {kind.__name__} with {keys}: {why}") from None
     coarser = {found[name].shape[-1]: name for name in names if found[name].shape[-1] < finest.shape[-1]}
     levels = tuple(coarser[side] for side in sorted(coarser, reverse=True))
     return Layout(
         stride=stride,
-        there=tuple(x is not None for x in scales),
+        present=tuple(x is not None for x in scales),
         feature_channels=tuple(x.shape[1] for x in scales if x is not None),
         levels=levels,
         pyramid_channels=(finest.shape[1], *(found[name].shape[1] for name in levels)),
@@ -228,7 +229,7 @@ def layout(kind: type[SMP], encoder: str, keys: str) -> Layout:
 
 def _check(kind: type[SMP], encoder: str, keys: Mapping[str, Any]) -> None:
     known = [*encoders, *(f"tu-{name}" for name in timm.list_models())]
-    if encoder.split(".")[0] not in known and not encoder.startswith("timm-"):  # SMP has aliases of these
+    if encoder.split(".")[0] not in known and not encoder.startswith("timm-"):  # SMP has aliases for these
         close = difflib.get_close_matches(encoder, known, n=3)
         near = f" (there are {', '.join(close)})" if close else ""
         raise UserError(
@@ -243,7 +244,7 @@ def _check(kind: type[SMP], encoder: str, keys: Mapping[str, Any]) -> None:
 
 
 def _unused(model: nn.Module, output: Tensor) -> Iterator[str]:
-    """The outermost parts that have parameters, none of which matters for the decoder's output."""
+    """The outermost parts with parameters that do not affect the decoder's output."""
     parameters = {name: p for name, p in model.named_parameters() if not name.startswith("segmentation_head.")}
     gradients = torch.autograd.grad(output.sum(), list(parameters.values()), allow_unused=True)
     used = {name: gradient is not None for name, gradient in zip(parameters, gradients, strict=True)}
@@ -300,7 +301,7 @@ class PSPNet(SMP):
 
 
 class Segformer(SMP):
-    """SegFormer (Xie et al., NeurIPS 2021): all scales by a linear layer each to 1/4, and fused."""
+    """SegFormer (Xie et al., NeurIPS 2021): a linear layer brings each scale to 1/4, where all scales are fused."""
 
     architecture = smp.Segformer
     levels = r"mlp_stage\.\d"
@@ -316,8 +317,8 @@ class UPerNet(SMP):
 class DPT(SMP):
     """DPT (Ranftl et al., ICCV 2021) on a vision transformer of timm's with patches of 16 pixels; logits at 1/2.
 
-    Features are the patches' tokens of four blocks, all at 1/16; the class token does not reach the decoder (readout
-    "ignore"), so that methods that perturb features perturb all that the decoder sees.
+    Features are the patches' tokens of four blocks, all at 1/16. The class token does not reach the decoder (readout
+    "ignore"), so that methods that perturb features perturb the decoder's whole input.
     """
 
     architecture = smp.DPT

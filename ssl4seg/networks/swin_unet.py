@@ -11,11 +11,12 @@ from torchvision.models.swin_transformer import (  # type: ignore[import-untyped
 )
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, list_of, number_in, whole
 from ssl4seg.networks.base import Network
 
 
 class PatchEmbedding(nn.Module):
-    """[N, C, H, W] -> [N, H / patch, W / patch, D]: a convolution as wide as its stride, and layer norm."""
+    """[N, C, H, W] -> [N, H / patch, W / patch, D]: a convolution whose kernel equals its stride, and layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class PatchEmbedding(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """[N, h, w, D] -> [N, f h, f w, C]: a linear layer to f x f pixels for each, without bias, and layer norm."""
+    """[N, h, w, D] -> [N, f h, f w, C]: a linear layer without bias from each token to f x f pixels, and layer norm."""
 
     def __init__(self, in_channels: int, out_channels: int, factor: int) -> None:
         super().__init__()
@@ -69,13 +70,24 @@ class UpStage(nn.Module):
         return merged
 
 
+def draw_linear(part: nn.Module) -> None:
+    """Draw the weights of a linear layer from N(0, 0.02), cut at +-2, and set its bias to 0."""
+    if isinstance(part, nn.Linear):
+        nn.init.trunc_normal_(part.weight, std=0.02)
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
 class SwinUNet(Network):
     """Four scales at 1/4, 1/8, 1/16 and 1/32 of the image, and a decoder that mirrors the encoder.
 
-    27,165,348 parameters for 1 -> 4, as the authors' network with one input channel has. Images of any size: sides that
-    the patch does not divide are interpolated to the next that it does, odd maps are padded where they are merged, and
-    windows that overhang are padded. Skips are the stages' outputs, as in the paper's figure; the authors' code takes
-    their inputs. Weights are drawn anew; the authors start the encoder from ImageNet.
+    27,165,348 parameters for 1 -> 4, as many as the authors' network with one input channel. Images may have any size:
+    sides that the patch does not divide are interpolated to the next multiple, odd maps are padded where they are
+    merged, and windows that overhang are padded.
+
+    Differs from the authors' code:
+    - Its skips are the stages' inputs; here they are the stages' outputs, as in the paper's figure.
+    - Its encoder starts from ImageNet; here all weights are drawn anew.
 
     Args:
         patch: side of the patches in pixels, and the factor of the last expansion.
@@ -102,20 +114,19 @@ class SwinUNet(Network):
         stochastic_depth: float = 0.2,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        for key, value in (("patch", patch), ("window", window), ("embed_dim", embed_dim)):
-            if value < 1:
-                raise UserError(f"network.{key}={value}: expected at least 1")
-        if len(depths) != len(heads) or len(depths) < 2 or min(*depths, *heads) < 1:
+        expect("network.patch", patch, whole(1))
+        expect("network.window", window, whole(1))
+        expect("network.embed_dim", embed_dim, whole(1))
+        expect("network.depths", depths, list_of(whole(1), 2))
+        expect("network.heads", heads, list_of(whole(1)))
+        expect("network.stochastic_depth", stochastic_depth, number_in("[0, 1)", "a probability"))
+        if len(depths) != len(heads):
             raise UserError(
-                f"network.depths={list(depths)} and network.heads={list(heads)}: "
-                "expected one positive number each for each of at least 2 scales"
+                f"network.depths={list(depths)} and network.heads={list(heads)}: expected one of each a scale"
             )
-        self._channels = tuple(embed_dim * 2**i for i in range(len(depths)))
+        self.patch, self._channels = patch, tuple(embed_dim * 2**i for i in range(len(depths)))
         if any(c % h for c, h in zip(self._channels, heads, strict=True)):
             raise UserError(f"network.heads={list(heads)}: expected divisors of the channels {list(self._channels)}")
-        if not 0 <= stochastic_depth < 1:
-            raise UserError(f"network.stochastic_depth={stochastic_depth}: expected a probability in [0, 1)")
-        self.patch = patch
         drops = torch.linspace(0, stochastic_depth, sum(depths)).split(list(depths))
         scales = [(c, h, window, drop.tolist()) for c, h, drop in zip(self._channels, heads, drops, strict=True)]
         starts = [PatchEmbedding(in_channels, embed_dim, patch), *map(PatchMerging, self._channels[:-1])]
@@ -127,11 +138,7 @@ class SwinUNet(Network):
         last = nn.Sequential(nn.LayerNorm(embed_dim), PatchExpand(embed_dim, embed_dim, patch))
         self.decoder = nn.ModuleList([*ups, last])
         self.head = nn.Conv2d(embed_dim, num_classes, 1, bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.Linear):
-                nn.init.trunc_normal_(part.weight, std=0.02)
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
+        self.apply(draw_linear)
 
     @property
     def feature_channels(self) -> tuple[int, ...]:

@@ -9,14 +9,14 @@ from ssl4seg.networks.pretrained import Download, State
 
 
 def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = False) -> VisionTransformer:
-    """Without its classifier; the embedding of positions is interpolated for the image's size at each pass."""
+    """A vision transformer without its classifier; each pass interpolates its positions to the image's size."""
     if not timm.is_model(name):
         raise UserError(f"network.encoder={name}: timm has no such model")
     try:
         vit = timm.create_model(
             name, pretrained=pretrained, in_chans=in_channels, num_classes=0, global_pool="", dynamic_img_size=True
         )
-    except TypeError:  # of a keyword that others do not take
+    except TypeError:  # other models do not take all of these keywords
         vit = None
     if not isinstance(vit, VisionTransformer):
         raise UserError(f"network.encoder={name}: is no plain vision transformer")
@@ -24,7 +24,7 @@ def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = Fa
 
 
 def from_timm(name: str) -> Download:
-    """Weights of one of these: the name of timm's tag, or imagenet for the one that timm itself prefers."""
+    """Weights of a vision transformer: timm's tag, or imagenet for the tag that timm prefers."""
 
     def download(weights: str) -> State:
         tagged = name if weights == "imagenet" else f"{name.split('.')[0]}.{weights}"
@@ -35,6 +35,6 @@ def from_timm(name: str) -> Download:
 
 
 def layers_of(vit: nn.Module) -> list[nn.Module]:
-    """Patch embedding, blocks, last norm."""
+    """Patch embedding, blocks and last norm, if they have weights."""
     layers = [vit.patch_embed, *vit.blocks, vit.norm]  # type: ignore[misc]
     return [layer for layer in layers if any(True for _ in layer.parameters())]

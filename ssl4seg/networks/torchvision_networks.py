@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, one_of
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import from_torchvision, load_encoder, take_channels
@@ -30,8 +30,7 @@ class DeepLabV3(Network):
         self, *, in_channels: int, num_classes: int, encoder: str = "resnet50", encoder_weights: str | None = None
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if encoder not in self.kinds:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(self.kinds)}")
+        expect("network.encoder", encoder, one_of(*self.kinds))
         whole = get_model(f"deeplabv3_{encoder}", weights_backbone=None, num_classes=num_classes, aux_loss=False)
         *layers, self.head = whole.classifier
         self.encoder, self.decoder = whole.backbone, nn.Sequential(*layers)
@@ -57,7 +56,7 @@ class DeepLabV3(Network):
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of torchvision's network under our names; ours as it is."""
+        """A state dict of torchvision's network under our names; one of ours stays as it is."""
         names = ((r"^backbone\.", "encoder."), (r"^classifier\.4\.", "head."), (r"^classifier\.", "decoder."))
         return renamed({key: value for key, value in state.items() if not key.startswith("aux_classifier.")}, names)
 
@@ -65,8 +64,8 @@ class DeepLabV3(Network):
 class LRASPP(Network):
     """logits = score(low) + score(up(x)), x = conv 1x1 (high) * sigmoid(conv 1x1 (mean of high)), on MobileNetV3-Large.
 
-    low: features at 1/8 [N, 40, h, w]; high: at 1/16 [N, 960, h / 2, w / 2]; x has 128 channels. The finest decoder map
-    is low and up(x) together, so that the head is still a convolution 1x1.
+    low: features at 1/8 [N, 40, h, w]; high: features at 1/16 [N, 960, h / 2, w / 2]; x has 128 channels. The finest
+    decoder map is low and up(x) stacked, so that the head remains a convolution 1x1.
 
     A state dict of torchvision's own loads as network.weights.
 
@@ -108,7 +107,7 @@ class LRASPP(Network):
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of torchvision's network under our names; ours as it is."""
+        """A state dict of torchvision's network under our names; one of ours stays as it is."""
         names = (
             (r"^backbone\.", "encoder."),
             (r"^classifier\.((low|high)_classifier)\.", r"head.\1."),
@@ -130,7 +129,7 @@ class Gate(nn.Module):
 
 
 class Scores(nn.Module):
-    """The sum of two convolutions 1x1, each of its own channels."""
+    """The sum of two convolutions 1x1 on different channels."""
 
     def __init__(self, low_classifier: nn.Conv2d, high_classifier: nn.Conv2d) -> None:
         super().__init__()
@@ -143,7 +142,7 @@ class Scores(nn.Module):
 
 
 def renamed(state: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
-    """The first pattern that matches renames a key."""
+    """Rename each key by the first pattern that matches it."""
 
     def ours(key: str) -> str:
         return next((re.sub(pattern, name, key) for pattern, name in names if re.match(pattern, key)), key)

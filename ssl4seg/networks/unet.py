@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, list_of, number_in, one_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.dropout import Dropout
 
@@ -29,7 +30,7 @@ class ConvBlock(nn.Sequential):
 
 
 def concatenate(a: Tensor, b: Tensor) -> Tensor:
-    """Along the channels; as NHWC where it is stored so, which `torch.cat` copies in longer runs on the CPU."""
+    """Stack maps on the channels; NHWC maps stay NHWC, and `torch.cat` then copies longer runs on the CPU."""
     if a.is_contiguous(memory_format=torch.channels_last) and b.is_contiguous(memory_format=torch.channels_last):
         return torch.cat([a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)], dim=3).permute(0, 3, 1, 2)
     return torch.cat([a, b], dim=1)
@@ -63,8 +64,8 @@ class UpBlock(nn.Module):
 class UNet(Network):
     """Five scales, each half the size of the one before.
 
-    Images of any size; one with a side below 16 pixels, of which nothing would be left at the coarsest scale, goes
-    through resized (see `fitted`).
+    Images may have any size. An image with a side below 16 pixels is resized first (see `fitted`), because nothing
+    would be left at the coarsest scale.
 
     Args:
         channels: channels of each scale; the recipe has 16, 32, 64, 128, 256: 1,813,764 parameters for 1 -> 4.
@@ -86,15 +87,13 @@ class UNet(Network):
         upsampling: str = "bilinear",
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if len(channels) != len(dropout) or len(channels) < 2 or min(channels) < 1:
+        expect("network.channels", channels, list_of(whole(1), 2))
+        expect("network.dropout", dropout, list_of(number_in("[0, 1)", "a probability")))
+        expect("network.upsampling", upsampling, one_of(*self.upsamplings))
+        if len(channels) != len(dropout):
             raise UserError(
-                f"network.channels={list(channels)} and network.dropout={list(dropout)}: "
-                "expected one positive number of channels and one dropout for each of at least 2 scales"
+                f"network.channels={list(channels)} and network.dropout={list(dropout)}: expected one of each a scale"
             )
-        if not all(0 <= p < 1 for p in dropout):
-            raise UserError(f"network.dropout={list(dropout)}: expected probabilities in [0, 1)")
-        if upsampling not in self.upsamplings:
-            raise UserError(f"network.upsampling={upsampling}: expected {', '.join(self.upsamplings)}")
         self._channels = tuple(channels)
         inputs = (in_channels, *channels[:-1])
         self.encoder = nn.ModuleList(ConvBlock(*sizes) for sizes in zip(inputs, channels, dropout, strict=True))
@@ -127,7 +126,7 @@ class UNet(Network):
 
     @staticmethod
     def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of the public 2-D ACDC scripts (SSL4MIS, BCP, UniMatch) under our names; ours as it is."""
+        """A state dict of the public 2-D ACDC scripts (SSL4MIS, BCP, UniMatch) under our names; ours stays as it is."""
         return {_ours(name): value for name, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""What networks on the convolutions of torchvision's VGG share: the encoder, and its classifier as convolutions."""
+"""The base of networks on the convolutions of torchvision's VGG: the encoder, and VGG's classifier as convolutions."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import expect, number_in, one_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.dropout import Dropout
 from ssl4seg.networks.pretrained import State, from_torchvision, load_encoder, take_channels
@@ -26,7 +26,7 @@ class OnVGG(Network):
 
     encoder: nn.Sequential
     kernel: ClassVar[int]
-    """k; of 7, with 4096 hidden channels, the convolutions are VGG's classifier and start from its weights too."""
+    """k; if it is 7 and `hidden` is 4096, the convolutions are VGG's classifier and start from its weights too."""
 
     def __init__(
         self,
@@ -39,12 +39,9 @@ class OnVGG(Network):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(in_channels=in_channels, num_classes=num_classes)
-        if encoder not in KINDS:
-            raise UserError(f"network.encoder={encoder}: expected one of {', '.join(KINDS)}")
-        if hidden < 1:
-            raise UserError(f"network.hidden={hidden}: expected at least 1")
-        if not 0 <= dropout < 1:
-            raise UserError(f"network.dropout={dropout}: expected a probability in [0, 1)")
+        expect("network.encoder", encoder, one_of(*KINDS))
+        expect("network.hidden", hidden, whole(1))
+        expect("network.dropout", dropout, number_in("[0, 1)", "a probability"))
         self.encoder = make_layers(cfgs[KINDS[encoder]])
         take_channels(self.encoder, in_channels)
         for layer in self.encoder:  # as torchvision draws them
@@ -73,7 +70,9 @@ class OnVGG(Network):
 
 @torch.no_grad()
 def transplant(state: State, first: nn.Conv2d, second: nn.Conv2d) -> None:
-    """The hidden layers of VGG's classifier as convolutions, if `state` has them (some published ones are all NaN)."""
+    """Load the hidden layers of VGG's classifier as convolutions, if `state` has them (some published ones are all
+    NaN).
+    """
     for key, layer in (("classifier.0", first), ("classifier.3", second)):
         weight = state.get(f"{key}.weight")
         if weight is not None and weight.isfinite().all() and layer.bias is not None:

@@ -10,7 +10,8 @@ from ssl4seg.networks.vgg import OnVGG
 class VOCSegNet(OnVGG):
     """VGG features at 1/32; conv 3x3 to 4096 channels, ReLU, dropout; conv 1x1 likewise; conv 1x1 to K logits.
 
-    The article leaves the logits at 1/32, which full-size labels do not fit; here they are brought to the image's size.
+    Differs from the article:
+    - The logits stay at 1/32 there, which full-size labels do not fit; here they are resized to the image's size.
     """
 
     kernel = 3

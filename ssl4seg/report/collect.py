@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ssl4seg.errors import UserError
-from ssl4seg.runs import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
+from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
+from ssl4seg.scoring.metrics import METRICS
+from ssl4seg.scoring.selection import selected_by
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
-MAIN = {"dice": "Dice", "iou": "mIoU"}
-"""Metrics that choose the best model, as they are called in tables and figures."""
-
-PATIENT = r"^(.+)_(?:frame\d+|ed|es)$"
-"""Of a case's name, the patient: two phases of one heart are no two independent samples (ACDC, the phantom)."""
+MAIN = {name: METRICS[name].mean_title or METRICS[name].title for name in ("dice", "iou")}
+"""The metrics by which runs are compared, as their means are called: of cases, of pixels."""
 
 LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
 """Keys that say which cases are labelled, of which a row's labels speak."""
@@ -24,7 +23,6 @@ NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "method": str,
     "network": str,
     "seed": int,
-    "selected_by": str,
     "labeled.ratio": (int, float),
     "labeled.cases": int,
     "labeled.images": int,
@@ -123,8 +121,15 @@ class Row:
 
     @property
     def main(self) -> str:
-        """The metric whose mean on val chose the best model ("val dice mean")."""
-        return str(self.first["selected_by"]).split()[1]
+        """The metric by which the row is compared: Dice where cases are scored, IoU where pixels are."""
+        return main_of(self.first)
+
+    @property
+    def selected_by(self) -> str:
+        """What chose the best model on val: "Dice", "myocardium HD95"."""
+        _, metric, name = selected_by(self.first)
+        title = METRICS[metric].title if metric in METRICS else metric
+        return MAIN.get(metric, title) if name == "mean" else f"{name} {title}"
 
     @property
     def variant(self) -> str:
@@ -194,14 +199,24 @@ def _check(file: Path, result: Mapping[str, Any]) -> None:
     """Refuse results.json of a run that says it is finished and lacks what a row is made of."""
     facts = flat(result)
     wrong = [key for key, kind in NEEDED.items() if not isinstance(facts.get(key), kind)]
-    if not wrong and facts["selected_by"] not in {f"val {metric} mean" for metric in MAIN}:
-        wrong = ["selected_by"]
     if not wrong:
-        main = facts["selected_by"].split()[1]
+        try:
+            split, metric, _ = selected_by(result)
+            wrong = [] if split == "val" and metric in (*METRICS, *(result["val"] or ())) else ["selected_by"]
+        except UserError:
+            wrong = ["selected_by"]
+    if not wrong:
+        main = main_of(result)
         scores = {key: facts.get(key, "missing") for key in (f"{split}.{main}.mean" for split in ("val", "test"))}
         wrong = [key for key, value in scores.items() if not isinstance(value, int | float | None)]
     if wrong:
         raise UserError(f"{file}: the run is finished, but there is no {wrong[0]}, or what it says makes no sense")
+
+
+def main_of(result: Mapping[str, Any]) -> str:
+    """The metric by which a run is compared, read off its results.json."""
+    val = result.get("val")
+    return "iou" if isinstance(val, Mapping) and ("miou" in val or "dice" not in val) else "dice"
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
@@ -284,5 +299,5 @@ def _differing(alike: Sequence[Settings]) -> list[str]:
     """Keys whose values are not the same in all of them."""
     keys = [key for key in {key: None for one in alike for key in one} if len({repr(s.get(key)) for s in alike}) > 1]
     # What a recipe says shows in the keys that follow it.
-    told = [key for key in keys if not key.startswith("dataset.recipe.")]
+    told = [key for key in keys if not key.startswith("recipe.")]
     return told if len({repr([s.get(key) for key in told]) for s in alike}) == len(alike) else keys

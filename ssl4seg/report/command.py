@@ -9,10 +9,11 @@ from textwrap import indent
 from typing import TYPE_CHECKING
 
 from ssl4seg.errors import UserError, ends_with_its_pipe
-from ssl4seg.report.collect import PATIENT, Missing, Row, collect
 from ssl4seg.report.folder import FigureFolder
+from ssl4seg.report.words import PATIENT
 
 if TYPE_CHECKING:
+    from ssl4seg.report.collect import Missing, Row
     from ssl4seg.report.page import Image
 
 
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     output: Path = arguments.output or arguments.folders[0]
+    from ssl4seg.report.collect import collect  # imports NumPy, which --help is spared
+
     try:
         rows, missing = collect(arguments.folders)
         check(arguments, {row.method for row in rows})
@@ -81,7 +84,7 @@ def check(arguments: argparse.Namespace, methods: Collection[str]) -> None:
             raise UserError(f"{option} {name}: no finished run has this method; there are {', '.join(sorted(methods))}")
 
 
-def report(arguments: argparse.Namespace, rows: Sequence[Row], missing: Sequence[Missing], output: Path) -> None:
+def report(arguments: argparse.Namespace, rows: "Sequence[Row]", missing: "Sequence[Missing]", output: Path) -> None:
     """Write everything into `output`, and the tables onto the screen."""
     from ssl4seg.report import compare, page, sheets
 
@@ -108,7 +111,7 @@ def report(arguments: argparse.Namespace, rows: Sequence[Row], missing: Sequence
         print(f"         {output}/figures/*.png and *.svg")
 
 
-def markdown_of(missing: Sequence[Missing]) -> str:
+def markdown_of(missing: "Sequence[Missing]") -> str:
     """A list with the reasons as they are."""
     from ssl4seg.report.page import MISSING
 
@@ -117,7 +120,11 @@ def markdown_of(missing: Sequence[Missing]) -> str:
 
 
 def figures(
-    arguments: argparse.Namespace, rows: Sequence[Row], patient: re.Pattern[str], folder: FigureFolder, notes: list[str]
+    arguments: argparse.Namespace,
+    rows: "Sequence[Row]",
+    patient: re.Pattern[str],
+    folder: FigureFolder,
+    notes: list[str],
 ) -> "list[Image]":
     """Drawn and written; what cannot be drawn goes into `notes`."""
     if arguments.no_figures:

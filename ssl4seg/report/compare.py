@@ -132,7 +132,7 @@ def _same_labels(row: Row, other: Row) -> bool:
 def _other_settings(row: Row, other: Row) -> tuple[str, ...]:
     a, b = row.runs[0].settings, other.runs[0].settings
     left_out = (*LABELS, "split_seed", "tag")
-    keys = [key for key in {**a, **b} if not key.startswith(("method.", "dataset.recipe.")) and key not in left_out]
+    keys = [key for key in {**a, **b} if not key.startswith(("method.", "recipe.")) and key not in left_out]
     labels = () if _same_labels(row, other) else ("labelled cases",)
     return *labels, *(key for key in keys if repr(a.get(key)) != repr(b.get(key)))
 
@@ -157,7 +157,7 @@ def _compared(row: Row, baseline: Row | None, patient: re.Pattern[str]) -> Compa
     if baseline is None:
         raise UserError("it has no run with the same dataset, network and number of labelled cases")
     if row.main != baseline.main:
-        raise UserError(f"one is chosen by {row.main}, the other by {baseline.main}")
+        raise UserError(f"one is scored by {row.main}, the other by {baseline.main}")
     if not (common := _common(row, baseline)):
         raise UserError("they have no seed in common")
     mine, theirs = (

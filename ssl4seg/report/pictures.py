@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,17 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from ssl4seg.assemble import build, dataset_of, fabric_of, predictor_of, read_all
 from ssl4seg.data.case import LabelArray, Volume
+from ssl4seg.data.reading import read_all
 from ssl4seg.errors import UserError
-from ssl4seg.evaluate import Predictor
-from ssl4seg.inference import load_run
-from ssl4seg.pictures import Palette, fullest, grey, palette
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
 from ssl4seg.report.words import short
-from ssl4seg.runs import read_config
+from ssl4seg.run.assemble import dataset_of, predictor_of
+from ssl4seg.run.device import fabric_of
+from ssl4seg.run.folder import read_config
+from ssl4seg.run.load import load_run
+from ssl4seg.run.settings import RunSettings, read
+from ssl4seg.scoring.pictures import Palette, fullest, grey, palette
 
 WHICH = ("worst", "median", "best")
 
@@ -44,17 +45,17 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
     if not ordered:
         raise UserError(f"{run.folder}: no test case has a score")
     chosen = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
-    config = read_config(run.folder)
     try:
-        shown = predict(run, config, [_volume(patients[name]) for name in chosen])
-    except KeyError as error:
-        raise UserError(f"{run.folder}: its config.yaml has no key {error}; another version has written it") from None
+        settings = read(RunSettings, read_config(run.folder))
+    except UserError as error:
+        raise UserError(f"{run.folder}: {error}") from None
+    shown = predict(run, settings, [_volume(patients[name]) for name in chosen])
     titles = []
     for which, name in zip(WHICH, chosen, strict=True):
         volume, few = _volume(patients[name]), len(patients[name]) == 1
         told = volume if few else f"{volume} ({100 * patients[name][volume]:.1f} %)"
         titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([told], 32)[told]}")
-    data = config["dataset"]
+    data = settings.dataset
     colors = palette(data.get("palette"), background=data.get("background", True))
     panels = [shown[_volume(patients[name])] for name in chosen]
     labels = file_name(f"{row.cases}cases-{row.name}")
@@ -75,20 +76,15 @@ def _volume(cases: Mapping[str, float]) -> str:
     return min(sorted(cases), key=lambda name: round(abs(cases[name] - mean), 9))
 
 
-def predict(run: Run, config: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
+def predict(run: Run, settings: RunSettings, names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
     """Cases of the split that the run was tested on, by name, with the predictions of its best model."""
-    dataset = dataset_of(config)
+    dataset = dataset_of(settings.dataset)
     cases = {case.name: case for case in dataset.cases(dataset.tested_on)}
     if lost := [name for name in names if name not in cases]:
         raise UserError(f"{run.folder}: the dataset has no test case {lost[0]} any more")
-    fabric = fabric_of({"device": "auto", "precision": "auto"})
-    _, model = load_run(run.folder, "best", fabric.device)
-    predictor = Predictor(
-        predict=predictor_of(model, fabric),
-        inference=build(config["inference"], "inference", side=dataset.image_size),
-        device=fabric.device,
-        batch_size=config["engine"]["eval_batch_size"],
-    )
+    fabric = fabric_of()
+    model = load_run(run.folder, settings, "best", fabric.device)
+    predictor = predictor_of(model, fabric, settings, batch_size=settings.engine.eval_batch_size)
     return {
         case.name: (volume, predictor(volume.image))
         for case, volume in read_all([cases[name] for name in names], dataset.num_classes)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ssl4seg.report.collect import HEAD, MAIN, Row
 from ssl4seg.report.words import short
+from ssl4seg.scoring.metrics import METRICS
 
 WORDS = (*HEAD, "differs")
 """The columns that name a row."""
@@ -25,9 +26,6 @@ NAME = 60
 
 ABREAST = 6
 """Classes in a table."""
-
-DISTANCES = ("hd95",)
-"""Metrics that are lengths, and no shares."""
 
 EMPTY = {"worst": "HD95 is the volume's diagonal", "nan": "left out of the mean HD95", "zero": "HD95 0"}
 """What the policies for empty masks do."""
@@ -73,11 +71,10 @@ class Column:
 
     def cell(self, row: Row, unit: str) -> str:
         """Mean ± deviation; where the rows have no common `unit`, with the row's."""
-        distance = self.metric in DISTANCES
-        cell = spread(row.values(self.split, self.metric, self.name), 1 if distance else 100)
-        return (
-            f"{cell} {row.first['test'].get('distance_unit', '')}".rstrip() if distance and cell and not unit else cell
-        )
+        metric = METRICS[self.metric]
+        cell = spread(row.values(self.split, self.metric, self.name), metric.factor)
+        own_unit = str(row.first["test"].get("distance_unit", "")) if metric.unit == "distance" and not unit else ""
+        return f"{cell} {own_unit}".rstrip() if cell else cell
 
 
 def results(rows: Sequence[Row], *, classes: bool) -> list[Sheet]:
@@ -96,7 +93,7 @@ def results_of_classes(rows: Sequence[Row]) -> list[Sheet]:
     for group in _by_dataset(rows):
         of_metric = groupby(_classes(group), key=lambda column: column.metric)
         for metric, columns in ((metric, list(found)) for metric, found in of_metric):
-            word = _word(metric, _unit(group))
+            word = METRICS[metric].head(_unit(group))
             parts = [columns[i : i + ABREAST] for i in range(0, len(columns), ABREAST)]
             for number, part in enumerate(parts, start=1):
                 which = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
@@ -116,7 +113,7 @@ def _means(rows: Sequence[Row]) -> list[Column]:
         for split in ("val", "test")
     ]
     if any("hd95" in row.first["test"] for row in rows):
-        found.append(Column(head=f"test {_word('hd95', _unit(rows))}", split="test", metric="hd95"))
+        found.append(Column(head=f"test {METRICS['hd95'].head(_unit(rows))}", split="test", metric="hd95"))
     return found
 
 
@@ -124,13 +121,9 @@ def _classes(rows: Sequence[Row]) -> list[Column]:
     found = []
     for metric in (*_mains(rows), "hd95"):
         names = dict.fromkeys(name for row in rows for name in row.first["test"].get(metric) or {} if name != "mean")
-        word = _word(metric, _unit(rows))
+        word = METRICS[metric].head(_unit(rows))
         found += [Column(head=f"{name} {word}", split="test", metric=metric, name=name) for name in names]
     return found
-
-
-def _word(metric: str, unit: str) -> str:
-    return f"HD95 {unit}".rstrip() if metric in DISTANCES else f"{MAIN[metric].removeprefix('m')} %"
 
 
 def _unit(rows: Sequence[Row]) -> str:
@@ -162,7 +155,9 @@ def _conventions(rows: Sequence[Row]) -> str:
     told = [_budget(rows)]
     if any(len(row.runs) > 1 for row in rows):
         told.append("Mean ± standard deviation over seeds.")
-    told.append(f"The model is the one that is best on val by {' or '.join(MAIN[m] for m in _mains(rows))}.")
+    told.append(
+        f"The model is the one that is best on val by {' or '.join(dict.fromkeys(row.selected_by for row in rows))}."
+    )
     if any(row.first.get("tested_on") == "val" for row in rows):
         told.append("Test is val: the dataset's test split has no masks.")
     policies = sorted({EMPTY[row.first["empty"]] for row in rows if row.first.get("empty") in EMPTY})

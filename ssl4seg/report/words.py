@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable
 
+PATIENT = r"^(.+)_(?:frame\d+|ed|es)$"
+"""Of a case's name, the patient: two phases of one heart are no two independent samples (ACDC, the phantom)."""
+
 _NUMBER = re.compile(r"\d+\.\d{5,}(?:e[+-]?\d+)?")
 _PATH = re.compile(r"[\w.]+\.(\w+=)")
 

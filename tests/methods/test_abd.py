@@ -9,10 +9,10 @@ import torch
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_supervised, softmax
 from test_losses import numpy_dice
 
+from ssl4seg.augment.mixing import cut_patches, paste_patch
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.abd import ABD
-from ssl4seg.mixing import cut_patches, paste_patch
 from ssl4seg.networks.unet import UNet
 from ssl4seg.types import Batch, Progress
 

@@ -8,10 +8,10 @@ import torch
 from pixelwise import HALFWAY, K, Pixelwise, entropies, losses, numpy_supervised, softmax
 from test_losses import numpy_dice
 
+from ssl4seg.augment.mixing import beta_boxes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ad_mt import ADMT
-from ssl4seg.mixing import beta_boxes
 from ssl4seg.types import Batch, Progress
 
 

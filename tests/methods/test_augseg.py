@@ -8,10 +8,10 @@ import torch
 from pixelwise import HALFWAY, K, Pixelwise, entropies, losses, numpy_supervised, softmax
 from torch import Tensor
 
+from ssl4seg.augment.mixing import beta_boxes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.augseg import AugSeg
-from ssl4seg.mixing import beta_boxes
 from ssl4seg.types import Batch
 
 SIDE = 20

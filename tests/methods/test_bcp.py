@@ -7,11 +7,11 @@ from adversaries import some_batch, tiny_unet
 from pixelwise import K, Pixelwise, losses, made, numpy_supervised
 from torch import Tensor
 
+from ssl4seg.augment.mixing import copy_paste_mask
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.losses import CrossEntropyDice, HardPixels
 from ssl4seg.methods.bcp import BCP, largest_components
-from ssl4seg.mixing import copy_paste_mask
+from ssl4seg.methods.parts.losses import CrossEntropyDice, HardPixels
 from ssl4seg.types import Batch, Progress
 
 PRETRAINING, LATER = Progress(24, 100), Progress(25, 100)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, softmax
 
+from ssl4seg.augment.mixing import classmix_mask
 from ssl4seg.errors import UserError
 from ssl4seg.methods.classmix import ClassMix
-from ssl4seg.mixing import classmix_mask
 from ssl4seg.types import Batch
 
 

@@ -8,13 +8,13 @@ from helpers import composed
 from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, numpy_supervised
 from test_losses import numpy_dice
 
-from ssl4seg.assemble import method_of, network_maker, optimizers_of
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ctct import CTCT
 from ssl4seg.networks.swin_unet import SwinUNet
 from ssl4seg.networks.unet import UNet
-from ssl4seg.transfer import Transfer
+from ssl4seg.run.assemble import method_of, network_maker, optimizers_of
+from ssl4seg.run.transfer import Transfer
 
 PHASES = ("segmenter", "transformer")
 
@@ -109,16 +109,21 @@ def test_the_cnn_predicts_and_learns_from_the_transformers_classes(batch):
 def test_the_configuration_makes_a_cnn_by_sgd_and_a_transformer_by_adamw():
     small = ("embed_dim=4", "depths=[1,1]", "heads=[1,2]")
     config = composed("method=ctct", "optimizer=sgd", *(f"method.transformer.{key}" for key in small))
-    method = method_of(config, network_maker(config, 3, 5))
+    method = method_of(config["method"], network_maker(config["network"], 3, 5))
     assert isinstance(method.student, UNet)
     assert isinstance(method.transformer, SwinUNet)
     assert (method.transformer.in_channels, method.transformer.num_classes) == (3, 5)
-    kinds = {phase: type(optimizer) for phase, optimizer in optimizers_of(config, method, Transfer(method)).items()}
+    kinds = {
+        phase: type(optimizer)
+        for phase, optimizer in optimizers_of(
+            config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method)
+        ).items()
+    }
     assert kinds == {"segmenter": torch.optim.SGD, "transformer": torch.optim.AdamW}
 
 
 def test_a_transformer_that_cannot_be_called_is_refused():
-    with pytest.raises(UserError, match=r"method.transformer: .*_partial_"):
+    with pytest.raises(UserError, match=r"method.transformer=None: .*_partial_"):
         CTCT(network=Pixelwise, transformer=None)
 
 

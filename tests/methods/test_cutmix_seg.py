@@ -6,10 +6,10 @@ import torch
 from helpers import composed
 from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
 
-from ssl4seg.assemble import method_of
+from ssl4seg.augment.mixing import cutmix_mask
 from ssl4seg.errors import UserError
 from ssl4seg.methods.cutmix_seg import CutMixSeg
-from ssl4seg.mixing import cutmix_mask
+from ssl4seg.run.assemble import method_of
 from ssl4seg.types import Batch, Progress
 
 
@@ -74,7 +74,7 @@ def test_pseudo_labels_are_the_teachers_everywhere(batch):
 
 @pytest.mark.parametrize("step", [1, 50, 99])
 def test_the_papers_weight_is_1_without_a_ramp(step):
-    method = method_of(composed("method=cutmix_seg"), Pixelwise)
+    method = method_of(composed("method=cutmix_seg")["method"], Pixelwise)
     assert method.weights(Progress(step, 100)) == {"consistency_weight": 1.0}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pixelwise import HALFWAY, K, Pixelwise, losses, softmax
 
-from ssl4seg import photometric as ph
+from ssl4seg.augment import photometric as ph
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.fixmatch import FixMatch

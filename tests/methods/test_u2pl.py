@@ -9,11 +9,11 @@ from adversaries import some_batch
 from pixelwise import HALFWAY, Pixelwise, entropies, losses, made, numpy_supervised, softmax
 from torch import Tensor
 
+from ssl4seg.augment.mixing import cutmix_mask
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.projection import Projection, level_at
+from ssl4seg.methods.parts.projection import Projection, level_at
 from ssl4seg.methods.u2pl import U2PL
-from ssl4seg.mixing import cutmix_mask
 from ssl4seg.networks.unet import UNet
 from ssl4seg.types import Progress
 
@@ -105,10 +105,11 @@ class Given:
 
     def expected(self, method: U2PL, low: int = 3, high: int = 20) -> tuple[float, list[int]]:
         """L_c with the draws of seed 1 and an empty bank before, and the number of negatives of each class."""
+        contrast = method.contrast
         torch.manual_seed(1)
         u_key, u_anchor, u_bank = (
             torch.rand(self.num_classes, n).double().numpy()
-            for n in (method.num_keys, method.num_anchors, method.num_anchors * method.num_negatives)
+            for n in (contrast.num_keys, contrast.num_anchors, contrast.num_anchors * contrast.num_negatives)
         )
         del u_key  # all negatives fit
         r, r_t = (x.double().numpy().transpose(0, 2, 3, 1).reshape(-1, 4) for x in (self.r, self.r_t))
@@ -130,7 +131,7 @@ class Given:
             bank = r_t[negatives].astype(np.float16).astype(float)
             positive = raw[anchors].mean(axis=0)
             a = r[anchors[(u_anchor[c] * len(anchors)).astype(int)]]
-            z = bank[(u_bank[c] * len(bank)).astype(int)].reshape(method.num_anchors, method.num_negatives, 4)
+            z = bank[(u_bank[c] * len(bank)).astype(int)].reshape(contrast.num_anchors, contrast.num_negatives, 4)
             top = np.exp(a @ positive / np.linalg.norm(positive) / 0.5)
             values.append(-np.log(top / (top + np.exp((a[:, None] * z).sum(axis=2) / 0.5).sum(axis=1))).mean())
         return float(np.mean(values)) if values else 0.0, counts

@@ -9,10 +9,10 @@ from pixelwise import HALFWAY, K, Pixelwise, losses, numpy_supervised, softmax
 from test_losses import numpy_dice
 from torch import Tensor
 
+from ssl4seg.augment.mixing import cutmix_boxes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.unimatch_v2 import UniMatchV2
-from ssl4seg.mixing import cutmix_boxes
 from ssl4seg.networks.unet import UNet
 from ssl4seg.types import Batch, Progress
 

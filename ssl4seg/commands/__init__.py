@@ -1,0 +1,1 @@
+"""The command line: words, configuration, sweeps, and what each command does."""

@@ -1,0 +1,391 @@
+"""`ssl4seg-prepare check ROOT`: read a folder of the user's own, print a report with its faults, paint some images."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image, ImageDraw
+
+from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
+from ssl4seg.data.dataset import SPLITS, moments, statistics_of
+from ssl4seg.data.folder import (
+    DEFAULTS,
+    DESCRIPTION,
+    Folder,
+    by_kind,
+    check_shape,
+    common_channels,
+    palette_of,
+    read_description,
+    read_headers,
+)
+from ssl4seg.data.formats import ending
+from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
+from ssl4seg.data.intensities import normalized
+from ssl4seg.data.layout import Item, Layout, find
+from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, is_colored, name_of
+from ssl4seg.data.split import check_disjoint
+from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
+from ssl4seg.scoring.pictures import Palette, Picture, fullest, grey, legend, painted, palette
+
+TILE, GAP, CAPTION = 216, 8, 30
+"""In the contact sheet: side of a picture, space between two, and height of a caption, in pixels."""
+COLUMNS, ROWS = 6, 4
+MAX_CODES = 64
+"""A mask with more different numbers or colours than this does not hold classes."""
+DIM = 0.25
+"""Images whose values all lie below this may be 10 or 12 bit in 16."""
+
+
+@dataclass(kw_only=True)
+class Look:
+    """One image with its mask, as read."""
+
+    item: Item
+    faults: list[str] = field(default_factory=list)
+    facts: Facts | None = None
+    sums: npt.NDArray[np.float64] | None = None
+    """The image's moments, see `dataset.moments`."""
+    span: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest value after normalisation."""
+    codes: Counter[float] = field(default_factory=Counter)
+    """Pixels of each number or colour in the mask, or of each class if the classes are known."""
+    refused: Counter[float] = field(default_factory=Counter)
+    """The same for a mask with pixels of no known class."""
+
+
+def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, every: bool = False) -> None:
+    """Print a report, write the contact sheet, and with `write` the suggested dataset.yaml if there is none.
+
+    Raises:
+        UserError: lists the faults, three of each kind, or with `every` all of them.
+    """
+    root = root.expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder")
+    faults: list[str] = []
+    keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
+    described = not faults
+    layout = _attempt(faults, partial(find, root, keys["group"]), None) or find(root)
+    faults += layout.faults
+    looks, reader = _looks(layout.items, keys, faults)
+    if layout.items or layout.others:
+        report(root, layout, looks)
+    faults += [fault for look in looks for fault in look.faults]
+    if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
+        keys |= suggested
+        reader = _attempt(faults, partial(_reader, keys), None)
+        _print_suggestion(root, suggested, write=write and not faults)
+    elif reader:
+        _print_classes(keys["classes"], looks)
+        _print_colors(keys, looks)
+    if not faults and keys["classes"]:
+        _attempt(faults, partial(_print_splits, root, keys), None)
+    good = [look for look in looks if not look.faults and look.facts]
+    if good:
+        sheet = sheet or Path(f"{root.resolve().name}_check.png")
+        _attempt(faults, partial(_write_sheet, sheet, good, keys, reader), None)
+    if faults:
+        shown = faults if every else by_kind(faults)
+        more = [] if every or len(faults) == len(shown) else ["--all lists every one"]
+        raise UserError("\n".join([f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {root}:", *shown, *more]))
+    print("no fault found")
+
+
+def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
+    """The step's result; if it raises a UserError, that joins the faults, and the result is `otherwise`."""
+    try:
+        return step()
+    except UserError as error:
+        faults += str(error).splitlines()
+        return otherwise
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
+    """Read all items; sets `keys["channels"]` if it is None."""
+    reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
+    headers = read_headers(items, None)[0] if keys["channels"] is None else {}  # faults are found when all is read
+    if headers:
+        commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
+        keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
+        reported = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
+        items = [item for item in items if item not in reported]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(partial(look_at, keys=keys, reader=reader), items)), reader
+
+
+def _reader(keys: Mapping[str, Any]) -> MaskReader:
+    ignored = {key: keys[key] for key in ("ignore_index", "ignore_color")}
+    return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], **ignored)
+
+
+def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -> Look:
+    """Read an image and its mask; each may add its fault."""
+    look = Look(item=item)
+    image = _attempt(look.faults, partial(_image, item, keys), None)
+    if image is not None:
+        look.facts = facts(item.image, keys["channels"])
+        look.sums = moments(image)
+        look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    if item.mask:
+        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader), None)
+    return look
+
+
+def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
+    image = normalized(read_image(item.image, keys["channels"]), keys["normalize"])
+    return checked(Volume(image, None), str(item.image), 2).image
+
+
+def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None) -> None:
+    codes = codes_of(read_values(mask, colored=reader is not None and reader.colored))
+    if image is not None:
+        check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
+    try:
+        counts = _counts(reader.label(codes, mask) if reader else codes)
+    except UserError:
+        if len(counts := _counts(codes)) <= MAX_CODES:
+            look.refused = counts
+        raise
+    if len(counts) > 4 * MAX_CODES:
+        raise UserError(
+            f"{mask}: holds {len(counts)} different values; a mask has one for each class (JPEG blurs them)"
+        )
+    look.codes = counts
+
+
+def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
+    values, counts = np.unique(codes, return_counts=True)
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+# -- suggesting dataset.yaml ------------------------------------------------------------------------------------------
+
+
+def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Keys of dataset.yaml that fit the masks; None if no mask could be read."""
+    codes = set().union(*(look.codes for look in looks)) - _ignored(keys)
+    if not codes:
+        return None
+    shown = ", ".join(name_of(code) for code in sorted(codes)[:8]) + (", ..." if len(codes) > 8 else "")
+    if not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
+        raise UserError(
+            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES}, one for each class"
+        )
+    if keys["colors"]:
+        return {"classes": _names(len(keys["colors"]))}
+    suggested: dict[str, Any] = {}
+    ids = codes - {IGNORE}
+    if min(ids) >= 0 and 1 < max(ids) + 1 <= min(2 * len(ids), IGNORE):  # nearly all of the numbers 0..K-1 occur
+        number = int(max(ids)) + 1
+        if IGNORE in codes:
+            suggested["ignore_index"] = IGNORE
+    else:
+        number = len(codes)
+        suggested["colors"] = _colors(codes, sum((look.codes for look in looks), Counter()))
+    return {"classes": _names(number), **suggested, "channels": keys["channels"], **_statistics(looks, keys)}
+
+
+def _colors(codes: Set[float], pixels: Counter[float]) -> list[Color]:
+    """As dataset.yaml names them; the first, as background, is 0, or the one that most pixels have."""
+    first = 0 if 0 in codes else pixels.most_common(1)[0][0]
+    order = [first, *sorted(codes - {first}, key=abs)]
+    colored = any(map(is_colored, codes))
+    return [
+        name_of(code) if is_colored(code) else f"#{3 * f'{int(code):02x}'}" if colored else int(code) for code in order
+    ]
+
+
+def _names(number: int) -> list[str]:
+    return ["background", *(f"class_{i}" for i in range(1, number))]
+
+
+def _ignored(keys: Mapping[str, Any]) -> set[float]:
+    return {code_of(keys[key]) for key in ("ignore_index", "ignore_color") if keys[key] is not None}
+
+
+def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, list[float]]:
+    """mean and std of all images that may be trained on, if both are "auto"."""
+    sums = [look.sums for look in looks if look.sums is not None and look.item.split in (None, "train")]
+    if (keys["mean"], keys["std"]) != ("auto", "auto") or not sums:
+        return {}
+    statistics = statistics_of(np.sum(sums, axis=0))
+    return {key: [float(f"{value:.6g}") for value in values] for key, values in statistics._asdict().items()}
+
+
+def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:
+    file = root / DESCRIPTION
+    text = _as_yaml(suggested)
+    print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
+    if file.exists():
+        print(f"{file} is there already and is left as it is; it names no classes")
+    elif not write:
+        print("--write writes it")
+    else:
+        try:
+            file.write_text(f"# Suggested by ssl4seg-prepare check; give the classes their names.\n{text}")
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+        print(f"written: {file}")
+
+
+def _as_yaml(keys: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(keys), sort_keys=False, default_flow_style=None, width=110)
+    return text
+
+
+def _print_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
+    """Suggest `colors` if it is not set and masks hold colours, or as many numbers as there are classes."""
+    classes = keys["classes"]
+    refused = sum((look.refused for look in looks), Counter[float]())
+    if keys["colors"] is not None or not refused:
+        return
+    codes = (set().union(*(look.codes for look in looks)) & {*range(len(classes))} | {*refused}) - _ignored(keys)
+    if len(codes) > MAX_CODES or not (any(map(is_colored, codes)) or len(codes) == len(classes)):
+        return
+    print(f"suggested for {DESCRIPTION} ({len(codes)} colours for {len(classes)} classes; put them in the same order):")
+    print(indent(_as_yaml({"colors": _colors(codes, refused)}), "  "), end="")
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
+    """Print counts, kinds, sizes, channels and values."""
+    items = layout.items
+    masks = sum(item.mask is not None for item in items)
+    splits = [split for split in SPLITS if any(item.split == split for item in items)]
+    print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
+    headers = [look.facts for look in looks if look.facts]
+    if layout.others:
+        print(f"  {len(layout.others)} files of other kinds are not read")
+    if layout.copies:
+        print(
+            f"  {len(layout.copies)} files of unlabeled/ have the names of images, as {layout.copies[0].name}, "
+            "and are left out as their copies; if they are others, rename them"
+        )
+    if not headers:
+        return
+    kinds = Counter(ending(item.image) for item in items)
+    sizes = Counter(fact.size for fact in headers)
+    print(f"  files      {_counted((kind, n) for kind, n in kinds.most_common())}")
+    print(f"  images     {sum(fact.num_images for fact in headers)} (slices of volumes, or one a file)")
+    print(f"  sizes      {_counted((f'{h} x {w}', n) for (h, w), n in sizes.most_common(5))} (height x width)", end="")
+    print(f" and {len(sizes) - 5} others, from {min(sizes)} to {max(sizes)}" if len(sizes) > 5 else "")
+    with_opacity = sum(fact.opacity for fact in headers)
+    print(f"  channels   {_counted(Counter(fact.channels for fact in headers).most_common())}", end="")
+    print(f"; the opacity (alpha) of {with_opacity} of them is left out" if with_opacity else "")
+    low, high = (f([look.span[i] for look in looks if look.facts]) for i, f in enumerate((min, max)))
+    print(f"  values     {low:.4g} to {high:.4g}, before the network standardises them")
+    if high < DIM:
+        print(
+            f"  they reach only {high:.1%} of [0, 1] (12 bit in 16?); normalize: minmax in {DESCRIPTION} stretches each"
+        )
+
+
+def _places(splits: Sequence[str]) -> str:
+    return " and ".join(f"{split}/" for split in splits) if splits else "the split is drawn"
+
+
+def _counted(pairs: Iterable[tuple[object, int]]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in pairs)
+
+
+def _print_classes(classes: Sequence[str], looks: Sequence[Look]) -> None:
+    counts = [look.codes for look in looks if look.codes]
+    if not counts:
+        return
+    pixels = sum(counts, Counter())
+    total = max(1, sum(n for code, n in pixels.items() if code != IGNORE))
+    width = max(len(name) for name in classes)
+    print("classes")
+    for number, name in enumerate(classes):
+        share, masks = pixels[number] / total, sum(number in count for count in counts)
+        print(f"  {number:<3} {name:<{width}} {share:9.3%} of the pixels, in {masks} of {len(counts)} masks")
+    if pixels[IGNORE]:
+        print(f"  ignored {pixels[IGNORE] / pixels.total():.3%} of all pixels")
+
+
+def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:
+    """Print the splits that training will use; raise the UserError that training would raise."""
+    empty = {"root": str(root), "num_classes": None, "image_size": 256}
+    dataset = Folder(**Folder.completed({**empty, **keys}))
+    cases = {split: dataset.cases(split) for split in SPLITS}
+    check_disjoint(cases, dataset.remedy)
+    print("splits")
+    for split, part in cases.items():
+        labeled = [case for case in part if case.labeled]
+        groups, images = len({case.group for case in part}), sum(case.num_images for case in part)
+        masked = sum(case.num_images for case in labeled)
+        print(f"  {split:<5} {groups} cases, {images} images, {masked} of them with a mask")
+    if dataset.tested_on == "val":
+        print("  test has no masks: the model will be tested on val, on which it is chosen")
+    if left := len(dataset.facts) - sum(map(len, cases.values())):
+        print(f"  {left} files without a mask are left out, as their cases are in val or test")
+
+
+# -- the contact sheet ------------------------------------------------------------------------------------------------
+
+
+def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], reader: MaskReader | None) -> None:
+    colors, classes = palette(palette_of(keys), background=keys["background"]), keys["classes"] or []
+    tiles = [_tile(look.item, keys, reader, colors) for look in _shown(looks)]
+    columns, height = min(COLUMNS, len(tiles)), max(len(tile) for tile in tiles)
+    canvas = np.zeros((-(-len(tiles) // columns) * height, columns * (TILE + GAP), 3), np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = number // columns * height, number % columns * (TILE + GAP)
+        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    strip = legend(classes, range(int(colors.background), len(classes)), colors, canvas.shape[1])
+    try:
+        Image.fromarray(np.concatenate([strip, canvas])).save(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be written ({error})") from None
+    print(f"written: {file}, {len(tiles)} images with their masks")
+
+
+def _shown(looks: Sequence[Look]) -> list[Look]:
+    """The looks in the sheet, spread evenly over all. Three quarters have a mask, or more if few have none."""
+    labeled, unlabeled = ([look for look in looks if bool(look.item.mask) == masked] for masked in (True, False))
+    places = COLUMNS * ROWS
+    num_unlabeled = min(len(unlabeled), max(places // 4, places - len(labeled)))
+    return _spread(labeled, places - num_unlabeled) + _spread(unlabeled, num_unlabeled)
+
+
+def _spread(looks: Sequence[Look], number: int) -> list[Look]:
+    return [looks[i * len(looks) // number] for i in range(number)] if len(looks) > number else list(looks)
+
+
+def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
+    """The slice with most foreground, with its mask painted over it, below its name."""
+    image = _image(item, keys)
+    label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
+    if item.mask and reader:
+        label = reader.read(item.mask)
+    at = fullest(label, colors) if label.any() else len(label) // 2
+    scale = TILE / max(label.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in label.shape[1:])
+    picture = np.asarray(Image.fromarray(grey(image[at])).resize((width, height)))
+    if item.mask and reader:
+        mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
+        picture = painted(picture, np.asarray(mask), colors)
+    name = item.name if len(item.name) <= 34 else f"...{item.name[-31:]}"
+    words = [f"slice {at + 1} of {len(image)}"] if len(image) > 1 else []
+    words += [item.split] if item.split else []
+    words += [] if item.mask else ["no mask"]
+    tile = Image.new("RGB", (TILE, height + CAPTION))
+    tile.paste(Image.fromarray(picture), (0, CAPTION))
+    ImageDraw.Draw(tile).text((1, 2), f"{name}\n{', '.join(words)}", fill="white")
+    return np.asarray(tile)

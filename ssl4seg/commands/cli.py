@@ -1,0 +1,97 @@
+"""What every command does: answer --help, refuse typing errors, hand over to Hydra, and end with a message.
+
+Importing torch takes seconds; help and a mistyped key are answered without it.
+"""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.help import help_text
+from ssl4seg.commands.sweeps import SEARCHER, Sweep, search_defaults
+from ssl4seg.commands.words import check
+from ssl4seg.errors import UserError, ends_with_its_pipe
+
+Task = Callable[[DictConfig], Any]
+"""Gives what a sweeper may optimise, if anything."""
+
+
+@ends_with_its_pipe
+def command(name: str, task: Task) -> None:
+    """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
+    sys.argv[1:] = _for_hydra(sys.argv[1:])
+    arguments = get_args_parser().parse_args()
+    extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
+    try:
+        for folder in extra:
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {arguments.config_dir}: there is no such folder")
+        if arguments.help:
+            print(help_text(name, arguments.overrides, [*extra, conf_dir()]))
+            return
+        check(name, arguments.overrides, extra, sweep=arguments.multirun)
+        hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(task)()
+        if Sweep.error:
+            raise Sweep.error
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_first_lines(error)}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
+        sys.exit(f"error: {where}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not (told := _explained(error)):
+            raise
+        sys.exit(f"error: {told}")
+    finally:
+        failed = Sweep.current.failures() if Sweep.current else []
+        if failed:
+            listed = (f"{one['overrides']}\n  {one['error'].splitlines()[0]}" for one in failed)
+            print(f"\n{len(failed)} run(s) failed:\n" + "\n".join(listed), file=sys.stderr)
+    if failed:
+        sys.exit(1)
+
+
+def _explained(error: Exception) -> str:
+    """What a launcher or sweeper means, whose package need not be installed; nothing for a fault of our own."""
+    if type(error).__name__ == "TerminatedWorkerError":
+        return (
+            "a process of the sweep was killed, perhaps for want of memory: compute fewer runs at once "
+            "(hydra.launcher.n_jobs); the same command goes on, and finished runs are not computed again"
+        )
+    frames = list(traceback.walk_tb(error.__traceback__))
+    package = str(frames[-1][0].f_globals.get("__name__")).split(".")[0]
+    return f"{package}: {error}" if package in ("joblib", "submitit", "optuna", "hydra_plugins") else ""
+
+
+def _for_hydra(words: Sequence[str]) -> list[str]:
+    """-m may stand anywhere; ~ is the home folder, which no shell expands within KEY=~/DATA; a search maximises."""
+    flags = [word for word in words if word in ("-m", "--multirun")]
+    home = str(Path.home())
+    rest = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
+    if SEARCHER in rest:
+        at = rest.index(SEARCHER)
+        rest[at:at] = search_defaults(rest)
+    return flags + rest
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return "\n".join(lines[:3]) or type(error).__name__

@@ -1,0 +1,208 @@
+"""conf/: where it is, what can be chosen in it, and the configuration that a command works with.
+
+`ssl4seg-train` composes the configuration of a run from conf/. `ssl4seg-eval` and `ssl4seg-predict` start from the
+config.yaml of a run and lay the typed words on it (`laid`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+import ssl4seg
+from ssl4seg.errors import UserError
+from ssl4seg.keys import FILES, KEYS, expect
+from ssl4seg.run.folder import read_config
+
+EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
+"""Groups and keys of a run that an evaluation or a prediction depends on; other keys of a run mean nothing to them."""
+
+CHOSEN = {"eval": ("dataset", "network", "inference", "postprocess"), "predict": ("inference", "postprocess")}
+"""Groups of which eval and predict take another choice than the run's."""
+
+MISSING = object()
+
+
+def conf_dir() -> Path:
+    """conf/ inside the installed package, or beside it in a checkout."""
+    here = Path(ssl4seg.__file__).resolve().parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent / "conf"
+
+
+def run_name(
+    network: str, ratio: float, cases: int | None, list_file: str | None, split: int | None, seed: int, tag: str | None
+) -> str:
+    """<network>-<labelled>-s<seed>[-<tag>], the last part of a run folder's path."""
+    labelled = Path(list_file).stem if list_file else f"{cases}cases" if cases is not None else f"{ratio}"
+    shuffled = "" if split is None else f"-p{split}"
+    return f"{network}-{labelled}{shuffled}-s{seed}{f'-{tag}' if tag else ''}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def _open_groups() -> DictConfig:
+    """Groups that take keys which the default choice has not, but the run's choice may have; `words` checks them."""
+    groups = OmegaConf.create({group: {} for group in EVALUATED if group != "precision"})
+    for group in groups:
+        OmegaConf.set_struct(groups[group], False)
+    return groups
+
+
+ConfigStore.instance().store(name="open_groups", node=_open_groups())
+
+
+# -- what can be chosen -----------------------------------------------------------------------------------------------
+
+
+def group_names(name: str) -> list[str]:
+    """The groups that a command chooses from, in the order of conf/run.yaml."""
+    entries = [entry for file in ("run", name) for entry in _defaults(file) if isinstance(entry, dict)]
+    names = [group for entry in entries for group in entry if re.fullmatch(r"\w+", group)]
+    return [group for group in names if group in CHOSEN.get(name, names)]
+
+
+def _defaults(name: str) -> list[Any]:
+    entries: list[Any] = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())["defaults"]
+    return entries
+
+
+def own_keys(name: str) -> dict[str, Any]:
+    """The keys of the command itself, in conf/<name>.yaml."""
+    keys = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())
+    return {key: value for key, value in keys.items() if key not in ("defaults", "hydra")}
+
+
+def choices(group: str, folders: Sequence[Path]) -> list[str]:
+    """The YAML files of a group, in all config folders."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def composed(name: str, words: Sequence[str], extra: Sequence[Path] = ()) -> DictConfig:
+    """conf/<name>.yaml under some words of the command line.
+
+    Args:
+        extra: folders of --config-dir.
+    """
+    searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose(name, overrides=[*searchpath, *words])
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value of a dotted key in nested dictionaries, or MISSING."""
+    for part in key.split("."):
+        config = config.get(part, MISSING) if isinstance(config, Mapping) else MISSING
+    return config
+
+
+def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """All keys of nested dictionaries, groups too."""
+    for key, value in config.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted_keys(value, f"{prefix}{key}.")
+
+
+# -- the configuration of a command -----------------------------------------------------------------------------------
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, completed and checked as far as that goes without torch."""
+    config["dataset"] = completed(to_plain(config["dataset"]))
+    plain = to_plain(config)
+    check(plain)
+    return plain
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """Without interpolations, and with the word nan where YAML has read a number."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    if (metrics := plain.get("metrics")) and metrics["empty"] != metrics["empty"]:
+        metrics["empty"] = "nan"
+    return dict(plain)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that are out of range, and files that are not there."""
+    for key, fits in KEYS.items():
+        if (value := value_at(config, key)) is not MISSING:
+            expect(key, value, fits)
+    for key in FILES:
+        if (value := value_at(config, key)) not in (MISSING, None) and not Path(str(value)).is_file():
+            raise UserError(f"{key}={value}: there is no such file")
+
+
+def completed(dataset: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's keys, and those that it reads off its data (`Dataset.completed`)."""
+    check_root(dataset)
+    try:
+        complete = getattr(get_class(str(dataset.get("_target_"))), "completed", dict)
+    except Exception:  # whatever its module raises as it is imported: building it will say what is wrong
+        return dataset
+    return dict(complete(dataset))
+
+
+def check_root(dataset: Mapping[str, Any]) -> None:
+    """Refuse a missing folder of one of our datasets; what `root` is to others, they know themselves."""
+    root = dataset.get("root", MISSING)
+    if root is MISSING or not str(dataset.get("_target_")).startswith("ssl4seg."):
+        return
+    ours: Any = get_class(str(dataset["_target_"]))
+    folder = ours.folder(root if root is None else str(root))
+    if dataset.get("download") is not True and not folder.is_dir():
+        raise UserError(f"dataset.root={root}: there is no such folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laid:
+    """The configuration of an evaluation or a prediction."""
+
+    config: dict[str, Any]
+    """The run's keys and the command's, with the typed words laid on them."""
+    usual: dict[str, Any]
+    """The same without the words."""
+    typed: tuple[str, ...]
+    """Keys and groups on the command line."""
+    choices: dict[str, str]
+    """The choice of each group; of several post-processing steps with a + between them."""
+
+
+def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
+    """Lay the words of the command line on the run's config.yaml; without a run, on the defaults of conf/run.yaml.
+
+    Args:
+        name: eval or predict.
+        config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
+        hydra: its own node: the words, and the choice of each group.
+    """
+    typed = tuple(sorted(keys_of(hydra.overrides.task)))
+    own = own_keys(name)
+    usual = dict(own)
+    if (run := config["run"]) is not None:
+        usual |= {key: value for key, value in read_config(Path(str(run))).items() if key not in own}
+        base = OmegaConf.create(usual)
+        for key in (*own, *typed):  # a group stands before its keys
+            OmegaConf.update(base, key, OmegaConf.select(config, key), merge=False, force_add=True)
+        config = base
+    plain = to_plain(config)
+    for key in ("run", "input", "output", "checkpoint"):
+        if plain.get(key) is not None:
+            plain[key] = str(plain[key])  # a folder may be named by a number
+    chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
+    chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
+    return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
+
+
+def keys_of(words: Sequence[str]) -> list[str]:
+    """What words of the command line set."""
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(words))]

@@ -1,0 +1,73 @@
+"""The answer to --help: groups with their choices, and keys with their comments, read off conf/."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl4seg.commands.conf import EVALUATED, choices, conf_dir, group_names
+from ssl4seg.keys import KEYS
+
+USAGE = {
+    "train": "ssl4seg-train [-m] [KEY=VALUE ...]",
+    "eval": "ssl4seg-eval run=DIR [KEY=VALUE ...]\n"
+    "       ssl4seg-eval network.weights=FILE dataset=NAME dataset.root=DIR [KEY=VALUE ...]",
+    "predict": "ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER [KEY=VALUE ...]",
+}
+
+
+def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
+    """The groups with their choices and the keys of a command; before them the keys of choices that were named."""
+    title, keys = _title_and_keys(conf_dir() / f"{name}.yaml")
+    lines = [f"usage: {USAGE[name]}", "", title]
+    for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
+        if choice in choices(group, folders):
+            lines += ["", f"Keys of {group}={choice}:", *_dotted(_file(group, choice, folders), group)]
+    groups = group_names(name)
+    lines += ["", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
+    width = max(len(choice) for group in groups for choice in choices(group, folders))
+    for group in groups:
+        lines.append(f"  {group}")
+        for choice in choices(group, folders):
+            lines.append(f"    {choice:<{width}}  {_title_and_keys(_file(group, choice, folders))[0]}")
+    if name == "train":
+        lines += ["", "Keys:", *_title_and_keys(conf_dir() / "run.yaml")[1], ""]
+        lines += ["-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
+    else:
+        of_the_run = ", ".join(key if key in KEYS else f"{key}.*" for key in EVALUATED if key != "network")
+        lines += ["", "Keys:", *keys, "", f"Keys of the run that can be given anew: {of_the_run} (see ssl4seg-train)"]
+    return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])
+
+
+def _file(group: str, choice: str, folders: Sequence[Path]) -> Path:
+    """The YAML file of a choice, of several the first."""
+    return next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
+
+
+def _title_and_keys(file: Path) -> tuple[str, list[str]]:
+    """The first comment of a YAML file, and its keys (but for defaults, hydra and _target_) with their comments."""
+    lines = file.read_text().splitlines()
+    title = next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
+    keys, hidden = [], False
+    for line in lines:
+        if line and not line.startswith((" ", "#")):
+            hidden = line.startswith(("defaults:", "hydra:", "_target_:"))
+        if line.strip() and not line.startswith("#") and not hidden:
+            keys.append(f"  {line}")
+    return title, keys
+
+
+def _dotted(file: Path, group: str) -> list[str]:
+    """The keys of a group's file as they are given on the command line, with their comments."""
+    text = file.read_text()
+    stack: list[tuple[int, str]] = [] if "@package _global_" in text else [(-1, group)]
+    lines = []
+    for line in text.splitlines():
+        if not (match := re.match(r"( *)(\w+):(.*)", line)) or match[2] in ("_target_", "defaults"):
+            continue  # comments, lists
+        indent = len(match[1])
+        stack = [(depth, name) for depth, name in stack if depth < indent] + [(indent, match[2])]
+        value = match[3].strip()
+        if value and not value.startswith("#"):
+            value = "[...]" if value.startswith("[") and "]" not in value else value
+            lines.append(f"  {'.'.join(name for _, name in stack)}: {value}")
+    return lines

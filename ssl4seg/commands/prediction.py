@@ -1,0 +1,135 @@
+"""What `ssl4seg-predict` does: write a mask for every input."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ssl4seg.commands.evaluation import writable
+from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
+from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
+from ssl4seg.data.images import facts, read_image, write_label
+from ssl4seg.data.intensities import normalized
+from ssl4seg.data.masks import Color, as_held
+from ssl4seg.errors import UserError
+from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
+from ssl4seg.run.device import fabric_of, out_of_memory_explained
+from ssl4seg.run.load import load_run
+from ssl4seg.run.record import start_log
+from ssl4seg.run.settings import Config, PredictSettings, read
+from ssl4seg.scoring.pictures import Palette, Picture, captioned, fullest, legend, palette, panel, save_labels
+from ssl4seg.scoring.predictor import Predictor
+
+log = logging.getLogger("ssl4seg")
+
+
+def predict_files(config: Config) -> None:
+    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
+
+    Args:
+        config: the run's, with the typed words laid on it.
+
+    Raises:
+        UserError: lists the inputs that could not be predicted; the others have their masks.
+    """
+    start_log(None)
+    settings = read(PredictSettings, config)
+    source, output = Path(settings.input), Path(settings.output)
+    steps = postprocess_of(settings.postprocess)
+    targets = masks_to_write(source, output)
+    fabric = fabric_of(device=settings.device, precision=settings.precision, num_threads=settings.num_threads)
+    model = load_run(Path(settings.run), settings, settings.checkpoint, fabric.device)
+    writable(output)
+    colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
+    predictor = predictor_of(model, fabric, settings, batch_size=settings.eval_batch_size, steps=steps)
+    faults = []
+    for target, file in targets.items():
+        try:
+            with out_of_memory_explained():
+                _predict(file, target, predictor, settings.dataset, mask_colors=colors, overlay=settings.overlay)
+        except Exception as error:  # whatever it is, the other files get their masks
+            if not isinstance(error, UserError | OSError):
+                log.exception(f"{file}: a fault of the program:")
+            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    log.info(f"{len(targets) - len(faults)} masks written to {output}")
+    if faults:
+        raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))
+
+
+def _predict(
+    file: Path,
+    target: Path,
+    predictor: Predictor,
+    data: Config,
+    *,
+    mask_colors: Sequence[Color] | None,
+    overlay: bool,
+) -> None:
+    """Write the mask of a file, and beside it the overlay.
+
+    Args:
+        data: the run's configuration of its dataset.
+        mask_colors: what each class has in the mask; None: its number, in pictures under the palette.
+    """
+    scaled = normalized(read_image(file, data["channels"]), data["normalize"])
+    checked(Volume(scaled, None), str(file), data["num_classes"])
+    label = predictor(scaled, facts(file, data["channels"]).spacing if predictor.steps else None)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    colors = palette(data.get("palette"), background=data.get("background", True))
+    if mask_colors is not None:
+        write_label(target, as_held(label, mask_colors), file)
+    elif ending(target) in PICTURE:
+        save_labels(label[0], target, colors)
+    else:
+        write_label(target, label, file)
+    if overlay:
+        picture = _overlay(scaled, label, data["classes"], colors)
+        Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
+
+
+def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], colors: Palette) -> Picture:
+    """The fullest slice of [S, C, H, W], bare and with its label, above the names of the classes in it."""
+    at = fullest(label, colors)
+    picture = panel(image[at], [label[at]], colors)
+    if len(label) > 1:
+        picture = captioned(picture, f"slice {at + 1} of {len(label)}")
+    return np.concatenate([picture, legend(classes, colors.classes(label[at]), colors, picture.shape[1])])
+
+
+def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:
+    """The masks to write, each with its input. Refuses to write over an input, or two masks to one place."""
+    files = _inputs(source, output)
+    inputs = {_identity(file) for file in files}
+    targets: dict[Path, Path] = {}
+    for file in files:
+        place = output / (file.relative_to(source) if source.is_dir() else file.name)
+        target = place.with_name(f"{stem(file)}.png") if ending(file) in PICTURE else place
+        if target.exists() and _identity(target) in inputs:
+            raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
+        if target in targets:
+            raise UserError(f"{file}: the mask of {targets[target]} has the same name, {target}; predict them apart")
+        targets[target] = file
+    return targets
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """The same of two paths that lead to one file."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
+
+
+def _inputs(source: Path, output: Path) -> list[Path]:
+    if source.is_file():
+        ending(source)
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"input={source}: there is no such file or folder")
+    found = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    # ACDC's masks lie beside the images; an output folder inside the input holds masks of an earlier call.
+    own = output.resolve() if output.resolve() != source.resolve() else None
+    files = sorted(f for f in found if not stem(f).endswith("_gt") and (own is None or own not in f.resolve().parents))
+    if not files:
+        raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
+    return files

@@ -1,0 +1,209 @@
+"""The words of the command line, checked before anything that takes time is imported: groups, keys and values."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from ssl4seg.commands.conf import EVALUATED, choices, composed, conf_dir, dotted_keys, group_names, own_keys, value_at
+from ssl4seg.commands.sweeps import SEARCHER, check_plugin
+from ssl4seg.errors import UserError
+from ssl4seg.keys import KEYS, expect
+from ssl4seg.run.folder import is_run, read_config
+
+Config = Mapping[str, Any]
+
+
+def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: bool) -> None:
+    """Refuse an unknown group, choice or key, with the nearest right one, and a value out of range.
+
+    Args:
+        name: train, eval or predict.
+        overrides: the words as they were typed.
+        extra: folders of --config-dir.
+        sweep: whether -m was given.
+
+    Raises:
+        UserError: names the word and says what is right.
+    """
+    parsed = [override for word in overrides for override in _parsed(word)]
+    if any(override.key_or_group == "hydra.searchpath" for override in parsed):
+        return  # configurations from elsewhere: Hydra itself must judge
+    folders = [*extra, conf_dir()]
+    groups = {group: choices(group, folders) for group in group_names(name)}
+    for override in parsed:
+        _check_sweep(override, parsed, sweep=sweep)
+        if override.key_or_group in groups and not override.is_delete():
+            _check_choice(override, groups[override.key_or_group])
+    chosen = [_first_choice(o, groups) for o in parsed if o.key_or_group in groups and not o.is_delete()]
+    plain: Any = OmegaConf.to_container(composed(name, chosen, extra), resolve=False)
+    for config in _configurations(name, plain, parsed):
+        for override in parsed:
+            if override.key_or_group not in groups and not override.key_or_group.startswith("hydra"):
+                _check_key(override, config, groups, folders)
+        if name != "train":
+            _check_used(name, config, parsed)
+    _check_labels(parsed, plain)
+
+
+def _parsed(word: str) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides([word])
+    except HydraException:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"{word}: expected KEY=VALUE; --help lists the keys") from None
+        raise UserError(
+            f"{word}: cannot be understood; expected KEY=VALUE, and a value with special characters in two kinds "
+            f"of quotes: '{key}=\"{value}\"'"
+        ) from None
+
+
+def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool) -> None:
+    """Refuse several values without -m, a range without a search, and a launcher whose package is not installed."""
+    if override.is_sweep_override() and not sweep:
+        raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+    if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):
+        raise UserError(f"{override.input_line}: only a sweeper that searches takes it: {SEARCHER}")
+    if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
+        check_plugin(f"{override.key_or_group}={override.value()}")
+
+
+def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
+    """GROUP=CHOICE; of a sweep the first choice."""
+    first = _values(override, groups[override.key_or_group])[0]
+    several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
+    return f"{override.key_or_group}={several}"
+
+
+def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:
+    """What the words are laid on: `config`, or in eval and predict each run's own configuration."""
+    typed = [override.key_or_group for override in parsed]
+    folders = [Path(str(value)) for o in parsed if o.key_or_group == "run" for value in _values(o)]
+    runs = [read_config(folder) for folder in folders if name != "train" and is_run(folder)]
+    command = own_keys(name)
+    return [
+        {**config, **{key: value for key, value in run.items() if key not in command and key not in typed}}
+        for run in runs
+    ] or [config]
+
+
+def _check_key(
+    override: Override, config: Config, groups: Mapping[str, Sequence[str]], folders: Sequence[Path]
+) -> None:
+    key, added = override.key_or_group, override.is_add() or override.is_force_add()
+    known = list(dotted_keys(config))
+    if key not in known and not (added and (_is_argument(config, key) or choices(key, folders))):
+        others = _with_key(key, groups, folders)
+        raise UserError(_unknown(key, [*known, *groups], override.input_line or key, others))
+    if key in KEYS and (not added or key in known):
+        for value in _values(override):
+            if not (isinstance(value, str) and "${" in value):
+                expect(key, value, KEYS[key])
+
+
+def _check_used(name: str, config: Config, parsed: Sequence[Override]) -> None:
+    """Refuse a word that eval or predict would take and that changes nothing."""
+    used = {*EVALUATED, *own_keys(name)}
+    for override in parsed:
+        group = override.key_or_group.split(".")[0].split("/")[0]
+        if group != "hydra" and group not in used:
+            raise UserError(f"{override.input_line}: ssl4seg-{name} does not depend on {group}")
+        run = next((o.value() for o in parsed if o.key_or_group == "run"), None)
+        chosen_there = override.key_or_group in set(group_names("train")) - set(group_names(name))
+        if run is not None and (chosen_there or group == "network"):
+            raise UserError(f"{override.input_line}: the {group} comes from run={run}; leave one of the two out")
+
+
+def _is_argument(config: Config, key: str) -> bool:
+    """Whether a key may be added: it lies within something that is built, whose constructor judges it."""
+    parents = key.split(".")[:-1]
+    nodes = (value_at(config, ".".join(parents[: depth + 1])) for depth in range(len(parents)))
+    return any(isinstance(node, Mapping) and "_target_" in node for node in nodes)
+
+
+def _check_labels(parsed: Sequence[Override], config: Config) -> None:
+    """Refuse two answers to the question how much is labelled, of which one would be ignored."""
+    keys = ("labeled_ratio", "labeled_cases", "labeled_list")
+    given = {o.key_or_group: o for o in parsed if o.key_or_group in keys}
+    told = {key: o.input_line for key, o in given.items() if _values(o) != [None]}
+    for key in keys[1:]:  # an experiment may set them; the ratio is always set
+        if key not in given and config.get(key) is not None:
+            told[key] = f"{key}={config[key]}"
+    if len(told) > 1 and given:
+        raise UserError(f"{' '.join(map(str, told.values()))}: only one of {', '.join(keys)} can be given")
+
+
+def _check_choice(override: Override, known: Sequence[str]) -> None:
+    values = _values(override, known)
+    values = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    for value in values:
+        if value is not None and str(value) not in known:
+            near = _nearest(str(value), known)
+            raise UserError(
+                f"{override.key_or_group}={value}: there is no such {override.key_or_group}{near}\n"
+                f"{override.key_or_group} is one of: {', '.join(known)}"
+            )
+
+
+def _with_key(key: str, groups: Iterable[str], folders: Sequence[Path]) -> list[str]:
+    """The choices of a group that have such a key, where the one that is chosen has not."""
+    group = key.partition(".")[0]
+    if group not in groups:
+        return []
+    return [choice for choice in choices(group, folders) if key in dotted_keys(_content(group, choice, folders))]
+
+
+def _content(group: str, choice: str, folders: Sequence[Path]) -> Config:
+    """A choice's keys as they stand in a configuration."""
+    file = next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
+    content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    whole = "@package _global_" in file.read_text()
+    return content if whole and isinstance(content, dict) else {group: content}
+
+
+def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -> str:
+    """The message for a key that is not there.
+
+    Args:
+        others: choices of its group that have it.
+    """
+    group, _, name = key.rpartition(".")
+    if others:
+        chosen = key.partition(".")[0]
+        return f"{line}: there is no key {key!r} in the chosen {chosen}, but in {chosen}={', '.join(others)}"
+    near = _sibling(group, name, known) or _nearest(key, known)
+    near = near or _nearest(name, [k for k in known if "." not in k])
+    if not near:  # the right name in the wrong place
+        same = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+        near = f"; did you mean {' or '.join(same[:3])}?" if same else ""
+    return f"{line}: there is no key {key!r}{near}\n--help lists the keys"
+
+
+def _sibling(group: str, name: str, known: Sequence[str]) -> str:
+    """Of the keys of the same group the nearest, or else one of which `name` is a part."""
+    names = [rest for key in known if (rest := key.removeprefix(f"{group}.")) != key and "." not in rest]
+    part = [other for other in names if len(name) > 2 and name in other.split("_")]
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or part[:1]
+    return f"; did you mean {group}.{found[0]}?" if found else ""
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _values(override: Override, names: Sequence[str] = ()) -> list[Any]:
+    """What an override can become; `names` is what a glob chooses from."""
+    if isinstance(pattern := override.value(), Glob):
+        return pattern.filter(list(names)) or [f"glob({','.join(pattern.include)})"]
+    if isinstance(interval := override.value(), IntervalSweep):
+        return [interval.start, interval.end]
+    if override.is_sweep_override():
+        return list(override.sweep_iterator(Transformer.identity)) or [None]
+    return [override.value()]

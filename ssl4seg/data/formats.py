@@ -1,0 +1,242 @@
+"""Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import tifffile
+from PIL import Image
+
+from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.errors import UserError
+
+NIFTI = (".nii.gz", ".nii")
+H5 = (".h5", ".hdf5")
+TIFF = (".tif", ".tiff")
+PICTURE = (".png", ".jpg", ".jpeg")
+ENDINGS = NIFTI + H5 + TIFF + PICTURE
+
+
+def stem(path: Path) -> str:
+    """The file's name without its ending (`a.nii.gz` -> `a`)."""
+    return next((path.name[: -len(e)] for e in ENDINGS if path.name.lower().endswith(e)), path.stem)
+
+
+def ending(path: Path) -> str:
+    """The one of ENDINGS that the file has.
+
+    Raises:
+        UserError: if it has none of them.
+    """
+    for known in ENDINGS:
+        if path.name.lower().endswith(known):
+            return known
+    raise UserError(f"{path}: unknown kind of file; expected one of {', '.join(ENDINGS)}")
+
+
+@contextmanager
+def _named_faults(path: Path, kind: str) -> Iterator[None]:
+    """Turn every error in the block into a UserError that names the file: damaged files raise errors of many types."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
+
+
+def _spacing(values: Any) -> Spacing:
+    slices, rows, columns = (float(value) for value in values)
+    return slices, rows, columns
+
+
+# -- h5 ---------------------------------------------------------------------------------------------------------------
+
+
+def read_h5(path: Path, key: str, index: int | None = None) -> npt.NDArray[Any]:
+    """The array `key`; with `index` only that part of the first axis, as an axis of length 1."""
+    with _h5(path, key) as file:
+        return np.asarray(file[key][() if index is None else slice(index, index + 1)])
+
+
+def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:
+    """Shape of `image`, whether there is a `label`, and the voxel spacing in mm, without reading pixels."""
+    with _h5(path, "image") as file:
+        spacing = file.attrs.get("spacing")
+        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing)
+
+
+def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
+    """A mask [S, H, W] as the array `label`, without the axis S if the image in `like` has none."""
+    shape = h5_facts(like)[0]
+    has_slices = len(shape) > 2 and len(label) == shape[0]
+    with h5py.File(path, "w") as file:
+        file.create_dataset("label", data=label if has_slices else label[0], compression="gzip")
+
+
+@contextmanager
+def _h5(path: Path, key: str) -> Iterator[Any]:
+    """An open h5 file that holds the array `key`."""
+    with _named_faults(path, "h5"), h5py.File(path, "r") as file:
+        if key not in file:
+            raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
+        yield file
+
+
+# -- NIfTI ------------------------------------------------------------------------------------------------------------
+
+
+def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Any]:
+    """Voxels [S, H, W] (NIfTI's axes reversed) and nibabel's image, which holds affine and header."""
+    voxels, image = read_nifti_channels(path)
+    if voxels.ndim == 4 and voxels.shape[1] > 1:
+        raise UserError(f"{path}: has 4 dimensions {image.shape}; expected a 3-D volume or a 2-D image")
+    return voxels.reshape(-1, *voxels.shape[-2:]), image
+
+
+def read_nifti_channels(path: Path) -> tuple[npt.NDArray[Any], Any]:
+    """The same for a file whose fourth axis may be one of channels: voxels [H, W], [S, H, W] or [S, C, H, W]."""
+    with _named_faults(path, "NIfTI"):
+        image: Any = nibabel.load(path)
+        voxels = np.asanyarray(image.dataobj)
+    return voxels.transpose(_nifti_order(path, image.shape)), image
+
+
+def nifti_facts(path: Path) -> tuple[tuple[int, ...], Spacing]:
+    """Shape as `read_nifti_channels` returns it, and the voxel spacing in mm, without reading voxels."""
+    with _named_faults(path, "NIfTI"):
+        image: Any = nibabel.load(path)
+    return tuple(image.shape[axis] for axis in _nifti_order(path, image.shape)), nifti_spacing(image)
+
+
+def nifti_spacing(image: Any) -> Spacing:
+    """Millimetres between slices, rows and columns."""
+    zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1])
+
+
+def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
+    """A mask [S, H, W] with the affine and, but for the data type, the header of nibabel's image `like`."""
+    voxels = label.transpose(2, 1, 0).reshape(like.shape if label.size == np.prod(like.shape) else like.shape[:3])
+    header = like.header.copy()
+    header.set_data_dtype(label.dtype)
+    header.set_slope_inter(1, 0)
+    nibabel.save(type(like)(voxels, like.affine, header), path)
+
+
+def _nifti_order(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """NIfTI's axes (columns, rows, slices, channels) in the order slices, channels, rows, columns."""
+    if len(shape) not in (2, 3, 4):
+        raise UserError(f"{path}: has {len(shape)} dimensions {shape}; expected a 3-D volume or a 2-D image")
+    return (2, 3, 1, 0) if len(shape) == 4 else (2, 1, 0)[-len(shape) :]
+
+
+# -- TIFF -------------------------------------------------------------------------------------------------------------
+
+
+def read_tiff(path: Path, *, indices: bool = False) -> npt.NDArray[Any]:
+    """The first image of a TIFF with all its pages: [H, W], [S, H, W], or [S, C, H, W] where the file names channels.
+
+    Args:
+        indices: return the indices of a palette; without it a TIFF with a palette is refused.
+    """
+    with _tiff(path) as series:
+        if series.keyframe.colormap is not None and not indices:
+            raise UserError(f"{path}: is a TIFF with a palette; save it in grey or RGB")
+        order, shape = _tiff_order(path, series)
+        pixels: npt.NDArray[Any] = series.asarray().transpose(order)
+    return pixels.reshape(shape)
+
+
+def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape as `read_tiff` returns it, and the type of the numbers, without reading pixels."""
+    with _tiff(path) as series:
+        return _tiff_order(path, series)[1], series.dtype
+
+
+def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
+    """A mask of numbers [S, H, W] or colours [S, H, W, 3], a page for each slice."""
+    photometric = "minisblack" if label.ndim == 3 else "rgb"
+    tifffile.imwrite(path, label if len(label) > 1 else label[0], photometric=photometric, compression="zlib")
+
+
+@contextmanager
+def _tiff(path: Path) -> Iterator[Any]:
+    """The first series of a TIFF's pages."""
+    with _named_faults(path, "TIFF"), tifffile.TiffFile(path) as file:
+        yield file.series[0]
+
+
+def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
+    """The series' axes in the order slices, channels, rows, columns, and its shape in that order."""
+    axes: dict[str, list[int]] = {"slices": [], "channels": [], "Y": [], "X": [], "single": []}
+    for axis, (name, length) in enumerate(zip(series.axes, series.shape, strict=True)):
+        kind = "single" if length == 1 else "channels" if name in "CS" else "slices"
+        axes[name if name in "YX" else kind].append(axis)
+    single = axes.pop("single")
+    if len(axes["slices"]) > 1 or len(axes["channels"]) > 1 or not (axes["Y"] and axes["X"]):
+        raise UserError(f"{path}: has the axes {series.axes} {series.shape}; expected pages of images, or channels")
+    order = [axis for group in axes.values() for axis in group]
+    shape = tuple(series.shape[axis] for axis in order)
+    return [*single, *order], (1, *shape) if axes["channels"] and not axes["slices"] else shape
+
+
+# -- pictures: PNG and JPEG -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture of which only the header is read; an error in the block counts as a fault of the file."""
+    with _named_faults(path, "a picture"), Image.open(path) as picture:
+        yield picture
+
+
+def picture_channels(picture: Image.Image) -> int:
+    """1 for grey, 3 for colours; an opacity (alpha) does not count."""
+    return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the file's header."""
+    with opened(path) as picture:
+        return picture.height, picture.width
+
+
+def read_mask(path: Path) -> LabelArray:
+    """A mask picture of class values [H, W]; of a palette picture the indices."""
+    with opened(path) as picture:
+        if picture.mode not in ("P", "L", "1") and not picture.mode.startswith("I"):
+            raise UserError(f"{path}: a mask of class values has one channel, this one is {picture.mode}")
+        values = np.asarray(picture)
+    if values.max(initial=0) > 255 or values.min(initial=0) < 0:
+        raise UserError(f"{path}: label values from {values.min()} to {values.max()}; expected 0 to 255")
+    return values.astype(np.uint8)
+
+
+def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
+    """The numbers [H, W] that a mask picture holds, or its colours [H, W, 3].
+
+    Args:
+        colored: return the colours of a palette, not its indices.
+    """
+    with opened(path) as picture:
+        if picture.mode == "P":
+            return np.asarray(picture.convert("RGB") if colored else picture)
+        if picture.mode == "1":
+            return np.asarray(picture.convert("L") if colored else picture, np.uint8)
+        if picture.mode == "LA":
+            return np.asarray(picture.convert("L"))
+        return np.asarray(picture if picture.mode[0] in "LIF" else picture.convert("RGB"))
+
+
+def write_picture(path: Path, label: npt.NDArray[Any]) -> None:
+    """A mask of numbers [H, W] or colours [H, W, 3]."""
+    if not np.can_cast(label.dtype, np.uint16):
+        raise UserError(f"{path}: a PNG holds numbers from 0 to 65535; the masks have others")
+    Image.fromarray(label).save(path)

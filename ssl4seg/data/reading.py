@@ -1,0 +1,63 @@
+"""Whole splits: read now, or case by case and ahead of their use."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import overload
+
+from ssl4seg.data.case import Case, Volume, checked
+from ssl4seg.data.dataset import Dataset
+from ssl4seg.errors import UserError
+
+
+class OnDemand(Sequence[tuple[Case, Volume]]):
+    """The cases of a split, each read and checked when it is asked for; each must have a mask.
+
+    One after the other they are read ahead by threads, which decode and wait for the disk while the network computes:
+    up to eight images, but volumes, which take more memory, one at a time.
+    """
+
+    def __init__(self, cases: Sequence[Case], num_classes: int) -> None:
+        self.cases, self.num_classes = cases, num_classes
+        self.ahead = max(1, 8 // max((case.num_images for case in cases), default=1))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Case, Volume]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "OnDemand": ...
+    def __getitem__(self, index: int | slice) -> "tuple[Case, Volume] | OnDemand":
+        if isinstance(index, slice):
+            return OnDemand(self.cases[index], self.num_classes)
+        return self._read(self.cases[index])
+
+    def _read(self, case: Case) -> tuple[Case, Volume]:
+        if not case.labeled:
+            raise UserError(f"{case.name}: has no mask; every case of val and test needs one")
+        return case, checked(case.read(), case.name, self.num_classes)
+
+    def __iter__(self) -> Iterator[tuple[Case, Volume]]:
+        waiting, pool = iter(self.cases), ThreadPoolExecutor(self.ahead)
+        try:
+            coming = deque(pool.submit(self._read, case) for case in islice(waiting, self.ahead))
+            while coming:
+                found = coming.popleft().result()
+                coming.extend(pool.submit(self._read, case) for case in islice(waiting, 1))
+                yield found
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) -> Sequence[tuple[Case, Volume]]:
+    """Every case of a split: read now (`resident`), or each when it is asked for."""
+    found = OnDemand(cases, num_classes)
+    return [found[index] for index in range(len(found))] if resident else found
+
+
+def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:
+    """The memory that the decoded cases take, in GiB."""
+    pixels = sum(case.num_images * case.size[0] * case.size[1] for case in cases)
+    return pixels * (dataset.channels * dataset.value_bytes + 1) / 2**30

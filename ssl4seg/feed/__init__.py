@@ -1,0 +1,1 @@
+"""From cases to batches: the images of a step, and their views."""

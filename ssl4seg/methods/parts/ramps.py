@@ -1,0 +1,33 @@
+"""Ramps: weights of losses that rise over the run, as pure functions of the step."""
+
+import math
+
+from ssl4seg.keys import at_least, expect, optional, whole
+from ssl4seg.types import Progress
+
+
+def sigmoid_rampup(fraction: float) -> float:
+    """exp(-5 (1 - x)^2) with x = fraction clipped to [0, 1] (Laine & Aila 2017): 0.0067 at the start, 1 at the end."""
+    x = min(max(fraction, 0.0), 1.0)
+    return math.exp(-5.0 * (1.0 - x) ** 2)
+
+
+class Rampup:
+    """A loss weight w(t) = weight x exp(-5 (1 - min(floor(t / width), stairs) / stairs)^2).
+
+    Args:
+        weight: w at the end of the ramp.
+        steps: length of the ramp in steps; None takes `share` of the run. With 30,000 steps and 200 stairs a stair is
+            150 steps wide, as in the SSL4MIS recipe.
+        stairs: number of stairs.
+        share: share of the run in (0, 1].
+    """
+
+    def __init__(self, *, weight: float, steps: int | None = None, stairs: int = 200, share: float = 1.0) -> None:
+        expect("method.consistency_weight", weight, at_least(0))
+        expect("method.rampup_steps", steps, optional(whole(1)))
+        self.weight, self.steps, self.stairs, self.share = weight, steps, stairs, share
+
+    def __call__(self, progress: Progress) -> float:
+        stair = progress.step * self.stairs // (self.steps or max(1, round(self.share * progress.total)))
+        return self.weight * sigmoid_rampup(stair / self.stairs)

@@ -1,0 +1,1 @@
+"""One run: its folder, its loop, and what it is assembled from."""

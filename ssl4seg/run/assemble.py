@@ -1,0 +1,173 @@
+"""From a configuration to objects. Only this room and the entry points know Hydra."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import torch
+from hydra.errors import InstantiationException
+from lightning_fabric import Fabric
+from torch import nn
+
+from ssl4seg import checkpoint
+from ssl4seg.data.dataset import Dataset, Statistics
+from ssl4seg.data.masks import Color
+from ssl4seg.errors import UserError
+from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.networks.base import Network
+from ssl4seg.run.settings import Config, ModelSettings
+from ssl4seg.run.transfer import Transfer
+from ssl4seg.scoring.postprocess.base import Step
+from ssl4seg.scoring.predictor import Predictor
+
+STANDARD = ("mean", "std")
+"""Buffers of a network that standardises its input."""
+
+
+def build(config: Config, where: str, **more: Any) -> Any:
+    """Instantiate `_target_`; a UserError of its constructor passes, any other error names `where`."""
+    try:
+        return hydra.utils.instantiate(dict(config), **more, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+            if isinstance(cause, UserError):
+                raise cause from None
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+            raise cause from None
+        hint = "; is its folder on PYTHONPATH?" if isinstance(cause, ModuleNotFoundError) else ""
+        raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}{hint}") from None
+
+
+def dataset_of(dataset: Config) -> Dataset:
+    built: Dataset = build(dataset, "dataset")
+    return built
+
+
+def network_maker(
+    network: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
+) -> MakeNetwork:
+    """Make a builder of the network that the keys `network` describe.
+
+    Args:
+        statistics: mean and standard deviation by which its input is standardised.
+        load: whether it starts from the weights that the keys name; false where the weights of a run follow.
+    """
+    keys = _without(network, "weights")
+    weights = network.get("weights") if load else None
+    if "encoder_weights" in keys and (weights or not load):
+        keys["encoder_weights"] = None  # others are to replace them
+
+    def make(**more: object) -> Network:
+        built: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
+        if statistics:
+            built.standardize(*statistics)
+        if weights:
+            load_network(built, Path(weights))
+        return built
+
+    return make
+
+
+def load_network(network: Network, file: Path) -> None:
+    """Load a run's best model, or a state dict under our names or the public ones.
+
+    Weights go with the numbers by which their input was standardised; where the file has none, as a public one, the
+    network keeps its own.
+    """
+    rename: Callable[..., Any] = getattr(network, "rename", dict)
+    state = rename(checkpoint.network_state(file))
+    own = {key: value for key in STANDARD if (value := getattr(network, key)) is not None}
+    if all(key in state for key in STANDARD):
+        network.standardize(*(state[key].flatten().tolist() for key in STANDARD))
+    checkpoint.load_into(network, own | state, file)
+
+
+def method_of(method: Config, make: MakeNetwork) -> Method:
+    # A partial of the network maker would be instantiated by Hydra; a plain function passes.
+    built: Method = build(_without(method, "optimizers"), "method", network=make)
+    return built
+
+
+def postprocess_of(postprocess: Config) -> list[Step]:
+    """The steps of post-processing, in the order of `postprocess=[...]`."""
+    return [build(keys, f"postprocess.{name}") for name, keys in postprocess.items()]
+
+
+def mask_colors_of(data: Config) -> Sequence[Color] | None:
+    """What each class has in the masks of a dataset, which need not be there; None: its number."""
+    try:
+        kind: type[Dataset] = hydra.utils.get_class(data["_target_"])
+    except Exception as error:
+        raise UserError(f"mask_values=dataset: {data['_target_']} cannot be imported ({error})") from None
+    return kind.mask_colors(data)
+
+
+def optimizers_of(
+    optimizer: Config, own: Mapping[str, Config], method: Method, transfer: Transfer
+) -> dict[str, torch.optim.Optimizer]:
+    """One optimiser for each phase of the method.
+
+    Args:
+        optimizer: the keys of the run's optimiser.
+        own: the keys of the method's own optimisers by phase (`method.optimizers.<phase>`).
+    """
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for phase in method.phases:
+        groups = transfer.groups(method.parameters_of(phase))
+        optimizers[phase] = build(
+            own.get(phase, optimizer),
+            f"method.optimizers.{phase}" if phase in own else "optimizer",
+            params=[{"params": parameters} for parameters in groups.values()],
+        )
+        for group, scale in zip(optimizers[phase].param_groups, groups, strict=True):
+            group["lr"] *= scale
+    return optimizers
+
+
+def _without(config: Config, key: str) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != key}
+
+
+def predictor_of(
+    model: nn.Module,
+    fabric: Fabric,
+    settings: ModelSettings,
+    *,
+    batch_size: int,
+    protocol: str = "default",
+    steps: Sequence[Step] = (),
+) -> Predictor:
+    """What predicts with a method or a network, as the settings say.
+
+    Args:
+        batch_size: slices in one forward pass.
+        protocol: default or ssl4mis, see `Predictor`.
+        steps: of post-processing.
+    """
+    data = settings.dataset
+    return Predictor(
+        predict=forward_of(model, fabric),
+        inference=build(settings.inference, "inference", side=data["image_size"]),
+        device=fabric.device,
+        batch_size=batch_size,
+        protocol=protocol,
+        steps=steps,
+        classes=data["classes"],
+        background=data.get("background", True),
+    )
+
+
+def forward_of(model: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:
+    """`predict` of a method, or `forward` of a network, under the run's precision and in evaluation mode."""
+    forward = model.predict if isinstance(model, Method) else model.__call__
+
+    def predict(image: torch.Tensor) -> torch.Tensor:
+        model.eval()
+        with fabric.autocast():
+            logits: torch.Tensor = forward(image)
+        return logits
+
+    return predict

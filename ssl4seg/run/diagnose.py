@@ -1,0 +1,150 @@
+"""What the pseudo-labels are worth, on unlabelled training cases that do have masks (benchmarks).
+
+The masks are read here only, never by a loss, and nothing that training depends on is touched: a run is the same to the
+last bit with the diagnosis on or off.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from ssl4seg.data.case import Case
+from ssl4seg.feed.store import Raw, Store
+from ssl4seg.feed.views import View, sample
+from ssl4seg.keys import IGNORE
+from ssl4seg.methods.base import Method
+from ssl4seg.methods.parts.teacher import EMATeacher
+from ssl4seg.seeding import seed_of
+from ssl4seg.types import Progress, PseudoLabels
+
+NUM_BINS = 15
+
+
+class Diagnosis:
+    """Scores `Method.pseudo_labels` at the training size.
+
+    Args:
+        cases: the unlabelled training cases; those without a mask are left out.
+        num_images: so many slices of them at most, evenly spaced.
+        classes: all K names.
+        background: whether class 0 belongs to nothing, so that no Dice is taken of it.
+        side: pixels of the training input.
+        view: the weak views.
+        batch_size: images in one call of the method.
+        autocast: the run's precision.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        *,
+        num_images: int,
+        classes: Sequence[str],
+        background: bool,
+        side: int,
+        view: View,
+        batch_size: int,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.classes, self.background = classes, background
+        self.batch_size, self.autocast, self.device = batch_size, autocast, device
+        chosen = _chosen(cases, num_images, len(classes))
+        parts = [sample(raw, view.plain(raw.size), side, IGNORE, mirror=view.mirror) for raw in chosen]
+        self.images = [image for image, _ in parts]
+        self.labels = [label for _, label in parts]
+
+    @torch.no_grad()
+    def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
+        """Scores by name; {} if the method has no pseudo-labels or no case has a mask.
+
+        coverage: share of the pixels used. accuracy, dice/<class>, dice/mean (without background): of the used pixels,
+        pooled over the images. calibration_error: mean |confidence - accuracy| over 15 bins, weighted by their pixels
+        (ECE, Guo et al. 2017), of all pixels. share/<class>: of the used pixels; 0 is a class that collapsed; beside it
+        true_share/<class>, of all pixels. teacher_distance: ||teacher - student|| / ||student|| over the parameters.
+        """
+        method.eval()
+        torch.manual_seed(seed_of("diagnosis", progress.step))
+        counts = Counts(len(self.classes), self.device)
+        if not self.images:
+            return {}
+        for image, label in self.batches():
+            with self.autocast():
+                found = method.pseudo_labels(image, progress)
+            if found is None:
+                return {}
+            counts.add(found, label)
+        return {**counts.scores(self.classes, background=self.background), **_distance(method)}
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images [N, C, side, side] and labels [N, side, side] on the device."""
+        images, labels = (torch.cat(parts).split(self.batch_size) for parts in (self.images, self.labels))
+        for image, label in zip(images, labels, strict=True):
+            yield image.to(self.device, memory_format=torch.channels_last), label.to(self.device)
+
+
+class Counts:
+    """Pixels counted over batches; read once, at the end."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        """[true, pseudo] of the used pixels."""
+        self.true = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)
+        """Pixels, summed confidence and hits of each confidence bin."""
+
+    def add(self, found: PseudoLabels, label: Tensor) -> None:
+        num_classes = len(self.true)
+        best = found.probability.float().max(dim=1)
+        counted = label != IGNORE
+        used, true, pseudo = counted & found.used, label[counted], best.indices[counted]
+        self.true += torch.bincount(true, minlength=num_classes)
+        pairs = label[used] * num_classes + best.indices[used]
+        self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
+        confidence = best.values[counted].double().clamp(0, 1)
+        place = (confidence * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        values = torch.stack([torch.ones_like(confidence), confidence, (true == pseudo).double()])
+        # Bin by bin: bincount with weights has no deterministic form on GPUs.
+        self.bins += torch.stack([(values * (place == i)).sum(dim=1) for i in range(NUM_BINS)], dim=1)
+
+    def scores(self, classes: Sequence[str], *, background: bool) -> dict[str, float]:
+        """As `Diagnosis` describes them; a score is left out where there is nothing to divide by."""
+        confusion, true = self.confusion.double().cpu(), self.true.double().cpu()
+        num, confidence, hits = self.bins.cpu()
+        used, total = confusion.sum(), true.sum()
+        dice = 2 * confusion.diag() / (confusion.sum(dim=0) + confusion.sum(dim=1))
+        first = int(background)
+        known = dice[first:][~dice[first:].isnan()]
+        values = {
+            "coverage": used / total,
+            "accuracy": confusion.diag().sum() / used,
+            "calibration_error": (confidence - hits).abs().sum() / num.sum(),
+            "dice/mean": known.mean(),
+            **{f"dice/{name}": value for name, value in zip(classes[first:], dice[first:], strict=True)},
+            **{f"share/{name}": value for name, value in zip(classes, confusion.sum(dim=0) / used, strict=True)},
+            **{f"true_share/{name}": value for name, value in zip(classes, true / total, strict=True)},
+        }
+        return {name: float(value) for name, value in values.items() if not value.isnan()}
+
+
+def _chosen(cases: Sequence[Case], num_images: int, num_classes: int) -> Iterator[Raw]:
+    known = [case for case in cases if case.labeled]
+    total = sum(case.num_images for case in known)
+    wanted = {i * total // num_images for i in range(num_images)} if total > num_images else set(range(total))
+    first = 0
+    for case in known:
+        indices = [i - first for i in range(first, first + case.num_images) if i in wanted]
+        first += case.num_images
+        if indices:
+            yield Store([case], num_classes=num_classes, labels=True, device="cpu").take(indices)
+
+
+def _distance(method: Method) -> dict[str, float]:
+    teachers = [module for module in method.modules() if isinstance(module, EMATeacher)]
+    if not teachers:
+        return {}
+    student = torch.cat([p.flatten() for p in method.student.parameters()])
+    teacher = torch.cat([p.flatten() for p in teachers[0].parameters()])
+    return {"teacher_distance": float((teacher - student).norm() / student.norm())}

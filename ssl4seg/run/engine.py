@@ -1,0 +1,325 @@
+"""The loop: step, log, validate, keep the best, resume. It knows methods only by their contract."""
+
+import logging
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim import Optimizer
+
+from ssl4seg import checkpoint
+from ssl4seg.errors import UserError
+from ssl4seg.feed.batches import Batches
+from ssl4seg.methods.base import Method
+from ssl4seg.processes import all_sum, share_first
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.record import Record
+from ssl4seg.run.schedules import Schedule
+from ssl4seg.scoring.pictures import Picture
+from ssl4seg.scoring.selection import Selection
+from ssl4seg.scoring.tables import Table
+from ssl4seg.seeding import seed_of
+from ssl4seg.types import Losses, Progress
+
+log = logging.getLogger("ssl4seg")
+
+Validate = Callable[[], tuple[Table, Mapping[str, Picture]]]
+"""Scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user asked to stop; everything is saved."""
+
+
+Diagnose = Callable[[Method, Progress], Mapping[str, float]]
+"""Scores of the method's pseudo-labels, by name."""
+
+
+Transfer = Callable[[int], None]
+"""Told the number of a step within its stage, before it; freezes and thaws parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how: the keys of conf/engine and the budget."""
+
+    total: int
+    eval_every: int
+    accumulate: int
+    clip_norm: float | None
+    log_every: int
+    seed: int
+
+
+class Engine:
+    """Trains `method` for `plan.total` steps, going on from the folder's last checkpoint if there is one.
+
+    Args:
+        optimizers: one for each of the method's phases.
+        selection: what makes a validation the best one.
+        schedule: factor of every optimiser's own learning rate.
+        folder: None in all processes but the first.
+        diagnose: told after each validation; it changes nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        fabric: Fabric,
+        method: Method,
+        optimizers: Mapping[str, Optimizer],
+        schedule: Schedule,
+        batches: Batches,
+        validate: Validate,
+        selection: Selection,
+        plan: Plan,
+        folder: RunFolder | None,
+        diagnose: Diagnose = lambda method, progress: {},
+        transfer: Transfer = lambda step: None,
+    ) -> None:
+        self.diagnose, self.transfer = diagnose, transfer
+        self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
+        self.validate_cases, self.selection, self.plan, self.folder = validate, selection, plan, folder
+        self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
+        self.model, *wrapped = _as_tuple(fabric.setup(method, *optimizers.values()))
+        self.optimizers = dict(zip(optimizers, wrapped, strict=True))
+        self.step = 0
+        self.chosen: torch.Tensor | None = None
+        self.best: dict[str, Any] = {}
+        self.first_bad = torch.full((), math.inf, device=fabric.device)
+        self.step_seconds: list[float] = []
+        self._clock: tuple[int, float] | None = None
+        self._start = time.perf_counter()
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def fit(self, record: Record) -> None:
+        """Train to the end of the plan."""
+        plan = self.plan
+        with _asked_to_stop() as stop:
+            while self.step < plan.total:
+                losses = self.train_step()
+                self.step += 1
+                record.advance()
+                ending = self.step == plan.total
+                logging_now = self.step % plan.log_every == 0 or ending
+                if logging_now:
+                    self.log_scalars(record, losses)
+                if self.step % plan.eval_every == 0 or ending:
+                    self.validate(record)
+                    self.save()
+                    self._clock = (self.step, time.perf_counter())
+                if self._agreed(stop, logging_now) and not ending:
+                    self.check_finite(weights=True)
+                    self.save()
+                    raise Interrupted
+
+    def train_step(self) -> Losses:
+        """One optimiser step of every phase; returns the losses of all phases, detached."""
+        plan, progress = self.plan, Progress(self.step, self.plan.total)
+        self.method.train()
+        stage, within = self.method.stage(progress)
+        if stage and not within.step:
+            self.begin_stage(stage)
+        self.transfer(within.step)
+        factor = self.schedule(within)
+        batches = [self.batches(self.step * plan.accumulate + part) for part in range(plan.accumulate)]
+        told: Losses = {}
+        for phase, optimizer in self.optimizers.items():
+            for group, lr in zip(optimizer.param_groups, self.base_lr[phase], strict=True):
+                group["lr"] = lr * factor
+            with self._only(phase):
+                for part, batch in enumerate(batches):
+                    self._seed(phase, part)
+                    with self.fabric.no_backward_sync(self.model, enabled=part < plan.accumulate - 1):
+                        losses: Losses = self.model(phase, batch, progress)
+                        self.fabric.backward(torch.stack(list(losses.values())).sum() / plan.accumulate)
+                    for name, value in losses.items():
+                        told[name] = told.get(name, 0) + value.detach() / plan.accumulate
+                if plan.clip_norm is not None:
+                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        self.method.after_step(progress)
+        finite = torch.stack(list(told.values())).isfinite().all()
+        self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=self.step + 1))
+        return told
+
+    def begin_stage(self, stage: int) -> None:
+        """The method turns to another stage, with optimisers as new and the same buffers in all processes."""
+        self.same_buffers()
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        torch.manual_seed(seed_of(self.plan.seed, "stage", stage))
+        self.chosen = self.method.begin_stage(stage, self.batches.plain())
+        self.batches.restrict(self.chosen)
+
+    def _seed(self, phase: str, part: int) -> None:
+        """Dropout and noise are functions of where they are drawn, so that a resumed run draws the same."""
+        torch.manual_seed(seed_of(self.plan.seed, phase, self.step, part, self.fabric.global_rank))
+
+    @contextmanager
+    def _only(self, phase: str) -> Iterator[None]:
+        """Only this phase's parameters get gradients (needed only where there are several phases)."""
+        if len(self.method.phases) == 1:
+            yield
+            return
+        mine = set(self.method.parameters_of(phase))
+        others = [p for p in self.method.parameters() if p.requires_grad and p not in mine]
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
+
+    def _agreed(self, stop: list[int], now: bool) -> bool:
+        """Whether to stop: all processes must stop after the same step, so they ask each other when they log."""
+        if self.fabric.world_size == 1:
+            return bool(stop)
+        if not now:
+            return False
+        return bool(all_sum(torch.tensor(len(stop), device=self.fabric.device)).item())
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def log_scalars(self, record: Record, losses: Losses) -> None:
+        """The only place in the loop that waits for the device."""
+        self.check_finite()
+        progress = Progress(self.step - 1, self.plan.total)
+        values = {name: float(value) for name, value in losses.items()}
+        lr = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        scalars = {"loss": sum(values.values()), **values, "lr": lr, **self.method.weights(progress)}
+        now = time.perf_counter()
+        if self._clock and self._clock[0] < self.step:
+            step, then = self._clock
+            self.step_seconds.append((now - then) / (self.step - step))
+        self._clock = (self.step, now)
+        record.scalars(self.step, scalars, self.images_per_second)
+
+    def check_finite(self, *, weights: bool = False) -> None:
+        """Raise a UserError if a loss became NaN or infinite since the start, or (before saving) a weight is."""
+        what, bad = "the loss", float(self.first_bad)
+        if weights and bad == math.inf and not all(v.isfinite().all() for v in self.method.state_dict().values()):
+            what, bad = "a weight", self.step
+        if bad < math.inf:
+            kept = (
+                f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
+            )
+            raise UserError(
+                f"{what} became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
+                "Lower optimizer.lr, set engine.clip_norm=1, or use precision=32"
+            )
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median over the run, the warm-up left out; NaN before that."""
+        return statistics.median(self.step_seconds) if self.step_seconds else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run: steps, validations, test; of a process that was killed, to its last checkpoint."""
+        return time.perf_counter() - self._start
+
+    @property
+    def images_per_second(self) -> float:
+        """Labelled and unlabelled images of all processes; NaN before anything was timed."""
+        images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
+        return images / self.seconds_per_step
+
+    # -- validation and checkpoints -----------------------------------------------------------------------------------
+
+    def validate(self, record: Record) -> None:
+        """Score the val cases; a better score by `selection` makes this the best model."""
+        self.same_buffers()
+        self.check_finite(weights=True)
+        table, pictures = self.validate_cases()
+        summary = table.summary()
+        headline = table.headline(summary)
+        record.scores("val", self.step, summary, pictures, headline)
+        pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
+        record.pseudo_labels(self.step, pseudo)
+        better = not self.best or self.selection.better(summary, self.best["val"])
+        chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
+        log.info(f"step {self.step}: val {headline}{chosen}{' (best)' if better else ''}")
+        if better:
+            self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
+            if self.folder:
+                table.write_csv(self.folder.path / "cases_val.csv")
+                checkpoint.save(self.model_state() | self.best, self.folder.best)
+
+    def same_buffers(self) -> None:
+        """Every process takes the first one's batch-norm statistics."""
+        share_first(self.method.buffers())
+
+    def model_state(self) -> dict[str, Any]:
+        """What a checkpoint needs to predict; `predictor` is the prefix of the network that does."""
+        names = {id(module): name for name, module in self.method.named_modules()}
+        network = getattr(self.method.predictor, "network", self.method.predictor)
+        return {"format": 1, "method": self.method.state_dict(), "predictor": names[id(network)]}
+
+    def save(self) -> None:
+        """last.pt: everything that the next step depends on."""
+        if not self.folder:
+            return
+        state = self.model_state() | {
+            "step": self.step,
+            "best": self.best,
+            "chosen": self.chosen,
+            "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
+            "precision": self.fabric.strategy.precision.precision,
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "step_seconds": self.step_seconds,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(state, self.folder.last)
+
+    def resume(self, state: Mapping[str, Any], source: Any) -> None:
+        """Take up what `save` wrote."""
+        if state["precision"] != (now := self.fabric.strategy.precision.precision):
+            raise UserError(
+                f"{source}: was trained with precision {state['precision']}, and this machine would go on with {now}; "
+                f"set precision={state['precision'].removesuffix('-true')}"
+            )
+        checkpoint.load_into(self.method, state["method"], source)
+        for phase, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][phase])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
+        self.chosen, self._start = state["chosen"], time.perf_counter() - state["seconds"]
+        self.batches.restrict(self.chosen)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that a step is never cut in half; a second one stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        log.info("stopping after this step (once more: at once) ...")
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are someone else's business
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

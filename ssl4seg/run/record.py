@@ -1,0 +1,173 @@
+"""What a run tells: TensorBoard, the log file, the progress bar. Only the first process tells anything."""
+
+import logging
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from ssl4seg.scoring.metrics import Metric
+from ssl4seg.scoring.pictures import Picture
+from ssl4seg.scoring.tables import Summary
+
+log = logging.getLogger("ssl4seg")
+
+FINAL = ".final"
+"""Ending of the event file that holds the test and the hparams; a run killed before its end writes it anew."""
+
+
+FILE_ONLY = {"file_only": True}
+"""`extra` of a message that the screen shows otherwise."""
+
+
+class Screen(logging.Handler):
+    """Writes to what sys.stderr is at the moment, which the progress bar redirects to keep lines apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "file_only"):
+            print(self.format(record), file=sys.stderr)
+
+
+def start_log(file: Path | None, *, quiet: bool = False) -> None:
+    """Messages to the screen and, with times, to `file`; of a quiet process only warnings."""
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    screen = Screen()
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(screen)
+    if file:
+        kept = logging.FileHandler(file)
+        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(kept)
+
+
+class Record:
+    """TensorBoard and the progress bar of a run.
+
+    Args:
+        folder: of the TensorBoard events; None tells nothing (the other processes).
+        step, total: steps done before, which a resumed run writes over, and steps in all.
+    """
+
+    def __init__(self, folder: Path | None, *, step: int, total: int) -> None:
+        self.folder, self.step = folder, step
+        for left in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
+            left.unlink()
+        self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
+        shown = folder is not None and sys.stderr.isatty()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[score]}  {task.fields[speed]} images/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not shown,
+        )
+        self.task = self.bar.add_task("train", total=total, completed=step, loss="-", score="-", speed="-")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.bar.stop()
+        if self.writer:
+            self.writer.close()
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """The configuration as text, once."""
+        if self.writer and not self.step:
+            text = yaml.safe_dump(dict(config), sort_keys=False)
+            self.writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), 0)
+
+    def advance(self) -> None:
+        self.bar.advance(self.task)
+
+    def scalars(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
+        """train/<name>, with "loss" among them."""
+        self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}".replace("nan", "-"))
+        for name, value in values.items():
+            if self.writer:
+                self.writer.add_scalar(f"train/{name}", value, step)
+
+    def scores(
+        self, split: str, step: int, summary: Summary, pictures: Mapping[str, Picture], headline: str | None = None
+    ) -> None:
+        """<split>/<metric>/mean and /<class>, <split>/<metric> of one number, and the overlays.
+
+        Args:
+            headline: for the progress bar.
+        """
+        if headline is not None:
+            self.bar.update(self.task, score=headline)
+        if not self.writer:
+            return
+        for metric, values in summary.items():
+            numbers = values if isinstance(values, Mapping) else {"": values}
+            for name, value in numbers.items():
+                if isinstance(value, float) and not math.isnan(value):
+                    self.writer.add_scalar(f"{split}/{metric}/{name}".rstrip("/"), value, step)
+        for case, picture in pictures.items():
+            self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
+        self.writer.flush()
+
+    def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
+        """pseudo/<score>."""
+        for name, value in scores.items():
+            if self.writer:
+                self.writer.add_scalar(f"pseudo/{name}", value, step)
+
+    def conclude(self) -> None:
+        """From here on into the event file of the test."""
+        if self.writer:
+            self.writer.close()
+            self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
+
+    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Settings and final metrics, so that a sweep can be sorted in the HPARAMS tab."""
+        if not self.writer:
+            return
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+        for summary in hparams(plain, dict(metrics)):
+            self.writer._get_file_writer().add_summary(summary)
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value)
+
+
+def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
+    """Print the scores of each class and their means, and below them the metrics of one number.
+
+    Args:
+        metrics: those that are shown, in this order.
+    """
+    unit = str(summary.get("distance_unit", ""))
+    shown = [metric for metric in metrics if metric.name in summary]
+    by_class = [metric for metric in shown if isinstance(summary[metric.name], Mapping)]
+    table = RichTable()
+    table.add_column("class")
+    for metric in by_class:
+        table.add_column(metric.head(unit), justify="right")
+    classes = [name for metric in by_class for name in summary[metric.name] if name != "mean"]
+    for name in (*dict.fromkeys(classes), "mean"):
+        values = [(metric, summary[metric.name].get(name)) for metric in by_class]
+        cells = [math.nan if value is None else metric.factor * value for metric, value in values]  # None: null in JSON
+        table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
+    print(title)
+    Console().print(table)
+    numbers = [metric for metric in shown if metric not in by_class and summary[metric.name] is not None]
+    if numbers:
+        print(", ".join(f"{metric.title} {metric.printed(summary[metric.name], unit)}" for metric in numbers))

@@ -1,0 +1,417 @@
+"""A run from its configuration to results.json: data, split, method, engine, test."""
+
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from ssl4seg import checkpoint
+from ssl4seg.data.case import Case, LabelArray, Volume
+from ssl4seg.data.dataset import SPLITS, Split
+from ssl4seg.data.reading import decoded_gib, read_all
+from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
+from ssl4seg.errors import UserError
+from ssl4seg.feed.batches import Batches
+from ssl4seg.feed.store import Store
+from ssl4seg.feed.stream import Stream
+from ssl4seg.feed.views import View
+from ssl4seg.methods.base import Method
+from ssl4seg.processes import all_items, launched_rank
+from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
+from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
+from ssl4seg.run.diagnose import Diagnosis
+from ssl4seg.run.engine import Engine, Interrupted, Plan
+from ssl4seg.run.folder import RunFolder, finished, read_json, write_failure, write_json
+from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
+from ssl4seg.run.settings import Config, RunSettings, read
+from ssl4seg.run.transfer import Transfer
+from ssl4seg.scoring.metrics import metric_table
+from ssl4seg.scoring.pictures import Picture, fullest, palette, panel
+from ssl4seg.scoring.predictor import NO_TEST, evaluate, table_of
+from ssl4seg.scoring.selection import goodness_of, selection_of
+from ssl4seg.scoring.tables import Summary, Table
+from ssl4seg.seeding import seed_of
+
+log = logging.getLogger("ssl4seg")
+
+Cases = Sequence[tuple[Case, Volume]]
+
+
+def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
+    """Train, validate and test in the folder `path`, going on where an earlier run of the same configuration stopped.
+
+    Args:
+        config: resolved, as it will stand in config.yaml.
+        names: the choices of dataset, method and network.
+
+    Returns:
+        The best model's score on val by `select`, its sign turned where lower is better, so that a sweeper may maximise
+        it; None in all processes but the first.
+
+    Raises:
+        UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
+            refused before its first step leaves nothing in a folder that was not there.
+    """
+    first = launched_rank() == 0
+    folder = RunFolder(path, config, resume=config["resume"]) if first else None
+    done = finished(path)  # every process looks for itself: one that returned alone would leave the others waiting
+    start_log(path / "train.log" if first and done is None else None, quiet=not first)
+    if done is not None:
+        log.info(f"{path} is finished; its results:")
+        if first:
+            show(f"{path}: test", done["test"], metric_table(config["metrics"]["more"]).values())
+        return goodness_of(done, config["metrics"]["more"])
+    try:
+        with out_of_memory_explained():
+            Training(config, names, folder).run()
+        return goodness_of(read_json(folder.results_file), config["metrics"]["more"]) if folder else None
+    except (Interrupted, KeyboardInterrupt):
+        log.info(f"stopped; what was saved is in {path}, and the same command goes on from there:")
+        log.info(f"  {shlex.join(sys.argv)}")
+        sys.exit(130)
+    except UserError as error:
+        if folder and folder.refused():
+            start_log(None)  # closes train.log
+            folder.remove()
+        elif folder:
+            log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
+            write_failure(path, str(error), **names, seed=config["seed"])
+        raise
+    except Exception as error:
+        if folder:
+            log.exception("a fault of the program, or of a method from elsewhere:", extra=FILE_ONLY)
+            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=config["seed"])
+        raise
+
+
+class Training:
+    """The objects of one run. Everything that can be refused is refused in the constructor, before training."""
+
+    def __init__(self, config: Config, names: Mapping[str, str], folder: RunFolder | None) -> None:
+        self.config, self.names, self.folder = config, names, folder
+        self.settings = settings = read(RunSettings, config)
+        self.dataset = dataset_of(settings.dataset)
+        cases = self._cases()
+        self.split = self._split(cases["train"])
+        self.plan = _plan(settings)
+        self.weak: View = build(settings.views.weak, "views.weak")
+        self.method = self._method()
+        steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(settings)
+        self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **settings.transfer)
+        partial = len(self.method.phases) > 1 or self.transfer.frozen_steps > 0
+        self.fabric = _launched(settings, partial=partial)
+        self.predictor = predictor_of(self.method, self.fabric, settings, batch_size=settings.engine.eval_batch_size)
+        self._log_setup()
+        self.batches = self._batches()
+        self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
+        resident = self._resident([case for part in self.held_cases.values() for case in part], "val and test")
+        self.held_out: dict[Split, Cases] = {
+            split: read_all(part, self.dataset.num_classes, resident=resident)
+            for split, part in self.held_cases.items()
+        }
+        tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
+        self.selection = selection_of(settings.select, tables["val"])
+
+    def _cases(self) -> dict[Split, list[Case]]:
+        """The cases of train, val and, where it has masks, test; none is in two of them."""
+        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
+        if self.dataset.tested_on == "test":
+            cases["test"] = self.dataset.cases("test")
+        check_disjoint(cases, self.dataset.remedy)
+        return cases
+
+    def _split(self, train: Sequence[Case]) -> LabeledSplit:
+        """Which training cases keep their masks."""
+        settings = self.settings
+        if settings.labeled_list is not None and settings.labeled_cases is not None:
+            raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
+        return split_labeled(
+            train,
+            ratio=settings.labeled_ratio,
+            num_groups=settings.labeled_cases,
+            list_file=settings.labeled_list,
+            seed=settings.split_seed,
+            words=self.dataset.words,
+        )
+
+    def _log_setup(self) -> None:
+        """Say what is labelled, what the test is, and how encoders move; warn of what is probably not meant."""
+        log.info(f"labelled: {self.split}")
+        if shortage := self.split.shortage:
+            log.info(shortage)
+        if self.dataset.tested_on != "test":
+            log.info(NO_TEST.format(self.names["dataset"]))
+        if schedule := str(self.transfer):
+            log.info(schedule)
+        pretrained = _pretrained(self.settings.network)
+        for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
+            log.warning(doubt)
+
+    def _method(self) -> Method:
+        """The method with its networks and its supervised loss; its weights depend on the seed alone."""
+        torch.manual_seed(seed_of(self.plan.seed, "weights"))
+        data = self.dataset
+        make = network_maker(self.settings.network, data.channels, data.num_classes, statistics=data.statistics())
+        method = method_of(self.settings.method, make)
+        method.supervised = build(self.settings.supervised_loss, "supervised_loss")
+        if method.needs_unlabeled and not self.split.unlabeled:
+            raise UserError(
+                f"method={self.names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases "
+                "are labelled; lower labeled_ratio or labeled_cases, or use method=supervised"
+            )
+        return method
+
+    def _resident(self, cases: Sequence[Case], name: str) -> bool:
+        """Decide whether these cases fit in memory, and log the decision."""
+        size, budget = decoded_gib(cases, self.dataset), self.settings.engine.resident_gib
+        where = "in memory" if size <= budget else f"read from the disk (engine.resident_gib={budget:g})"
+        log.info(f"{name}: {sum(case.num_images for case in cases)} {self.dataset.words[1]}, {size:.2g} GiB, {where}")
+        return size <= budget
+
+    def _batches(self) -> Batches:
+        settings, device, num_classes = self.settings, self.fabric.device, self.dataset.num_classes
+        used = {"labeled": self.split.labeled}
+        if self.method.needs_unlabeled:
+            used["unlabeled"] = self.split.unlabeled
+        resident = self._resident([case for cases in used.values() for case in cases], "training")
+        stores: dict[str, Store | Stream] = {
+            part: Store(cases, num_classes=num_classes, labels=part == "labeled", device=device)
+            if resident
+            else Stream(cases, num_classes=num_classes, labels=part == "labeled")
+            for part, cases in used.items()
+        }
+        unlabeled = stores.get("unlabeled")
+        return Batches(
+            stores["labeled"],
+            unlabeled,
+            sizes=(settings.batch_size, settings.unlabeled_batch_size if unlabeled else 0),
+            side=self.dataset.image_size,
+            weak=self.weak,
+            strong=[build(operation, "views.strong") for operation in settings.views.strong],
+            num_strong=self.method.strong_views,
+            seed=self.plan.seed,
+            device=device,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            num_workers=settings.engine.num_workers,
+        )
+
+    def engine(self) -> Engine:
+        """The engine at the last checkpoint, or at the start."""
+        method = self.method.to(memory_format=torch.channels_last)
+        engine = Engine(
+            fabric=self.fabric,
+            method=method,
+            optimizers=optimizers_of(self.settings.optimizer, self._own_optimizers(), method, self.transfer),
+            schedule=build(self.settings.schedule, "schedule"),
+            batches=self.batches,
+            validate=self.validate,
+            selection=self.selection,
+            plan=self.plan,
+            folder=self.folder,
+            diagnose=self._diagnosis(),
+            transfer=self.transfer,
+        )
+        self._resume(engine)
+        return engine
+
+    def _own_optimizers(self) -> Mapping[str, Config]:
+        """The keys of the method's own optimisers, by phase."""
+        own: Mapping[str, Config] = self.settings.method.get("optimizers", {})
+        return own
+
+    def _diagnosis(self) -> Diagnosis:
+        engine = self.settings.engine
+        return Diagnosis(
+            self.split.unlabeled if self.method.needs_unlabeled else (),
+            num_images=engine.diagnose,
+            classes=self.dataset.classes,
+            background=self.dataset.background,
+            side=self.dataset.image_size,
+            view=self.weak,
+            batch_size=engine.eval_batch_size,
+            device=self.fabric.device,
+            autocast=self.fabric.autocast,
+        )
+
+    def run(self) -> None:
+        """Train, then test the best model."""
+        engine, folder = self.engine(), self.folder
+        if folder:
+            write_json(folder.split_file, self.split.as_dict())
+        tensorboard = folder.path / "tensorboard" if folder else None
+        with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
+            record.config(self.config)
+            try:
+                engine.fit(record)
+            finally:
+                self.batches.close()
+            self.test(engine, record)
+
+    def _resume(self, engine: Engine) -> None:
+        """Every process reads the first one's checkpoint (the folder is shared, or there is one machine)."""
+        path = self.fabric.broadcast(str(self.folder.last) if self.folder and self.folder.last.exists() else "")
+        if path:
+            engine.resume(checkpoint.load(Path(path)), path)
+            log.info(f"going on from step {engine.step} of {self.plan.total}")
+
+    # -- validation and test ------------------------------------------------------------------------------------------
+
+    def evaluate(self, split: Split) -> tuple[Table, dict[str, Picture]]:
+        """Score a split with all processes; overlays of its first cases (image, label, prediction)."""
+        pictures: dict[str, Picture] = {}
+        colors = palette(self.dataset.palette, background=self.dataset.background)
+        names = [case.name for case in self.held_cases[split]]
+        shown = names[: self.settings.engine.num_overlays]
+
+        def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
+            if case.name in shown and volume.label is not None:
+                at = fullest(volume.label, colors)
+                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
+
+        table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
+        part = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        evaluate(self.predictor, self.held_out[split], table, part=part, keep=keep)
+        rows = all_items(table.rows)
+        table.rows = {name: rows[name] for name in names}
+        return table, all_items(pictures)
+
+    def validate(self) -> tuple[Table, Mapping[str, Picture]]:
+        return self.evaluate("val")
+
+    def test(self, engine: Engine, record: Record) -> None:
+        """Once, with the best model: cases_test.csv, results.json, TensorBoard, and the table on the screen."""
+        best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
+        checkpoint.load_into(self.method, checkpoint.load(Path(best))["method"], best)
+        table, pictures = self.evaluate(self.dataset.tested_on)
+        if not self.folder:
+            return
+        summary, val = table.summary(), engine.best["val"]
+        table.write_csv(self.folder.path / "cases_test.csv")
+        record.conclude()
+        record.scores("test", engine.best["step"], summary, pictures)
+        record.hparams(
+            {**self.names, "labeled": str(self.split), **_hparams(self.settings)},
+            {
+                f"final/{split}/{m}/mean": s[m]["mean"]
+                for split, s in (("test", summary), ("val", val))
+                for m in ("dice", "hd95", "iou")
+                if m in s
+            },
+        )
+        write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
+        where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
+        show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
+        log.info(f"finished; results and curves in {self.folder.path}")
+
+    def results(self, engine: Engine, test: Summary, eval_seconds: float) -> dict[str, Any]:
+        """What results.json holds."""
+        return {
+            **self.names,
+            "seed": self.plan.seed,
+            "tag": self.settings.tag,
+            "split_seed": self.settings.split_seed,
+            "labeled": {
+                "ratio": self.split.num_labeled_images / self.split.num_images,
+                "cases": len(self.split.labeled_groups),
+                "images": self.split.num_labeled_images,
+                "of_cases": self.split.num_groups,
+                "of_images": self.split.num_images,
+            },
+            "iterations": self.plan.total,
+            "status": "finished",
+            "selected_by": self.selection.as_dict(),
+            "tested_on": self.dataset.tested_on,
+            "empty": self.settings.metrics.empty,
+            "best_step": engine.best["step"],
+            "val": engine.best["val"],
+            "test": test,
+            "pseudo_labels": engine.best["pseudo_labels"],
+            "speed": {
+                "step_seconds": engine.seconds_per_step,
+                "images_per_second": engine.images_per_second,
+                "eval_seconds": eval_seconds,
+                "run_seconds": engine.seconds,
+            },
+            "peak_memory_bytes": peak_memory(self.fabric.device),
+            "versions": _versions(self.fabric),
+        }
+
+
+def _launched(settings: RunSettings, *, partial: bool) -> Fabric:
+    """The machine, with all processes met."""
+    fabric = fabric_of(
+        device=settings.device,
+        precision=settings.precision,
+        num_threads=settings.num_threads,
+        devices=settings.engine.devices,
+        num_nodes=settings.engine.num_nodes,
+        partial=partial,
+    )
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not settings.deterministic
+    fabric.launch()
+    return fabric
+
+
+def _labeled_in_a_step(settings: RunSettings) -> int:
+    """Labelled images in a step of all processes."""
+    engine = settings.engine
+    return settings.batch_size * engine.accumulate * engine.devices * engine.num_nodes
+
+
+def _pretrained(network: Config) -> bool:
+    """Whether a network starts from weights; one without keys of ours for them may do so on its own."""
+    keys = [key for key in ("weights", "encoder_weights") if key in network]
+    return not keys or any(network[key] is not None for key in keys)
+
+
+def _plan(settings: RunSettings) -> Plan:
+    return Plan(
+        total=settings.iterations,
+        eval_every=settings.eval_every,
+        accumulate=settings.engine.accumulate,
+        clip_norm=settings.engine.clip_norm,
+        log_every=settings.engine.log_every,
+        seed=settings.seed,
+    )
+
+
+def _hparams(settings: RunSettings) -> dict[str, Any]:
+    """The settings that sweeps turn."""
+    keys = ("labeled_ratio", "labeled_cases", "seed", "iterations", "batch_size", "unlabeled_batch_size")
+    groups = ("method", "optimizer", "transfer")
+    within = {f"{g}.{k}": v for g in groups for k, v in getattr(settings, g).items() if k != "_target_"}
+    return {key: getattr(settings, key) for key in keys} | {"image_size": settings.dataset["image_size"]} | within
+
+
+def _versions(fabric: Fabric) -> dict[str, str]:
+    packages = [
+        "ssl4seg",
+        "torch",
+        "torchvision",
+        "segmentation-models-pytorch",
+        "timm",
+        "lightning-fabric",
+        "hydra-core",
+        "numpy",
+        "medpy",
+    ]
+    name = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "device": name,
+        "precision": fabric.strategy.precision.precision,
+        "num_threads": str(torch.get_num_threads()),
+    }

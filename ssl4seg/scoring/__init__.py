@@ -1,0 +1,1 @@
+"""From a trained network to scores: inference at native size, post-processing, metrics, tables, pictures."""

@@ -1,0 +1,152 @@
+"""Pictures of images, labels and predictions, for TensorBoard, predictions, folder checks and reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.data.masks import Color, rgb_of
+from ssl4seg.keys import IGNORE
+
+Picture = npt.NDArray[np.uint8]
+"""[H, W, 3]"""
+Pixels = TypeVar("Pixels", bound=npt.NDArray[np.uint8])
+
+COLORS = ("#e64b35", "#4dbbd5", "#f2b705", "#3c5488", "#00a087", "#f39b7f", "#8491b4", "#91d1c2", "#b09c85", "#7e6148")
+"""Colours of the classes but the background in a dataset without a palette; after the last they begin again."""
+TINT = 0.35
+"""Share of a class's colour in the pixels within its contour."""
+MIN_SIDE, MAX_SIDE = 256, 2048
+"""In pixels: small pictures are enlarged until the shorter side reaches the first or the longer the second."""
+
+
+class Palette(NamedTuple):
+    """The colours in which the classes of a dataset are shown."""
+
+    colors: Picture
+    """[256, 3]: white for ignored pixels."""
+    background: bool
+    """Whether class 0 is a background, which is not painted."""
+
+    def shows(self, label: LabelArray) -> npt.NDArray[np.bool_]:
+        """The pixels of a label [...] that are painted."""
+        return label >= int(self.background)
+
+    def classes(self, label: LabelArray) -> list[int]:
+        """The classes in a label [...] that are painted."""
+        painted = np.unique(label[self.shows(label)])
+        return [int(k) for k in painted if k != IGNORE]
+
+    def hex(self, number: int) -> str:
+        """ "#rrggbb" of a class."""
+        return f"#{self.colors[number].tobytes().hex()}"
+
+
+def palette(given: Sequence[Color] | None = None, *, background: bool = True) -> Palette:
+    """The colours of a dataset's classes.
+
+    Args:
+        given: colours of the first classes, as in `Dataset`; other classes have `COLORS`, a background is black.
+        background: whether class 0 is a background.
+    """
+    first = int(background)
+    default = ["#000000"] * first + [COLORS[number % len(COLORS)] for number in range(IGNORE - first)]
+    colors = [*(given or ()), *default[len(given or ()) :]]
+    return Palette(np.array([*map(rgb_of, colors), (255, 255, 255)], np.uint8), background)
+
+
+def grey(image: ImageArray) -> Picture:
+    """The first three channels of [C, H, W], or the first if there are fewer than three, stretched to 0..255."""
+    shown = image[:3] if len(image) >= 3 else image[:1].repeat(3, axis=0)
+    low, high = float(shown.min()), float(shown.max())
+    scaled = (shown - low) / (high - low) if high > low else np.zeros_like(shown)
+    return (scaled * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def painted(base: Picture, label: LabelArray, colors: Palette) -> Picture:
+    """Paint a label [H, W] over a picture: each class tinted with its colour, and a contour of one pixel in it."""
+    color = colors.colors[label]
+    mixed = (base * (1 - TINT) + color * TINT).astype(np.uint8)
+    mixed = np.where(outlines(label)[..., None], color, mixed)
+    return np.where(colors.shows(label)[..., None], mixed, base)
+
+
+def outlines(label: LabelArray) -> npt.NDArray[np.bool_]:
+    """The pixels of [H, W] with a neighbour of another class above, below, left or right."""
+    on_edge = np.zeros(label.shape, np.bool_)
+    for axis in (0, 1):
+        along, edges = np.moveaxis(label, axis, 0), np.moveaxis(on_edge, axis, 0)
+        changes = along[1:] != along[:-1]
+        edges[1:] |= changes
+        edges[:-1] |= changes
+    return on_edge
+
+
+def enlarged(pixels: Pixels) -> Pixels:
+    """[H, W] or [H, W, 3]; of a small picture each pixel becomes a square."""
+    sides = pixels.shape[:2]
+    factor = max(1, min(-(-MIN_SIDE // min(sides)), MAX_SIDE // max(sides)))
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)  # type: ignore[return-value]
+
+
+def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> Picture:
+    """The image [C, H, W] and beside it the image with each label [H, W] painted over it, enlarged if small."""
+    base = enlarged(grey(image))
+    return np.concatenate([base, *(painted(base, enlarged(label), colors) for label in labels)], axis=1)
+
+
+def captioned(picture: Picture, text: str) -> Picture:
+    """Write white words on black into the upper left corner."""
+    image = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(image), _font(picture.shape[1])
+    draw.rectangle(draw.textbbox((2, 2), text, font), fill="black")
+    draw.text((2, 2), text, "white", font)
+    return np.asarray(image)
+
+
+def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
+    """A strip to go above or below a picture: names of classes, each beside its colour.
+
+    Args:
+        classes: names of all classes.
+        shown: numbers of the classes in the strip.
+        width: of the picture.
+    """
+    font = _font(width)
+    size = round(font.size)
+    lengths = [2 * size + int(font.getlength(classes[k])) for k in shown]
+    places, left, line = [], size // 2, 0
+    for length in lengths:
+        if left + length > width and left > size // 2:
+            left, line = size // 2, line + 1
+        places.append((left, line * 3 * size // 2 + size // 4))
+        left += length + size
+    image = Image.new("RGB", (width, (line + 1) * 3 * size // 2 if shown else 0))
+    draw = ImageDraw.Draw(image)
+    for k, (x, y) in zip(shown, places, strict=True):
+        draw.rectangle((x, y, x + size, y + size), colors.hex(k), "white")
+        draw.text((x + 3 * size // 2, y + size // 2), classes[k], "white", font, anchor="lm")
+    return np.asarray(image).reshape(-1, width, 3)
+
+
+def _font(width: int) -> ImageFont.FreeTypeFont:
+    """A font that can be read on a picture of this width."""
+    font = ImageFont.load_default(size=max(12, width // 96))
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def fullest(label: LabelArray, colors: Palette) -> int:
+    """The slice of [S, H, W] with most painted pixels."""
+    return int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
+
+
+def save_labels(label: LabelArray, path: Path, colors: Palette) -> None:
+    """Write [H, W] as a PNG of class values with the palette."""
+    picture = Image.fromarray(label)
+    picture.putpalette(colors.colors.tobytes())
+    picture.save(path)

@@ -1,0 +1,183 @@
+"""Cases in, predictions and a table of metrics out. Used by the engine, `ssl4seg-eval` and `ssl4seg-predict`."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.ndimage import zoom
+
+from ssl4seg.data.case import Case, FloatArray, ImageArray, LabelArray, Spacing, Volume
+from ssl4seg.data.dataset import Dataset
+from ssl4seg.errors import UserError
+from ssl4seg.feed.views import as_float
+from ssl4seg.scoring.inference import Inference, Predict
+from ssl4seg.scoring.metrics import metric_table
+from ssl4seg.scoring.postprocess.base import Given, Step, check_steps
+from ssl4seg.scoring.tables import CaseTable, PixelTable, Table
+
+Pixel = TypeVar("Pixel", np.float32, np.uint8)
+
+NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """From a volume at native size to its label map.
+
+    Args:
+        predict: the method's or network's predict, in evaluation mode.
+        inference: how images of native size come to it.
+        batch_size: slices in one forward pass.
+        protocol: "default": as `inference` says, then argmax; "ssl4mis": slices to the square and label maps back by
+            order-0 zoom, as the literature evaluates.
+        steps: of post-processing, in their order; label maps of either protocol go through them at native size.
+        classes: names, for steps that are told of classes.
+        background: whether class 0 belongs to nothing, see `Dataset`.
+    """
+
+    predict: Predict
+    inference: Inference
+    device: torch.device
+    batch_size: int = 32
+    protocol: str = "default"
+    steps: Sequence[Step] = ()
+    classes: Sequence[str] = ()
+    background: bool = True
+
+    def __post_init__(self) -> None:
+        check_steps(
+            self.steps,
+            probabilities=self.protocol == "default",
+            classes=self.classes,
+            background=self.background,
+        )
+
+    def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
+        """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
+        label, probability = self.bare(image)
+        return self.processed(label, Given(image, probability, spacing))
+
+    @torch.inference_mode()
+    def bare(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
+        """The label map before post-processing, and the probabilities [S, K, H, W] where a step reads them."""
+        step = self._zoomed if self.protocol == "ssl4mis" else self._native
+        parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
+        labels, probabilities = zip(*parts, strict=True)
+        kept = [p for p in probabilities if p is not None]
+        return np.concatenate(labels), np.concatenate(kept) if kept else None
+
+    def processed(self, label: LabelArray, given: Given) -> LabelArray:
+        """The label map after all steps."""
+        for step in self.steps:
+            label = step(label, given)
+        return label
+
+    def _native(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
+        scores = self.inference(self.predict, as_float(torch.from_numpy(image).to(self.device)))
+        label = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        if not any(step.reads_probabilities for step in self.steps):
+            return label, None
+        return label, (scores if self.inference.averages else scores.softmax(dim=1)).float().cpu().numpy()
+
+    def _zoomed(self, image: ImageArray) -> tuple[LabelArray, None]:
+        square = as_float(torch.from_numpy(zoomed(image, (self.inference.side,) * 2)).to(self.device))
+        label = self.predict(square).argmax(dim=1).to(torch.uint8).cpu().numpy()
+        return zoomed(label, image.shape[-2:]), None
+
+
+def zoomed(pixels: npt.NDArray[Pixel], size: tuple[int, ...]) -> npt.NDArray[Pixel]:
+    """scipy.ndimage.zoom of order 0 of each slice [..., H, W] to `size`; it is separable."""
+    rows, columns = (nearest(n, target) for n, target in zip(pixels.shape[-2:], size, strict=True))
+    result = pixels[..., rows[:, None], columns]
+    result[..., rows < 0, :] = 0
+    result[..., columns < 0] = 0
+    return result
+
+
+def nearest(length: int, target: int) -> npt.NDArray[np.intp]:
+    """Which of `length` pixels each of `target` pixels shows after scipy.ndimage.zoom of order 0.
+
+    -1 where the last one falls outside by a rounding error (256 -> 216 for one), which zoom fills with 0.
+    """
+    return np.asarray(zoom(np.arange(1, length + 1), target / length, order=0)) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is measured, and how: the keys of `metrics`.
+
+    Args:
+        unit: of distances: voxel, mm or auto (mm where every case knows its spacing).
+        empty: what an empty mask scores, see `metrics.score`.
+        distances: whether HD95 and ASD are taken where the dataset is scored by pixels too.
+        more: dotted names of metrics of one's own.
+    """
+
+    unit: str = "auto"
+    empty: str = "worst"
+    distances: bool = False
+    more: Sequence[str] = ()
+
+
+def distance_unit(unit: str, cases: Iterable[Case]) -> str:
+    """ "voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
+    known = all(case.spacing is not None for case in cases)
+    if unit == "mm" and not known:
+        raise UserError("metrics.unit=mm: not every case has a voxel spacing; use metrics.unit=voxel (or auto)")
+    return "mm" if unit == "mm" or (unit == "auto" and known) else "voxel"
+
+
+def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protocol: str = "default") -> Table:
+    """An empty table of the kind that the dataset is scored in; the ssl4mis protocol has voxels and zeros.
+
+    Raises:
+        UserError: the cases cannot be measured so, or a metric of one's own cannot be imported.
+    """
+    literal = protocol == "ssl4mis"
+    table = metric_table(measures.more).values()
+    if dataset.scoring == "pixels" and not measures.distances:
+        return PixelTable(dataset.classes, table)
+    cases_table = CaseTable(
+        dataset.classes,
+        table,
+        unit="voxel" if literal else distance_unit(measures.unit, cases),
+        empty="zero" if literal else measures.empty,
+        background=dataset.background,
+    )
+    return cases_table if dataset.scoring == "cases" else PixelTable(dataset.classes, table, distances=cases_table)
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: Sequence[tuple[Case, Volume]],
+    table: Table,
+    *,
+    part: slice = slice(None),
+    keep: Callable[[Case, Volume, LabelArray], None] | None = None,
+    bare: Table | None = None,
+) -> None:
+    """Predict every case and score it into the table; with `part`, only this process's.
+
+    Args:
+        keep: called with each case and its prediction.
+        bare: also gets the scores before post-processing.
+    """
+    start = time.perf_counter()
+    for case, volume in cases[part]:
+        before = time.perf_counter()
+        label, probability = predictor.bare(volume.image)
+        table.forward_seconds += time.perf_counter() - before
+        before = time.perf_counter()
+        prediction = predictor.processed(label, Given(volume.image, probability, case.spacing))
+        table.postprocess_seconds += time.perf_counter() - before
+        assert volume.label is not None  # `data.reading.OnDemand` refuses a case without
+        table.add(case.name, prediction, volume.label, case.spacing)
+        if bare:
+            bare.add(case.name, label, volume.label, case.spacing)
+        if keep:
+            keep(case, volume, prediction)
+    table.seconds = time.perf_counter() - start

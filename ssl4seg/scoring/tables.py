@@ -1,0 +1,196 @@
+"""Scores of cases, added up to a table: case by case (volumes), or from one confusion matrix (natural images)."""
+
+import csv
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.scoring.metrics import METRICS, Metric, Pixels, Scores, confusion, mean_of_known, score_classes
+
+Summary = Mapping[str, Any]
+"""{"dice": {"mean": .., "<class>": ..}, ...}, metrics of one number, "num_cases", and where known "distance_unit"."""
+
+
+class Table(ABC):
+    """Rows by case; several processes fill one each and put their rows together.
+
+    Args:
+        classes: all K names, background first where there is one.
+        metrics: that may be scored; each table takes those that it can compute.
+    """
+
+    main: ClassVar[str]
+    """The metric that stands for the model's quality, and chooses the best one under `select=auto`."""
+
+    def __init__(self, classes: Sequence[str], metrics: Iterable[Metric] = METRICS.values()) -> None:
+        self.classes, self.metrics = tuple(classes), tuple(metrics)
+        self.rows: dict[str, Any] = {}
+        self.forward_seconds = self.postprocess_seconds = self.seconds = 0.0
+
+    @abstractmethod
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
+        """Score a case, both [S, H, W]."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """The scores of all cases so far, a `Summary`."""
+
+    @abstractmethod
+    def measured(self) -> dict[Metric, tuple[str, ...]]:
+        """The metrics of the summary, each with the classes that it is taken of; none for one number."""
+
+    def headline(self, summary: Summary) -> str:
+        """The main scores, for the log."""
+        metric = next(metric for metric in self.metrics if metric.name == self.main)
+        return f"{metric.mean_title or metric.title} {metric.printed(summary[self.main]['mean'], '')}"
+
+    @abstractmethod
+    def lines(self) -> Iterable[Sequence[object]]:
+        """Of the CSV, the heads first."""
+
+    def write_csv(self, path: Path) -> None:
+        """A row a case and class."""
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", newline="") as file:
+            for line in self.lines():
+                csv.writer(file).writerow([f"{v:.6g}" if isinstance(v, float) else v for v in line])
+        partial.replace(path)
+
+
+class CaseTable(Table):
+    """Every metric of masks, of each class but the background: mean over cases, then over classes.
+
+    Args:
+        unit: "voxel" or "mm".
+        empty: policy for empty masks, see `metrics.score`.
+        background: whether class 0 is one, and left out.
+    """
+
+    main = "dice"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        metrics: Iterable[Metric] = METRICS.values(),
+        *,
+        unit: str = "voxel",
+        empty: str = "worst",
+        background: bool = True,
+    ) -> None:
+        super().__init__(classes, [metric for metric in metrics if metric.of_masks])
+        self.unit, self.empty = unit, empty
+        self.scored = self.classes[int(background) :]
+        self.rows: dict[str, list[Scores]] = {}
+
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
+        self.rows[case] = self.scores(prediction, label, spacing)
+
+    def scores(self, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> list[Scores]:
+        """The scores of each class of a case."""
+        num_classes = len(self.classes)
+        return score_classes(
+            prediction,
+            label,
+            num_classes,
+            spacing if self.unit == "mm" else None,
+            self.empty,
+            first=num_classes - len(self.scored),
+            metrics=self.metrics,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """NaN is left out of the means."""
+        return self.means(self.rows.values())
+
+    def means(self, rows: Iterable[Sequence[Scores]]) -> dict[str, Any]:
+        """The summary of some rows."""
+        rows = list(rows)
+        result: dict[str, Any] = {}
+        for metric in self.metrics:
+            per_class = {
+                name: mean_of_known(scores[k][metric.name] for scores in rows) for k, name in enumerate(self.scored)
+            }
+            result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
+        return result | {"distance_unit": self.unit, "num_cases": len(rows)}
+
+    def measured(self) -> dict[Metric, tuple[str, ...]]:
+        return dict.fromkeys(self.metrics, self.scored)
+
+    def headline(self, summary: Summary) -> str:
+        hd95 = next(metric for metric in self.metrics if metric.name == "hd95")
+        return f"{super().headline(summary)}, {hd95.title} {hd95.printed(summary['hd95']['mean'], self.unit)}"
+
+    def lines(self) -> Iterable[Sequence[object]]:
+        names = [metric.name for metric in self.metrics]
+        yield "case", "class", *names, "distance_unit"
+        for case, scores in self.rows.items():
+            for name, values in zip(self.scored, scores, strict=True):
+                yield case, name, *(values[metric] for metric in names), self.unit
+
+
+class PixelTable(Table):
+    """Every metric of pixels, from the confusion matrix over the pixels of all cases.
+
+    Args:
+        distances: scores HD95, ASD and other metrics of masks alone besides; None if nobody asked for them.
+    """
+
+    main = "iou"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        metrics: Iterable[Metric] = METRICS.values(),
+        *,
+        distances: CaseTable | None = None,
+    ) -> None:
+        super().__init__(classes, [metric for metric in metrics if metric.of_pixels])
+        self.distances = distances
+        self.rows: dict[str, tuple[Pixels, list[Scores]]] = {}
+
+    def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
+        scores = self.distances.scores(prediction, label, spacing) if self.distances else []
+        matrix = confusion(prediction, label, len(self.classes))  # not kept: K x K for every image
+        self.rows[case] = Pixels(matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()), scores
+
+    def summary(self) -> dict[str, Any]:
+        """A class that neither prediction nor truth has is NaN, and left out of the means."""
+        nothing = np.zeros(len(self.classes), np.int64)
+        pixels = Pixels(*(sum((row[part] for row, _ in self.rows.values()), nothing) for part in range(3)))
+        result: dict[str, Any] = {}
+        for metric in self.metrics:
+            assert metric.of_pixels
+            values = metric.of_pixels(pixels)
+            if isinstance(values, float):
+                result[metric.name] = values
+            else:
+                per_class = dict(zip(self.classes, values.tolist(), strict=True))
+                result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
+        result["miou"] = result["iou"]["mean"]
+        if self.distances:
+            far = self.distances.means(scores for _, scores in self.rows.values())
+            result |= {key: value for key, value in far.items() if key not in result}
+        return result | {"num_cases": len(self.rows)}
+
+    def measured(self) -> dict[Metric, tuple[str, ...]]:
+        names = {metric.name for metric in self.metrics}
+        empty = Pixels(*(np.zeros(len(self.classes), np.int64),) * 3)
+        own = {
+            metric: () if isinstance(metric.of_pixels and metric.of_pixels(empty), float) else self.classes
+            for metric in self.metrics
+        }
+        besides = self.distances.measured() if self.distances else {}
+        return own | {metric: classes for metric, classes in besides.items() if metric.name not in names}
+
+    def lines(self) -> Iterable[Sequence[object]]:
+        """Of each case the classes that it shows, or is said to show."""
+        yield "case", "class", "true_pixels", "predicted_pixels", "right_pixels", "iou"
+        for case, ((true, predicted, hits), _) in self.rows.items():
+            for k, name in enumerate(self.classes):
+                union = true[k] + predicted[k] - hits[k]
+                if union:
+                    yield case, name, int(true[k]), int(predicted[k]), int(hits[k]), float(hits[k] / union)

@@ -1,0 +1,223 @@
+"""Help and mistyped words are answered by name, before torch is imported."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from helpers import MODULES, shell
+
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.words import check
+from ssl4seg.errors import UserError
+from ssl4seg.keys import KEYS
+
+CONF = conf_dir()
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")  # whose is not ours
+
+
+class Answer(NamedTuple):
+    code: int
+    output: str
+    imported: set[str]
+
+
+def answer(command: str, *arguments: str, cwd: Path) -> Answer:
+    """What a command answers, and every module that its process imported."""
+    code, output = shell(sys.executable, "-X", "importtime", "-m", MODULES[command], *arguments, cwd=cwd)
+    told, imports = [], set()
+    for line in output.splitlines():
+        if line.startswith("import time:"):
+            imports.add(line.rpartition("|")[2].strip())
+        else:
+            told.append(line)
+    assert "argparse" in imports
+    return Answer(code, "\n".join(told), imports)
+
+
+def assert_at_once(given: Answer) -> None:
+    assert not given.imported & {"torch", "torchvision", "lightning_fabric", "tensorboard"}
+    assert "Traceback" not in given.output
+
+
+def test_a_pattern_stands_for_every_choice_that_it_matches() -> None:
+    check("train", ["method=glob(s*,exclude=supervised)"], [], sweep=True)
+    with pytest.raises(UserError, match=r"method=glob\(zz\*\): there is no such method"):
+        check("train", ["method=glob(zz*)"], [], sweep=True)
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def train_help(tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    return answer("train", "--help", cwd=tmp_path_factory.mktemp("help"))
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_help_tells_how_to_call_and_imports_no_torch(command: str, tmp_path: Path) -> None:
+    given = answer(command, "--help", cwd=tmp_path)
+    assert given.code == 0
+    assert f"usage: ssl4seg-{command}" in given.output
+    assert_at_once(given)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_help_lists_every_group_with_its_choices(train_help: Answer, tmp_path: Path, group: str) -> None:
+    help_ = answer("predict", "--help", cwd=tmp_path) if group == "postprocess" else train_help
+    listed = re.search(rf"^  {group}\n((?:    .*\n)+)", help_.output, re.MULTILINE)
+    assert listed
+    choices = {line.split()[0]: line.split(maxsplit=1)[1:] for line in listed[1].splitlines()}
+    assert set(choices) == {path.stem for path in (CONF / group).glob("*.yaml")}
+    assert all(choices.values())
+
+
+def test_help_lists_every_key_of_train_with_what_it_does(train_help: Answer) -> None:
+    keys = set(yaml.safe_load((CONF / "run.yaml").read_text())) - {"defaults", "hydra"}
+    listed = {line.partition(":")[0].strip(): line for line in train_help.output.splitlines() if ": " in line}
+    parents = {"metrics", "transfer"}  # whose own keys are listed
+    assert keys <= set(listed) | parents
+    assert all("#" in listed[key] for key in keys - parents)
+
+
+def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
+    given = answer("train", "method=uamt", "--help", cwd=tmp_path)
+    assert given.output.index("Keys of method=uamt") < given.output.index("Groups")
+    for key in set(yaml.safe_load((CONF / "method/uamt.yaml").read_text())) - {"_target_"}:
+        assert f"method.{key}: " in given.output
+
+
+@pytest.mark.parametrize("buffer", ["", "1"])
+@pytest.mark.parametrize("command", MODULES)
+def test_a_command_whose_pipe_is_closed_ends_without_a_word(command: str, buffer: str, tmp_path: Path) -> None:
+    ours, closed = os.pipe()
+    os.close(ours)
+    arguments, set_ = [sys.executable, "-m", MODULES[command], "--help"], {**os.environ, "PYTHONUNBUFFERED": buffer}
+    ended = subprocess.run(arguments, env=set_, cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, check=False)
+    os.close(closed)
+    assert ended.returncode in (0, 1)  # argparse minds no closed pipe
+    assert ended.stderr == b""
+
+
+# -- typing errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("methd=uamt", ["methd", "did you mean method?"]),
+        ("labeled_ratoi=0.2", ["labeled_ratoi", "did you mean labeled_ratio?"]),
+        ("method=uampt", ["method=uampt", "did you mean uamt?", "supervised"]),
+        ("method=uamt method.ema_deca=0.9", ["method.ema_deca", "did you mean method.ema_decay?"]),
+        ("lr=0.1", ["'lr'", "optimizer.lr"]),
+        ("dataset=acdc dataset.rot=DATA", ["dataset.rot", "did you mean dataset.root?"]),
+        ("experiment=acdc_smal", ["did you mean acdc_small?"]),
+        ("-m method=supervised,uampt", ["method=uampt", "did you mean uamt?"]),
+        ("method=supervised,uamt", ["method=supervised,uamt", "-m"]),
+        ("seed=0,1", ["seed=0,1", "-m"]),
+        ("batch_size=abc", ["batch_size=abc", "whole number"]),
+        ("labeled_ratio=2", ["labeled_ratio=2", "(0, 1]"]),
+        ("seed", ["seed"]),
+        ("method=mean_teacher method.weight=1", ["did you mean method.consistency_weight?"]),
+        ("method=mean_teacher method.consistency=1", ["did you mean method.consistency_weight?"]),
+        ("+iteratons=9", ["there is no key 'iteratons'", "did you mean iterations?"]),
+        ("+engine.foo=1", ["there is no key 'engine.foo'"]),
+        ("labeled_ratio=0.1 labeled_cases=3", ["labeled_ratio=0.1 labeled_cases=3", "only one of"]),
+        ("labeled_list=none.txt", ["labeled_list=none.txt", "no such file"]),
+        ("network.weights=none.pt", ["network.weights=none.pt", "no such file"]),
+        ("device=tpu", ["device=tpu", "auto, cpu, cuda, mps"]),
+        ("precision=8", ["precision=8", "bf16-mixed"]),
+        ("metrics.unit=km", ["metrics.unit=km", "voxel"]),
+        ("metrics.empty=some", ["metrics.empty=some", "worst"]),
+        ("dataset=acdc", ["dataset.root is not set", "dataset.root=DATA/ACDC"]),
+        ("dataset=folder", ["dataset.root is not set", "dataset.root=DATA/MINE"]),
+        ("network.encoder=resnet18", ["no key 'network.encoder' in the chosen network, but in network=deeplabv3, "]),
+        ("dataset=acdc dataset.root=none", ["dataset.root=none", "no such folder"]),
+        ("--config-dir nowhere", ["--config-dir nowhere"]),
+    ],
+)
+def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list[str], tmp_path: Path) -> None:
+    given = answer("train", *arguments.split(), cwd=tmp_path)
+    assert given.code == 1
+    assert all(word in given.output for word in named), given.output
+    assert_at_once(given)
+    assert not [path for path in tmp_path.rglob("*") if path.name != "outputs"]
+
+
+def test_the_choices_that_have_a_key_are_all_named() -> None:
+    with pytest.raises(UserError) as told:
+        check("train", ["network=unet", "network.encoder=resnet18"], [], sweep=False)
+    files = {file.stem for file in (CONF / "network").glob("*.yaml") if "\nencoder: " in file.read_text()}
+    assert len(files) > 5
+    assert str(told.value).endswith(f"network={', '.join(sorted(files))}")
+    with pytest.raises(UserError, match=r"did you mean network\.dropout\?"):
+        check("train", ["network.dropuot=0"], [], sweep=False)
+
+
+@pytest.mark.parametrize("key", ["+optimizer.foreach", "++iterations", "+views.weak.fill_image"])
+def test_a_key_may_be_added_where_something_is_built_of_it(key: str) -> None:
+    check("train", [f"{key}=1"], [], sweep=False)
+
+
+def test_the_values_in_conf_are_in_their_ranges() -> None:
+    for path in CONF.rglob("*.yaml"):
+        group = "" if path.parent == CONF else f"{path.parent.name}."
+        keys = yaml.safe_load(path.read_text())
+        for key, fits in KEYS.items():
+            name = key.removeprefix(group)
+            if name in keys and key.startswith(group):
+                value = keys[name]
+                assert (isinstance(value, str) and "${" in value) or fits.fits(value), (path, key)
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "named"),
+    [
+        ("eval", "spilt=val", "did you mean split?"),
+        ("predict", "inptu=a.png", "did you mean input?"),
+        ("predict", "run=.", "input, output not set"),
+        ("eval", "split=val", "run=DIR"),
+        ("eval", "run=nowhere", "run=nowhere: is no run folder"),
+        ("eval", "split=train", "split=train: expected val or test"),
+        ("eval", "protocol=mine", "protocol=mine: expected default or ssl4mis"),
+        ("eval", "run=here", "checkpoint=best: there is no here/best.pt"),
+        ("predict", "run=nowhere input=a output=b", "run=nowhere: is no run folder"),
+        ("predict", "run=here input=a output=b checkpoint=last", "checkpoint=last: there is no here/last.pt"),
+        ("predict", "run=here input=a output=b checkpoint=here/config.yaml", "input=a: there is no such"),
+    ],
+)
+def test_so_are_those_of_the_other_commands(command: str, argument: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/config.yaml").write_text("seed: 0\n")
+    given = answer(command, *argument.split(), cwd=tmp_path)
+    assert given.code == 1
+    assert named in given.output
+    assert_at_once(given)
+
+
+# -- conf/ ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(file for file in CONF.rglob("*.yaml") if file.parent.name != "experiment"),  # which sets others' keys
+    ids=lambda file: str(file.relative_to(CONF)),
+)
+def test_every_key_is_explained_by_a_comment_of_its_own_or_of_its_parent(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert lines[0].startswith("# "), "no title"
+    explained: list[tuple[int, bool]] = []  # depth of the open keys, and whether they are explained
+    for above, line in zip(["", *lines], lines, strict=False):
+        if not (key := re.match(r"( *)([\w/]+):", line)):
+            continue
+        depth, name = len(key[1]), key[2]
+        explained = [parent for parent in explained if parent[0] < depth]
+        comment = "#" in line or above.lstrip().startswith("# ")
+        known = name in ("defaults", "hydra", "_target_")  # Hydra's own
+        explained.append((depth, comment or known or any(done for _, done in explained)))
+        children = line.rstrip().endswith(":")
+        assert explained[-1][1] or children, f"{name} has no comment"

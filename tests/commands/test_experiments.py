@@ -1,0 +1,137 @@
+"""Recipes: they compose, name keys that exist, set what their sources publish, and their commands are understood."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers import composed
+
+from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.words import check
+from ssl4seg.run.assemble import build, method_of, network_maker
+
+FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
+PAGE = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
+
+
+def content(name: str) -> dict[str, Any]:
+    return yaml.safe_load(FILES[name].read_text())
+
+
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def chosen(name: str) -> list[str]:
+    """The choices of a recipe, as words of a command line; those of a recipe that it builds on too."""
+    words = []
+    for entry in content(name)["defaults"]:
+        if isinstance(entry, str):
+            words += chosen(entry)
+        else:
+            words += [f"{group.removeprefix('override /')}={choice}" for group, choice in entry.items()]
+    return words
+
+
+def own(name: str) -> dict[str, Any]:
+    """The keys that a recipe sets."""
+    return {key: value for key, value in content(name).items() if key != "defaults"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_recipe_sets_keys_that_exist_without_it(name: str) -> None:
+    bare = dict(leaves(composed(*chosen(name))))
+    assert {key for key, _ in leaves(own(name))} <= bare.keys()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_recipe_says_is_what_is_run(name: str) -> None:
+    config = dict(leaves(composed(f"experiment={name}")))
+    for key, value in leaves(own(name)):
+        assert config[key] == value or "${" in str(value), key
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_everything_of_a_recipe_but_the_data_can_be_built(name: str) -> None:
+    config = composed(f"experiment={name}")
+    if "encoder_weights" in config["network"]:
+        config["network"]["encoder_weights"] = None  # or they would be fetched
+    for group in ("schedule", "inference", "supervised_loss"):
+        build(config[group], group, **({"side": 32} if group == "inference" else {}))
+    build(config["views"]["weak"], "views.weak")
+    data = config["dataset"]
+    with torch.device("meta"):  # no memory, no numbers
+        method_of(config["method"], network_maker(config["network"], data["channels"], data["num_classes"]))
+
+
+def commands(text: str) -> list[list[str]]:
+    return [line.split()[1:] for line in re.findall(r"ssl4seg-train .*experiment=.*", text)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_head_of_a_recipe_holds_a_command_that_is_understood(name: str) -> None:
+    (words,) = commands(FILES[name].read_text())
+    assert f"experiment={name}" in words
+    check("train", words, [], sweep=False)
+
+
+def test_the_page_lists_every_recipe_and_its_commands_are_understood() -> None:
+    assert sorted(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == sorted(FILES)
+    for words in commands(PAGE):
+        check("train", [word for word in words if word != "-m"], [], sweep=words[0] == "-m")
+
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_commands_of_a_tables_script_are_understood(script: Path) -> None:
+    lines = script.read_text().replace("\\\n", " ").splitlines()
+    sweeps = [shlex.split(line)[1:] for line in lines if line.startswith("ssl4seg-train")]
+    assert sweeps
+    for words in sweeps:
+        assert (words[0], words[-1]) == ("-m", "$@")
+        check("train", [word.replace("$root", ".") for word in words[1:-1]], [], sweep=True)
+
+
+STEPS = {  # epochs of the unlabelled images, all images, images a step, labelled images
+    "acdc_unimatch": (300, 1312, 12, {68: 30900, 136: 29400, 256: 26400}),
+    "voc": (80, 10582, 8, {92: 104880, 183: 103920, 366: 102160, 732: 98480, 1464: 91120}),
+    "voc_unimatch_v2": (60, 10582, 16, {92: 39300, 183: 38940, 366: 38280, 732: 36900, 1464: 34140}),
+    "cityscapes": (240, 2975, 8, {186: 83520, 372: 78000, 744: 66720, 1488: 44400}),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_the_published_epochs(name: str) -> None:
+    epochs, images, size, steps = STEPS[name]
+    config, text = composed(f"experiment={name}"), FILES[name].read_text()
+    assert config["batch_size"] == config["unlabeled_batch_size"] == size
+    for labeled, expected in steps.items():
+        assert epochs * ((images - labeled) // size) == expected
+        assert f"{expected:,}" in text
+    assert config["iterations"] in steps.values()
+    assert config["iterations"] % config["eval_every"] == 0
+
+
+def test_the_command_line_wins_over_a_recipe() -> None:
+    keys = ("method=fixmatch", "network.encoder=resnet50", "dataset.image_size=513", "batch_size=2")
+    config = composed("experiment=voc", *keys)
+    assert config["method"]["_target_"].endswith("FixMatch")
+    assert (config["tag"], config["batch_size"], config["views"]["weak"]["side"]) == ("resnet50-513", 2, 513)
+
+
+def test_the_encoder_moves_as_slowly_as_published() -> None:
+    for name, encoder, rest in (("voc", 0.001, 0.01), ("voc_unimatch_v2", 5e-6, 2e-4), ("cityscapes", 0.005, 0.005)):
+        config = composed(f"experiment={name}")
+        rate = config["optimizer"]["lr"]
+        assert (rate, rate * config["transfer"]["encoder_lr_scale"]) == pytest.approx((rest, encoder))

@@ -1,0 +1,289 @@
+"""Images in and out of files: axes, spacing, headers, bit depths, and files that are not whole."""
+
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl4seg.data.formats import (
+    ending,
+    h5_facts,
+    nifti_spacing,
+    picture_size,
+    read_h5,
+    read_mask,
+    read_nifti,
+    stem,
+    write_nifti,
+)
+from ssl4seg.data.images import read_picture
+from ssl4seg.errors import UserError
+
+OBLIQUE = np.array([[-1.2, 0.3, 0.0, 40.0], [0.25, 1.4, 0.1, -30.0], [0.0, -0.2, 9.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def nifti(path: Path, voxels: np.ndarray, zooms: tuple[float, ...] | None = None) -> Path:
+    """A scan with all that a header may hold: oblique affine, scaling, units, a description."""
+    image = nibabel.Nifti1Image(voxels, OBLIQUE)
+    image.header["descrip"] = b"short axis"
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(OBLIQUE, code=1)
+    image.set_sform(OBLIQUE, code=2)
+    if zooms:
+        image.header.set_zooms(zooms)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path) -> np.ndarray:
+    """x 5, y 4, z 3."""
+    voxels = np.random.default_rng(0).integers(0, 1000, (5, 4, 3)).astype(np.int16)
+    nifti(tmp_path / "scan.nii.gz", voxels)
+    return voxels
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.nii.gz", ("a", ".nii.gz")),
+        ("a.b.nii", ("a.b", ".nii")),
+        ("p_01.h5", ("p_01", ".h5")),
+        ("p.hdf5", ("p", ".hdf5")),
+        ("IMG.PNG", ("IMG", ".png")),
+        ("x.y.jpeg", ("x.y", ".jpeg")),
+    ],
+)
+def test_name_and_ending(name, expected):
+    assert (stem(Path("folder") / name), ending(Path("folder") / name)) == expected
+
+
+def test_an_unknown_ending_is_refused():
+    with pytest.raises(UserError, match=r"scan\.dcm: unknown kind of file"):
+        ending(Path("scan.dcm"))
+
+
+# -- NIfTI ------------------------------------------------------------------------------------------------------------
+
+
+def test_voxels_are_slices_rows_columns(scan, tmp_path):
+    voxels, _ = read_nifti(tmp_path / "scan.nii.gz")
+    assert voxels.shape == (3, 4, 5)
+    assert all(voxels[z, y, x] == value for (x, y, z), value in np.ndenumerate(scan))
+
+
+@pytest.mark.parametrize(("zooms", "expected"), [((1.25, 1.5, 8.0), (8.0, 1.5, 1.25)), ((2.0, 3.0), (1.0, 3.0, 2.0))])
+def test_spacing_is_that_of_slices_rows_columns(tmp_path, zooms, expected):
+    file = nifti(tmp_path / "a.nii", np.zeros((5, 4, 3)[: len(zooms)], np.int16), zooms)
+    assert nifti_spacing(read_nifti(file)[1]) == pytest.approx(expected)
+
+
+def test_scaled_intensities_are_read_scaled(tmp_path):
+    image = nibabel.Nifti1Image(np.full((2, 2, 2), 10, np.int16), np.eye(4))
+    image.header.set_slope_inter(0.5, 3)
+    nibabel.save(image, tmp_path / "a.nii")
+    # nibabel keeps whole numbers as they are and the scaling beside them: 0.5 x 10 + 3.
+    assert (read_nifti(tmp_path / "a.nii")[0] == 8).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4)])
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
+def test_a_mask_keeps_axes_affine_and_header_of_its_image(tmp_path, shape, name):
+    values = np.random.default_rng(0).integers(0, 4, shape).astype(np.float32)
+    voxels, like = read_nifti(nifti(tmp_path / name, values))
+    write_nifti(tmp_path / f"mask_{name}", voxels.astype(np.uint8), like)
+    mask = nibabel.load(tmp_path / f"mask_{name}")
+    assert np.array_equal(np.asarray(mask.dataobj), values)
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(mask.affine, like.affine)
+    assert mask.header.get_zooms() == like.header.get_zooms()
+    for key in ("descrip", "xyzt_units", "qform_code", "sform_code", "pixdim"):
+        assert np.array_equal(mask.header[key], like.header[key]), key
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (6,)])
+def test_other_than_two_or_three_dimensions_are_refused(tmp_path, shape):
+    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(UserError, match=rf"a\.nii: has {len(shape)} dimensions"):
+        read_nifti(tmp_path / "a.nii")
+
+
+# -- h5 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def h5(tmp_path) -> Path:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", data=np.arange(24.0).reshape(2, 3, 4), compression="gzip")
+        file.create_dataset("label", data=np.ones((2, 3, 4), np.uint8), compression="gzip")
+        file.attrs["spacing"] = (10, 1.5, 1.25)
+    return tmp_path / "a.h5"
+
+
+def test_h5_arrays_and_facts(h5):
+    assert h5_facts(h5) == ((2, 3, 4), True, (10.0, 1.5, 1.25))
+    assert np.array_equal(read_h5(h5, "image"), np.arange(24.0).reshape(2, 3, 4))
+    assert np.array_equal(read_h5(h5, "image", 1), np.arange(12.0, 24).reshape(1, 3, 4))
+
+
+def test_h5_without_label_or_spacing(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = np.zeros((2, 3, 4))
+    assert h5_facts(tmp_path / "a.h5") == ((2, 3, 4), False, None)
+    with pytest.raises(UserError, match=r"a\.h5: has no array 'label', only \['image'\]"):
+        read_h5(tmp_path / "a.h5", "label")
+
+
+def test_h5_without_image_is_refused_by_its_name(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(UserError, match=r"a\.h5: has no array 'image', only \['data'\]"):
+        h5_facts(tmp_path / "a.h5")
+
+
+def test_a_damaged_h5_is_a_fault_that_names_the_file_and_nothing_else(h5):
+    whole, rng = h5.read_bytes(), np.random.default_rng(0)
+    told = []
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[rng.integers(0, len(whole), 20)] = rng.integers(0, 256, 20)
+        h5.write_bytes(damaged.tobytes())
+        for read in (h5_facts, lambda file: read_h5(file, "image")):
+            try:
+                read(h5)
+            except UserError as error:
+                told.append(str(error))
+    assert len(told) > 100
+    assert all(message.startswith(f"{h5}: ") for message in told)
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [51, 51, 51]]], np.uint8)
+
+
+def values(image: np.ndarray) -> np.ndarray:
+    """What a picture's numbers stand for, in [0, 1]."""
+    return image / 255 if image.dtype == np.uint8 else image
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_8_and_16_bit_pngs_are_scaled_to_one(tmp_path, dtype, top, channels):
+    pixels = np.array([[0, top // 5, top]], dtype)
+    image = read_picture(picture(tmp_path / "a.png", pixels), channels)
+    assert image.dtype == (np.uint8 if top == 255 else np.float32)
+    np.testing.assert_allclose(values(image), np.tile([[[0, 0.2, 1]]], (channels, 1, 1)), atol=1e-6)
+
+
+def test_colours_are_channels_first(tmp_path):
+    image = read_picture(picture(tmp_path / "a.png", RGB), 3)
+    np.testing.assert_allclose(values(image), RGB.transpose(2, 0, 1) / 255, atol=1e-6)
+
+
+def test_colours_become_luminance_for_one_channel(tmp_path):
+    image = read_picture(picture(tmp_path / "a.png", RGB), 1)
+    # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
+    np.testing.assert_allclose(values(image), [[[0.299, 0.587], [0.114, 0.2]]], atol=1 / 255)
+
+
+def test_transparency_and_palettes_are_resolved(tmp_path):
+    with_alpha = np.dstack([RGB, np.full((2, 2), 255, np.uint8)])
+    Image.fromarray(RGB).quantize(4).save(tmp_path / "b.png")
+    for file in (picture(tmp_path / "a.png", with_alpha), tmp_path / "b.png"):
+        np.testing.assert_allclose(values(read_picture(file, 3)), RGB.transpose(2, 0, 1) / 255, atol=0.02)
+
+
+def test_a_jpeg_is_read(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / "a.jpg")
+    np.testing.assert_allclose(values(read_picture(tmp_path / "a.jpg", 1)), np.full((1, 8, 8), 200 / 255), atol=0.02)
+
+
+# -- masks as pictures ------------------------------------------------------------------------------------------------
+
+CLASSES = np.array([[0, 1, 20], [255, 3, 2]], np.uint8)
+
+
+def test_a_mask_is_the_indices_of_its_palette_not_their_colours(tmp_path):
+    mask = Image.fromarray(CLASSES)
+    mask.putpalette([(value * 31 + 7) % 256 for value in range(768)])
+    mask.save(tmp_path / "palette.png")
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    assert np.array_equal(read_mask(tmp_path / "palette.png"), CLASSES)
+
+
+@pytest.mark.parametrize("values", [CLASSES, CLASSES.astype(np.uint16)], ids=["8 bit", "16 bit"])
+def test_a_grey_mask_is_read_as_values(tmp_path, values):
+    mask = read_mask(picture(tmp_path / "a.png", values))
+    assert np.array_equal(mask, CLASSES)
+    assert mask.dtype == np.uint8
+
+
+def test_a_mask_of_one_bit_has_the_classes_0_and_1(tmp_path):
+    Image.fromarray(CLASSES > 1).save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png").tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fault"),
+    [
+        (np.zeros((2, 2, 3), np.uint8), "one channel, this one is RGB"),
+        (np.full((2, 2), 256, np.uint16), "label values from 256 to 256; expected 0 to 255"),
+    ],
+)
+def test_what_holds_no_class_values_is_no_mask(tmp_path, pixels, fault):
+    with pytest.raises(UserError, match=rf"a\.png: .*{fault}"):
+        read_mask(picture(tmp_path / "a.png", pixels))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_the_size_is_in_the_head_of_the_file(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 45, 3), np.uint8)
+    file = picture(tmp_path / name, noise)
+    assert picture_size(file) == (30, 45)
+    file.write_bytes(file.read_bytes()[:700])  # the pixels are gone
+    assert picture_size(file) == (30, 45)
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file}: cannot be read"):
+        picture_size(file)
+
+
+# -- files that are not whole -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.h5", "a.png", "a.jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_truncated_file_is_a_fault_that_names_it(tmp_path, name, share):
+    file, noise = tmp_path / name, np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    if ".nii" in name:
+        nifti(file, noise)
+    elif name == "a.h5":
+        with h5py.File(file, "w") as written:
+            written["image"] = noise
+    else:
+        picture(file, noise)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    read = {".nii.gz": read_nifti, ".nii": read_nifti, ".h5": h5_facts}.get(
+        ending(file), lambda path: read_picture(path, 1)
+    )
+    with pytest.raises(UserError, match=f"{file}: cannot be read"):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    "read", [read_nifti, h5_facts, lambda path: read_h5(path, "image"), lambda path: read_picture(path, 1)]
+)
+def test_a_file_that_is_not_there_is_told(tmp_path, read):
+    with pytest.raises(UserError, match=r"gone\.nii: cannot be read"):
+        read(tmp_path / "gone.nii")

@@ -1,0 +1,215 @@
+"""Image files of every kind become slices x channels x height x width; masks go back into the kind they came from."""
+
+from pathlib import Path
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from ssl4seg.data.formats import read_h5
+from ssl4seg.data.images import facts, read_image, read_values, write_label
+from ssl4seg.errors import UserError
+
+RNG = np.random.default_rng(0)
+H, W = 5, 7
+
+
+def numbers(*shape: int, dtype: str = "u1") -> np.ndarray:
+    return RNG.integers(0, np.iinfo(dtype).max, (*shape, H, W), dtype=dtype)
+
+
+def png(path: Path, pixels: np.ndarray) -> None:
+    """[C, H, W]"""
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(path)
+
+
+def tiff(path: Path, pixels: np.ndarray, **keys) -> None:
+    tifffile.imwrite(path, pixels, **{"photometric": "minisblack", **keys})
+
+
+def nifti(path: Path, pixels: np.ndarray) -> None:
+    """[H, W], [S, H, W] or [S, C, H, W]; NIfTI has rows last but one, and channels last."""
+    voxels = pixels.transpose(3, 2, 0, 1) if pixels.ndim == 4 else pixels.transpose()
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1.5, 2, 8, 1])), path)
+
+
+def h5(path: Path, pixels: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["image"] = pixels
+
+
+KINDS = [  # name, writer, what is written, channels of the dataset, expected [S, C, H, W] as the file has it
+    ("a.png", png, pixels := numbers(1), 1, pixels[None]),
+    ("a.png", png, pixels := numbers(3), 3, pixels[None]),
+    ("a.png", png, pixels := numbers(1, dtype="u2"), 1, pixels[None] / 65535),
+    ("a.tif", tiff, pixels := numbers(), 1, pixels[None, None]),
+    ("a.tif", tiff, pixels := numbers(dtype="u2"), 1, pixels[None, None] / 65535),
+    ("a.tiff", tiff, pixels := numbers().astype(np.float32), 1, pixels[None, None]),
+    ("a.tif", tiff, pixels := numbers(4, dtype="u2"), 1, pixels[:, None] / 65535),  # pages are slices
+    ("a.tif", tiff, pixels := numbers(4, dtype="u2"), 4, pixels[None] / 65535),  # unless there are so many channels
+    ("a.tif", lambda p, x: tiff(p, x.transpose(1, 2, 0), planarconfig="contig"), pixels := numbers(5), 5, pixels[None]),
+    ("a.tif", lambda p, x: tiff(p, x, planarconfig="separate"), pixels := numbers(5), 5, pixels[None]),
+    (
+        "a.tif",
+        lambda p, x: tiff(p, x.transpose(1, 2, 0), photometric="rgb", compression="lzw"),
+        pixels := numbers(3),
+        3,
+        pixels[None],
+    ),
+    ("a.tif", lambda p, x: tiff(p, x, imagej=True, metadata={"axes": "ZCYX"}), pixels := numbers(3, 2), 2, pixels),
+    ("a.nii.gz", nifti, pixels := numbers(3, dtype="i2"), 1, pixels[:, None]),
+    ("a.nii", nifti, pixels := numbers(), 1, pixels[None, None]),
+    ("a.nii", nifti, pixels := numbers(3, 2, dtype="i2"), 2, pixels),
+    ("a.h5", h5, pixels := numbers(dtype="i2"), 1, pixels[None, None]),
+    ("a.h5", h5, pixels := numbers(3, dtype="i2"), 1, pixels[:, None]),
+    ("a.h5", h5, pixels := numbers(3, dtype="i2"), 3, pixels[None]),
+    ("a.h5", h5, pixels := numbers(4, 2).astype(np.float32), 2, pixels),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "pixels", "channels", "expected"), KINDS)
+def test_every_kind_becomes_slices_channels_rows_columns(tmp_path, name, write, pixels, channels, expected):
+    write(tmp_path / name, pixels)
+    image, told = read_image(tmp_path / name, channels), facts(tmp_path / name, channels)
+    assert image.dtype == (np.uint8 if told.is_bytes else np.float32)
+    np.testing.assert_allclose(image, expected, rtol=1e-6)
+    assert (told.num_images, told.channels, *told.size) == image.shape == expected.shape
+
+
+def test_the_third_axis_of_nifti_is_slices_also_where_there_are_as_many_channels(tmp_path):
+    nifti(tmp_path / "a.nii", pixels := numbers(3, dtype="i2"))
+    image, told = read_image(tmp_path / "a.nii", 3), facts(tmp_path / "a.nii", 3)
+    assert np.array_equal(image, np.repeat(pixels[:, None], 3, axis=1))
+    assert (told.num_images, told.channels) == (3, 1)
+    nifti(tmp_path / "b.nii", numbers(4, dtype="i2"))
+    with pytest.raises(UserError, match=r"b\.nii: has 1 channel, but 4 are expected"):
+        read_image(tmp_path / "b.nii", 4)
+
+
+def test_pictures_and_byte_tiffs_stay_bytes_and_volumes_do_not(tmp_path):
+    png(tmp_path / "a.png", numbers(1))
+    tiff(tmp_path / "a.tif", numbers())
+    nifti(tmp_path / "a.nii", numbers())
+    assert [facts(tmp_path / name).is_bytes for name in ("a.png", "a.tif", "a.nii")] == [True, True, False]
+    assert facts(tmp_path / "a.nii").spacing == (1.0, 2.0, 1.5)
+
+
+def test_one_bit_tiffs_are_black_and_white(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.array([[False, True]]), photometric="minisblack")
+    assert read_image(tmp_path / "a.tif", 1).tolist() == [[[[0, 255]]]]
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png"])
+def test_one_bit_masks_hold_0_and_1_or_black_and_white(tmp_path, name):
+    pixels = np.array([[False, True]])
+    Image.fromarray(pixels).save(tmp_path / name) if name == "a.png" else tifffile.imwrite(tmp_path / name, pixels)
+    assert read_values(tmp_path / name, colored=False).tolist() == [[[0, 1]]]
+    assert read_values(tmp_path / name, colored=True).tolist() == [[[0, 255]]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_grey_becomes_colour_and_colour_grey(tmp_path, name):
+    def write(pixels):
+        if name == "a.png":
+            return png(tmp_path / name, pixels)
+        return tiff(tmp_path / name, pixels.transpose(1, 2, 0), photometric="rgb" if len(pixels) > 1 else "minisblack")
+
+    colors = np.array([[[255, 0]], [[0, 255]], [[0, 0]]], np.uint8)
+    write(colors)
+    assert read_image(tmp_path / name, 1).tolist() == [[[[76, 150]]]]  # 0.299 and 0.587 of 255
+    write(grey := np.array([[[1, 200]]], np.uint8))
+    assert np.array_equal(read_image(tmp_path / name, 3)[0], np.repeat(grey, 3, axis=0))
+
+
+@pytest.mark.parametrize("held", [1, 3])
+def test_the_opacity_of_a_picture_is_left_out_and_told(tmp_path, held):
+    pixels = numbers(held)
+    png(tmp_path / "bare.png", pixels)
+    png(tmp_path / "a.png", np.concatenate([pixels, numbers(1)]))
+    assert np.array_equal(read_image(tmp_path / "a.png", held)[0], pixels)
+    told = [facts(tmp_path / name) for name in ("bare.png", "a.png")]
+    assert [(fact.channels, fact.opacity) for fact in told] == [(held, False), (held, True)]
+    with pytest.raises(
+        UserError, match=rf"a\.png: has {held} channels? \(its opacity is left out\), but 4 are expected"
+    ):
+        read_image(tmp_path / "a.png", 4)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_the_fourth_channel_of_a_tiff_is_one_whatever_its_tag_says(tmp_path, dtype):
+    pixels = numbers(4, dtype=dtype)
+    tiff(tmp_path / "a.tif", pixels.transpose(1, 2, 0), photometric="rgb")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].extrasamples == (tifffile.EXTRASAMPLE.UNASSALPHA,)
+    image = read_image(tmp_path / "a.tif", 4)[0]
+    np.testing.assert_allclose(image, pixels / (1 if dtype == "u1" else 65535), rtol=1e-6)
+    assert facts(tmp_path / "a.tif").channels == 4
+    for channels in (1, 3):
+        with pytest.raises(UserError, match=rf"a\.tif: has 4 channels, but {channels} are expected"):
+            read_image(tmp_path / "a.tif", channels)
+
+
+def test_other_numbers_of_channels_are_refused(tmp_path):
+    tiff(tmp_path / "a.tif", numbers(5), planarconfig="separate")
+    with pytest.raises(UserError, match=r"a\.tif: has 5 channels, but 3 are expected"):
+        read_image(tmp_path / "a.tif", 3)
+    h5(tmp_path / "a.h5", numbers(2, 4))
+    with pytest.raises(UserError, match=r"a\.h5: has 4 channels, but 1 are expected"):
+        read_image(tmp_path / "a.h5", 1)
+
+
+def test_tiffs_that_cannot_be_told_are_refused(tmp_path):
+    tiff(tmp_path / "a.tif", numbers(2, 3), imagej=True, metadata={"axes": "TZYX"})
+    with pytest.raises(UserError, match=r"a\.tif: has the axes TZYX"):
+        read_image(tmp_path / "a.tif", 1)
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:100])
+    for read in (facts, lambda path: read_image(path, 1)):
+        with pytest.raises(UserError, match=r"b\.tif: cannot be read as TIFF"):
+            read(tmp_path / "b.tif")
+
+
+def test_the_indices_of_a_palette_are_a_mask_but_no_image(tmp_path):
+    values = numbers() % 3
+    for name in ("a.png", "a.tif"):
+        picture = Image.fromarray(values)
+        picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        picture.save(tmp_path / name)
+        assert np.array_equal(read_values(tmp_path / name, colored=False), values[None])
+    assert read_values(tmp_path / "a.png", colored=True)[0, values == 1].tolist()[0] == [255, 0, 0]
+    with pytest.raises(UserError, match=r"a\.tif: is a TIFF with a palette"):
+        read_image(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "image", "channels", "shape"),
+    [
+        ("a.tif", tiff, numbers(), 1, (H, W)),
+        ("a.tif", tiff, numbers(3), 1, (3, H, W)),
+        ("a.tif", tiff, numbers(3), 3, (H, W)),
+        ("a.h5", h5, numbers(), 1, (H, W)),
+        ("a.h5", h5, numbers(1), 1, (1, H, W)),
+        ("a.h5", h5, numbers(3), 3, (H, W)),
+        ("a.h5", h5, numbers(2, 3), 3, (2, H, W)),
+        ("a.nii", nifti, numbers(3), 1, (3, H, W)),
+        ("a.nii", nifti, numbers(3, 2), 2, (3, H, W)),
+    ],
+)
+def test_a_mask_is_written_in_its_images_kind_and_shape(tmp_path, name, write, image, channels, shape):
+    write(tmp_path / name, image)
+    label = RNG.integers(0, 4, (facts(tmp_path / name, channels).num_images, H, W), np.uint8)
+    write_label(target := tmp_path / f"mask_{name}", label, tmp_path / name)
+    assert np.array_equal(read_values(target, colored=False), label)
+    if name == "a.nii":
+        assert nibabel.load(target).shape == shape[::-1]
+    else:
+        written = read_h5(target, "label") if name == "a.h5" else tifffile.imread(target)
+        assert (written.shape, written.dtype) == (shape, np.uint8)
+
+
+def test_h5_masks_beside_their_image(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"], file["label"] = numbers(2), numbers(2) % 2
+    assert facts(tmp_path / "a.h5").labeled

@@ -1,0 +1,346 @@
+"""Every method in conf/method keeps the contract with the U-Net, and steps and predicts with every other network.
+
+A new file in conf/method or conf/network is tested by itself.
+"""
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import composed, small_method, small_network
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ssl4seg import checkpoint
+from ssl4seg.commands.conf import choices, conf_dir
+from ssl4seg.errors import UserError
+from ssl4seg.keys import IGNORE
+from ssl4seg.methods.base import Method
+from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
+from ssl4seg.run.engine import Engine, Plan
+from ssl4seg.run.transfer import Transfer
+from ssl4seg.types import Batch, Losses, Progress
+
+pytestmark = pytest.mark.slow
+
+SIDE, NUM_LABELED, NUM_UNLABELED = 32, 2, 3
+HALFWAY = Progress(5, 10)
+
+# -- which methods meet which networks --------------------------------------------------------------------------------
+
+METHODS = """
+supervised
+mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt
+fixmatch fixmatch_cta unimatch unimatch_v2
+cps ctct deep_co_training gct abd
+urpc cct mc_net dtc r_drop
+pseudo_label confidence_weighted st_plus_plus bcp
+dan gan adv_semi_seg
+entropy_minimization s4l
+"""
+NETWORKS = """
+unet swin_unet gan_generator_deconv gan_generator_strided
+resnet50_decoder vocsegnet fcn deeplabv3 lraspp
+smp_unet unetplusplus deeplabv3plus fpn pspnet segformer upernet dpt
+dinov2_dpt
+"""
+ENOUGH = 4
+
+
+def families(lines: str, names: Iterable[str]) -> dict[str, str]:
+    """The family of each name, a line each; a name that stands in none of them is a family of its own."""
+    known = {name: line for line in lines.splitlines() for name in line.split()}
+    return {name: known.get(name, name) for name in names}
+
+
+def covering(methods: Mapping[str, str], networks: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pairs in which each method meets networks of `ENOUGH` families, and each network methods of as many.
+
+    Every pair is looked at, along one diagonal after the other, and taken if either meets a family that it still lacks.
+    """
+    met: dict[str, set[str]] = {name: set() for name in (*methods, *networks)}
+    pairs = []
+    for shift in range(len(networks)):
+        for index, method in enumerate(methods):
+            network = list(networks)[(index + shift) % len(networks)]
+            meetings = ((met[method], networks[network]), (met[network], methods[method]))
+            if any(len(before) < ENOUGH and family not in before for before, family in meetings):
+                pairs.append((method, network))
+                for before, family in meetings:
+                    before.add(family)
+    return pairs
+
+
+def pairs(folders: Sequence[Path]) -> list[tuple[str, str]]:
+    names = (choices(group, folders) for group in ("method", "network"))
+    return covering(*(families(*each) for each in zip((METHODS, NETWORKS), names, strict=True)))
+
+
+@pytest.mark.parametrize("more", [[], ["added"], ["added", "another"]])
+def test_every_method_meets_four_families_of_networks_and_every_network_four_of_methods(more: list[str]) -> None:
+    methods = families(METHODS, [*choices("method", [conf_dir()]), *more])
+    networks = families(NETWORKS, [*choices("network", [conf_dir()]), *(f"{name}_net" for name in more)])
+    chosen = covering(methods, networks)
+    assert len(set(chosen)) == len(chosen) < len(methods) * len(networks) / 3
+    for name in methods:
+        assert len({networks[network] for method, network in chosen if method == name}) >= ENOUGH, name
+    for name in networks:
+        assert len({methods[method] for method, network in chosen if network == name}) >= ENOUGH, name
+
+
+def test_the_families_name_methods_and_networks_that_there_are() -> None:
+    for lines, group in ((METHODS, "method"), (NETWORKS, "network")):
+        assert not set(lines.split()) - set(choices(group, [conf_dir()]))
+
+
+# -- what a method does -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=choices("method", [conf_dir()]))
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return composed(*small_method(request.param)) | {"network": small_network("unet")}
+
+
+def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Method:
+    torch.manual_seed(0)
+    return method_of(config["method"], network_maker(config["network"], channels, classes)).train()
+
+
+def batch_for(method: Method, channels: int = 1, classes: int = 4) -> Batch:
+    """Random images; a fifth of the labels is ignored."""
+    label = torch.randint(classes, (NUM_LABELED, SIDE, SIDE))
+    label[torch.rand(label.shape) < 0.2] = IGNORE
+    unlabeled = torch.rand(NUM_UNLABELED if method.needs_unlabeled else 0, channels, SIDE, SIDE)
+    strong = tuple(torch.rand_like(unlabeled) for _ in range(method.strong_views))
+    return Batch(torch.rand(NUM_LABELED, channels, SIDE, SIDE), label, unlabeled, strong)
+
+
+def steps(method: Method, batch: Batch) -> Iterator[tuple[str, Losses]]:
+    """The losses of each phase, their gradients taken."""
+    for phase in method.phases:
+        method.zero_grad()
+        losses = method(phase, batch, HALFWAY)
+        torch.stack(list(losses.values())).sum().backward()
+        yield phase, losses
+
+
+def check_step(method: Method, batch: Batch) -> None:
+    """Finite scalar terms with a gradient, and a finite gradient in every parameter that the phase's optimiser moves.
+
+    None may be left out: a distributed run of one phase waits for all of them.
+    """
+    for phase, losses in steps(method, batch):
+        assert losses
+        for name, value in losses.items():
+            assert value.shape == (), name
+            assert value.dtype == torch.float32, name
+            assert value.isfinite(), name
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters_of(phase)), phase
+
+
+@torch.no_grad()
+def predicted(method: Method, image: Tensor) -> Tensor:
+    return method.eval().predict(image)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 4), (3, 2), (3, 21)])
+def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, channels, classes):
+    method = assembled(config, channels, classes)
+    batch = batch_for(method, channels, classes)
+    check_step(method, batch)
+    for phase, _ in steps(method, batch):
+        assert any(p.grad.abs().sum() > 0 for p in method.parameters_of(phase)), phase
+
+
+@pytest.mark.parametrize(("name", "network"), pairs([conf_dir()]))
+def test_a_method_steps_and_predicts_with_networks_of_every_family_or_says_what_it_lacks(name, network):
+    config = composed(*small_method(name))
+    config |= {"network": small_network(network)}
+    try:
+        method = assembled(config)
+    except UserError as error:
+        refusal = str(error)
+    else:
+        batch = batch_for(method)
+        check_step(method, batch)
+        assert predicted(method, batch.image).shape == (NUM_LABELED, 4, SIDE, SIDE)
+        return
+    assert refusal.startswith("network=")
+
+
+def test_a_batch_of_one_is_enough(config):
+    method = assembled(config)
+    batch = batch_for(method)
+    check_step(method, Batch(*(t[:1] for t in batch[:3]), tuple(view[:1] for view in batch.strong)))
+
+
+def test_pseudo_labels_are_probabilities_of_every_image_and_change_nothing(config):
+    method = assembled(config)
+    image = torch.rand(NUM_UNLABELED, 1, SIDE, SIDE)
+    before = copy.deepcopy(method.state_dict())
+    with torch.no_grad():
+        found = method.eval().pseudo_labels(image, HALFWAY)
+    if found is not None:
+        assert found.probability.shape == (NUM_UNLABELED, 4, SIDE, SIDE)
+        torch.testing.assert_close(found.probability.sum(dim=1), torch.ones(image[:, 0].shape))
+        assert (found.used.shape, found.used.dtype) == (image[:, 0].shape, torch.bool)
+    assert same(method.state_dict(), before)
+
+
+def test_nothing_labelled_is_finite(config):
+    method = assembled(config)
+    batch = batch_for(method)
+    check_step(method, batch._replace(label=torch.full_like(batch.label, IGNORE)))
+
+
+def test_autocast_to_bfloat16_keeps_losses_in_float32(config):
+    method = assembled(config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check_step(method, batch_for(method))
+
+
+def test_a_step_leaves_its_batch_as_it_was(config):
+    method = assembled(config)
+    batch = batch_for(method)
+    before = copy.deepcopy(batch)
+    list(steps(method, batch))
+    for now, then in zip((*batch[:3], *batch.strong), (*before[:3], *before.strong), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_the_same_seed_gives_the_same_losses(config):
+    def drawn() -> list[float]:
+        method = assembled(config)
+        return [value.item() for _, losses in steps(method, batch_for(method)) for value in losses.values()]
+
+    assert drawn() == drawn()
+
+
+def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
+    method = assembled(config)
+    method.supervised = lambda logits, label: 0 * logits.sum()
+    found = {name: value.item() for _, losses in steps(method, batch_for(method)) for name, value in losses.items()}
+    chosen = {name: value for name, value in found.items() if name.endswith("supervised")}
+    assert chosen
+    assert set(chosen.values()) == {0}
+
+
+def test_after_step_moves_nothing_that_an_optimiser_moves(config):
+    method = assembled(config)
+    list(steps(method, batch_for(method)))
+    optimised = {id(p) for phase in method.phases for p in method.parameters_of(phase)}
+    before = {name: p.detach().clone() for name, p in method.named_parameters() if id(p) in optimised}
+    method.after_step(HALFWAY)
+    assert optimised
+    assert all(torch.equal(p, before[name]) for name, p in method.named_parameters() if id(p) in optimised)
+    assert all(value.isfinite().all() for value in method.state_dict().values())
+
+
+def test_every_parameter_that_wants_a_gradient_has_one_optimiser(config):
+    method = assembled(config)
+    optimised = [id(p) for phase in method.phases for p in method.parameters_of(phase)]
+    assert sorted(optimised) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
+def test_weights_are_plain_numbers(config):
+    weights = assembled(config).weights(HALFWAY)
+    assert all(isinstance(name, str) and isinstance(value, float) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (70, 45)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_predict_gives_float32_logits_of_the_images_size(config, size, precision):
+    method = assembled(config, 3, 5)
+    image = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        logits = forward_of(method, Fabric(accelerator="cpu", precision=precision))(image)
+    assert (logits.shape, logits.dtype) == ((2, 5, *size), torch.float32)
+    assert logits.isfinite().all()
+
+
+def test_prediction_repeats_and_does_not_depend_on_the_rest_of_the_batch(config):
+    method, image = assembled(config), torch.rand(3, 1, SIDE, SIDE)
+    logits = predicted(method, image)
+    assert torch.equal(predicted(method, image), logits)
+    torch.testing.assert_close(predicted(method, image[1:2]), logits[1:2], atol=1e-4, rtol=1e-4)
+
+
+def test_state_dict_restores_a_method_that_has_learned(config, tmp_path):
+    method = assembled(config)
+    batch = batch_for(method)
+    list(steps(method, batch))  # moves batch-norm statistics
+    method.after_step(HALFWAY)
+    checkpoint.save({"method": method.state_dict()}, tmp_path / "last.pt")
+    other = method_of(config["method"], network_maker(config["network"], 1, 4))
+    assert not same(other.state_dict(), method.state_dict())
+    checkpoint.load_into(other, checkpoint.load(tmp_path / "last.pt")["method"], "last.pt")
+    assert same(other.state_dict(), method.state_dict())
+    assert torch.equal(predicted(other, batch.image), predicted(method, batch.image))
+
+
+def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
+    method = assembled(config)
+    engine = Engine(
+        fabric=Fabric(accelerator="cpu"),
+        method=method,
+        optimizers=optimizers_of(config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method)),
+        schedule=build(config["schedule"], "schedule"),
+        batches=None,
+        validate=None,
+        selection=None,
+        plan=Plan(total=1, eval_every=1, accumulate=1, clip_norm=None, log_every=1, seed=0),
+        folder=None,
+    )
+    checkpoint.save(engine.model_state(), tmp_path / "best.pt")
+    config["network"]["weights"] = str(tmp_path / "best.pt")
+    torch.manual_seed(1)
+    network = network_maker(config["network"], 1, 4)().eval()
+    image = torch.rand(2, 1, SIDE, SIDE)
+    with torch.no_grad():
+        assert torch.equal(network(image), predicted(method, image))
+
+
+# -- a file that one would add ----------------------------------------------------------------------------------------
+
+MINE = """
+from ssl4seg.methods.parts.predictions import entropy
+from ssl4seg.methods.base import Method
+
+
+class Mine(Method):
+    def __init__(self, *, network, weight):
+        super().__init__()
+        self.student, self.weight = network(), weight
+
+    def forward(self, phase, batch, progress):
+        z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
+        confusion = entropy(z_u.softmax(dim=1)).mean()
+        return {"supervised": self.supervised(z_l, batch.label), "entropy": self.weight * confusion}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder of configurations with a method of one's own, which lives outside the package."""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("# My method.\n_target_: my_method.Mine\nweight: 0.5\n")
+    (tmp_path / "my_method.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("my_method", None)
+
+
+def test_a_file_that_one_adds_is_found_and_keeps_the_contract(mine):
+    assert len([network for method, network in pairs([mine, conf_dir()]) if method == "mine"]) >= ENOUGH
+    config = composed(f"hydra.searchpath=[file://{mine}]", "method=mine", "network=unet")
+    method = assembled(config)
+    assert type(method).__name__ == "Mine"
+    check_step(method, batch_for(method))

@@ -1,0 +1,86 @@
+"""Every method in conf/method in the engine: it resumes exactly in each of its stages, and runs in two processes."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import TESTS, acdc, composed, differing, engine_in, go, load, shell, small_method, write_h5
+
+from ssl4seg.commands.conf import choices, conf_dir
+
+METHODS = choices("method", [conf_dir()])
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_h5(tmp_path_factory.mktemp("whole") / "ACDC")
+
+
+def overrides(method: str, root: Path) -> tuple[str, ...]:
+    scales = ("network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]")  # two decoder maps, for urpc
+    return (*acdc(root), *scales, *small_method(method), "labeled_cases=1", f"iterations={STEPS}")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, root, tmp_path):
+    config = composed(*overrides(method, root))
+    unbroken = engine_in(tmp_path / "unbroken", config)
+    go(unbroken, STEPS)
+    starts = [0, *(round(share * STEPS) for share in unbroken.method.stages)]
+    for stop in sorted({*starts[1:], *(start + 1 for start in starts)}):  # at each border, and one step later
+        go(engine_in(tmp_path / "broken", config), stop)
+    go(engine_in(tmp_path / "broken", config), STEPS)
+    assert not differing(*(load(tmp_path / run / "last.pt") for run in ("unbroken", "broken")))
+
+
+TWO = """
+import sys
+
+import torch
+import torch.distributed as dist
+from helpers import NAMES, composed
+from test_contract_runs import METHODS, overrides
+from ssl4seg.run.training import Training
+
+
+def check(method, *more):
+    # Three steps; whether each has moved the encoder.
+    engine = Training(composed(*overrides(method, sys.argv[1]), "engine.devices=2", *more), NAMES, None).engine()
+    weight, moved = next(engine.method.student.encoder.parameters()), []
+    before = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
+    for _ in range(3):
+        old = weight.detach().clone()
+        engine.train_step()
+        engine.step += 1
+        moved.append(not torch.equal(weight, old))
+    after = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
+    other = after.clone()
+    dist.broadcast(other, 0)
+    assert torch.equal(after, other), f"{method}: the processes differ by {(after - other).abs().max()}"
+    assert after.isfinite().all() and not torch.equal(after, before), method
+    if engine.method.stages:
+        engine.begin_stage(1)  # each has seen other images, and their batch norm's statistics are frozen here
+        for name, value in engine.method.state_dict().items():
+            other = value.clone()
+            dist.broadcast(other, 0)
+            assert torch.equal(value, other), f"{method}: the processes differ in {name}"
+    return moved
+
+
+for method in METHODS:
+    check(method)
+for method in ("supervised", "gan", "st_plus_plus"):
+    assert check(method, "transfer.freeze_encoder=1") == [False, True, True], method
+print("all the same")
+"""
+
+
+def test_two_processes_hold_the_same_weights_whatever_the_method(root, tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(TESTS)))}
+    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", root, cwd=tmp_path, env=env)
+    assert code == 0, output
+    assert output.count("all the same") == 2
