@@ -15,7 +15,7 @@ from pixelwise import K
 
 from ssl4seg.data.case import Case, Volume
 from ssl4seg.keys import IGNORE
-from ssl4seg.training import Training
+from ssl4seg.run.training import Training
 from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
