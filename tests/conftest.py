@@ -1,24 +1,63 @@
 """Fixtures that several modules share."""
 
-import gc
-from collections.abc import Callable
+import inspect
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import acdc, succeed, write_nifti
+from helpers import TESTS, Command, acdc, succeed, write_nifti
 from pixelwise import K
 
 from ssl4seg.data.case import Case, Volume
 from ssl4seg.keys import IGNORE
+from ssl4seg.run.training import Training
 from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
 
+# -- pytest -m fast ---------------------------------------------------------------------------------------------------
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # torch and three thousand tests stay till the end: no need to look through them
+SLOW = (Command, Training, subprocess)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark as fast each test that neither starts a process, nor trains, nor is marked as slow."""
+    for item in items:
+        fixtures = [each.func for found in item._fixtureinfo.name2fixturedefs.values() for each in found]
+        if not item.get_closest_marker("slow") and not is_slow([item.function, *fixtures]):
+            item.add_marker("fast")
+
+
+def is_slow(todo: list[Any]) -> bool:
+    """Whether these functions, or those of the tests that they call, name one of SLOW."""
+    seen = set()
+    while todo:
+        named = todo.pop()
+        if any(named is each for each in SLOW):
+            return True
+        function = inspect.unwrap(named) if callable(named) else named
+        if isinstance(function, FunctionType) and function not in seen:
+            seen.add(function)
+            if Path(function.__code__.co_filename).is_relative_to(TESTS):
+                todo += [function.__globals__.get(name) for name in names_in(function.__code__)]
+    return False
+
+
+def names_in(code: CodeType) -> Iterator[str]:
+    """The names that a function's code uses, functions inside it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_in(constant)
+
+
+# -- fixtures ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_supervised, softmax
-from test_losses import numpy_dice
+from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, numpy_dice, numpy_supervised, softmax
 
 from ssl4seg.augment.mixing import cut_patches, paste_patch
 from ssl4seg.errors import UserError

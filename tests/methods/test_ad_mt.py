@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from pixelwise import HALFWAY, K, Pixelwise, entropies, losses, numpy_supervised, softmax
-from test_losses import numpy_dice
+from pixelwise import HALFWAY, K, Pixelwise, entropies, losses, numpy_dice, numpy_supervised, softmax
 
 from ssl4seg.augment.mixing import beta_boxes
 from ssl4seg.errors import UserError

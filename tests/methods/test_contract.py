@@ -25,6 +25,8 @@ from ssl4seg.run.engine import Engine, Plan
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.types import Batch, Losses, Progress
 
+pytestmark = pytest.mark.slow
+
 SIDE, NUM_LABELED, NUM_UNLABELED = 32, 2, 3
 HALFWAY = Progress(5, 10)
 

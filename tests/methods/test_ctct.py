@@ -5,8 +5,7 @@ import pytest
 import torch
 from adversaries import check_phases_keep_apart, some_batch, tiny_unet
 from helpers import composed
-from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, numpy_supervised
-from test_losses import numpy_dice
+from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, numpy_dice, numpy_supervised
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE

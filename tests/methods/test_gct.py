@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from adversaries import check_phases_keep_apart, reaches, some_batch, tiny_unet
+from flaws import target
 from pixelwise import HALFWAY, K, Pixelwise, losses, numpy_supervised, softmax
-from test_flaw_detector import target
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from pixelwise import HALFWAY, K, Pixelwise, losses, numpy_supervised, softmax
-from test_losses import numpy_dice
+from pixelwise import HALFWAY, K, Pixelwise, losses, numpy_dice, numpy_supervised, softmax
 from torch import Tensor
 
 from ssl4seg.augment.mixing import cutmix_boxes

@@ -21,6 +21,8 @@ from ssl4seg.networks.torchvision_networks import LRASPP, DeepLabV3
 from ssl4seg.networks.vocsegnet import VOCSegNet
 from ssl4seg.run.assemble import network_maker
 
+pytestmark = pytest.mark.slow
+
 NAMES = [name for name in SMALL_NETWORKS if not name.startswith(("swin", "gan"))] + ["lraspp"]
 
 

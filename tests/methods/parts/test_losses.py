@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pixelwise import numpy_cross_entropy, numpy_dice, numpy_supervised, softmax
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -22,28 +23,6 @@ from ssl4seg.processes import all_sum
 
 supervised = CrossEntropyDice()
 LOSSES = [cross_entropy, dice, supervised, HardPixels()]
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def numpy_cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
-    p = softmax(z)
-    return float(np.mean([-np.log(p[n, y[n, i, j], i, j]) for n, i, j in np.argwhere(y != IGNORE)]))
-
-
-def numpy_dice(z: np.ndarray, y: np.ndarray, smooth: float = 1e-5) -> float:
-    p, counted, total = softmax(z), y != IGNORE, 0.0
-    for k in range(z.shape[1]):
-        a, b = p[:, k][counted], (y == k)[counted].astype(float)
-        total += 1 - (2 * (a * b).sum() + smooth) / ((a * a).sum() + (b * b).sum() + smooth)
-    return total / z.shape[1]
-
-
-def numpy_supervised(z: np.ndarray, y: np.ndarray, smooth: float = 1e-5) -> float:
-    return (numpy_cross_entropy(z, y) + numpy_dice(z, y, smooth)) / 2
 
 
 def sharp(label: Tensor, num_classes: int) -> Tensor:
