@@ -18,7 +18,7 @@ _NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")),
 ]
-"""What pickles of plain NumPy numbers name: public scripts save such numbers (the best Dice) beside the weights."""
+"""Functions and types in pickles of NumPy numbers, which public scripts save beside the weights (the best Dice)."""
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:

@@ -29,7 +29,7 @@ class Diagnosis:
         cases: the unlabelled training cases; cases without a mask are left out.
         num_images: largest number of slices that are scored, evenly spaced over the cases.
         classes: the names of all K classes.
-        background: whether class 0 is the background, of which no Dice is computed.
+        background: whether class 0 is the background; no Dice is computed of the background.
         side: pixels of the training input.
         view: the weak views.
         batch_size: images in one call of the method.

@@ -169,7 +169,7 @@ class Engine:
 
     @contextmanager
     def _only(self, phase: str) -> Iterator[None]:
-        """Let only this phase's parameters get gradients; with a single phase nothing is to do."""
+        """Let only this phase's parameters get gradients; with a single phase there is nothing to do."""
         if len(self.method.phases) == 1:
             yield
             return
