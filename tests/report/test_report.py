@@ -24,10 +24,10 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
-from ssl4seg.report import command, compare, figures, pictures, sheets, words
+from ssl4seg.report import command, compare, figures, patients, sheets
 from ssl4seg.report.collect import Run, collect
-from ssl4seg.report.folder import FigureFolder
-from ssl4seg.report.words import PATIENT
+from ssl4seg.report.figure_folder import FigureFolder
+from ssl4seg.report.names import PATIENT, short
 from ssl4seg.run.folder import FAILURES, read_config
 from ssl4seg.run.settings import RunSettings, read
 from ssl4seg.scoring.metrics import score
@@ -333,7 +333,7 @@ def test_long_names_are_shortened_and_stay_different() -> None:
         "x" * 40: "x" * 29 + "…",
         "x" * 41: "x" * 26 + "… #2",
     }
-    assert words.short(names) == names
+    assert short(names) == names
 
 
 def test_lists_of_views_differ_by_a_key_and_a_value_in_any_order(tmp_path: Path) -> None:
@@ -361,11 +361,11 @@ def test_a_tag_of_all_rows_stands_in_the_title_of_a_figure_alone(tmp_path: Path)
     make_run(tmp_path, "uamt", [0.5] * 5, tag="small", config={"lr": 0.1})
     make_run(tmp_path, "uamt", [0.5] * 5, seed=1, tag="small", config={"lr": 0.2})
     group = figures.Group(rows=tuple(collect([tmp_path])[0]))
-    assert (group.words, sorted(group.called.values())) == ("hearts, unet, small", ["uamt lr=0.1", "uamt lr=0.2"])
+    assert (group.title, sorted(group.names.values())) == ("hearts, unet, small", ["uamt lr=0.1", "uamt lr=0.2"])
     make_run(tmp_path, "dan", [0.5] * 5)
     group = figures.Group(rows=tuple(collect([tmp_path])[0]))
-    assert group.words == "hearts, unet"
-    assert sorted(group.called.values()) == ["dan", "uamt small lr=0.1", "uamt small lr=0.2"]
+    assert group.title == "hearts, unet"
+    assert sorted(group.names.values()) == ["dan", "uamt small lr=0.1", "uamt small lr=0.2"]
 
 
 # -- comparison -------------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_another_baseline_and_what_cannot_be_compared(root: Path) -> None:
     assert [(row["method"], row["baseline"]) for row in table(output / "comparison.csv")] == [
         ("supervised", "a_teacher")
     ]
-    assert "left out: supervised, 2 of 8 (25 %): not compared with a_teacher: 2 test cases are not in both" in shown
+    assert "left out: supervised, 2 of 8 (25 %): not compared with a_teacher: 2 test patients are not in both" in shown
     told = "it has no run with the same dataset, network and number of labelled cases"
     assert f"left out: supervised, 8 of 8 (100 %): not compared with a_teacher: {told}" in shown
     assert "no finished run has this method" in refused("report", root, "--baseline", "uamt", cwd=root)
@@ -479,10 +479,10 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cut", "told"),
     [
-        (lambda lines: lines[:-1], "holds 4 cases, and results.json 5"),
-        (lambda lines: [*lines, lines[-1]], "not all the same number of classes"),
+        (lambda lines: lines[:-1], "holds 4 cases, but results.json counts 5"),
+        (lambda lines: [*lines, lines[-1]], "its cases differ in their number of classes"),
         (lambda lines: [*lines[:-1], "other,he"], "cannot be read"),
-        (lambda lines: [*lines[:-1], "another,heart,0.2"], "has not the cases of seed 0: another for one"),
+        (lambda lines: [*lines[:-1], "another,heart,0.2"], "its cases are not those of seed 0, for example another"),
     ],
 )
 def test_a_table_of_cases_that_is_not_complete_is_not_used(
@@ -505,7 +505,7 @@ def test_a_table_of_cases_that_is_not_complete_is_not_used(
             "--pictures a_techer: no finished run has this method; there are a_teacher, supervised",
         ),
         (("--baseline", "uamt"), "--baseline uamt: no finished run has this method"),
-        (("--pictures", "--no-figures"), "--pictures: --no-figures leaves them out"),
+        (("--pictures", "--no-figures"), "--pictures: --no-figures leaves the pictures out"),
         (("--patient", "("), "--patient (: is no regular expression"),
     ],
 )
@@ -595,14 +595,20 @@ def test_with_one_number_of_labels_the_methods_stand_in_order(tmp_path: Path) ->
     assert all(len(panel.lines) == 2 for panel in panels[1:])  # its own, and the bound's
 
 
-def test_a_curve_of_a_run_that_was_gone_on_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_of_a_resumed_run_has_each_step_once_without_a_warning(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = root / "a_teacher-1-0"
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=15) as events:
-        events.add_scalar("val/dice/mean", 0.75, 20)
-    told: list[logging.LogRecord] = []
-    monkeypatch.setattr(logging.getLogger("tensorboard"), "handle", told.append)
+    (before,) = events(root)
+    before.rename(
+        before.with_name("events.out.tfevents.1")
+    )  # a second earlier: TensorBoard reads in the order of names
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=15) as writer:
+        writer.add_scalar("val/dice/mean", 0.75, 20)
+    warned: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("tensorboard"), "handle", warned.append)
     assert figures.curve(Run(folder=folder, result={}, settings={}), "dice") == pytest.approx({10: 0.18, 20: 0.75})
-    assert not told  # TensorBoard's warnings
+    assert not warned
 
 
 def test_missing_curves_and_cases_are_told(root: Path) -> None:
@@ -721,18 +727,18 @@ def test_pictures_of_the_worst_the_median_and_the_best_case(tmp_path: Path) -> N
 
     (row,) = collect([tmp_path / "outputs"])[0]
     scores = compare.scores_of_cases(row.runs[0], "dice")
-    patients = {name[:-3]: [scores[f"{name[:-3]}_{phase}"] for phase in ("ed", "es")] for name in scores}
-    worst, best = sorted(patients, key=lambda name: sum(patients[name]))
-    titles = [axes.get_title("left").split("\n") for axes in pictures.draw(row, re.compile(PATIENT)).figure.axes]
+    of_patient = {name[:-3]: [scores[f"{name[:-3]}_{phase}"] for phase in ("ed", "es")] for name in scores}
+    worst, best = sorted(of_patient, key=lambda name: sum(of_patient[name]))
+    titles = [axes.get_title("left").split("\n") for axes in patients.draw(row, re.compile(PATIENT)).figure.axes]
     assert [title[1] for title in titles] == [
-        f"{name}_ed ({100 * patients[name][0]:.1f} %)" for name in (worst, worst, best)
+        f"{name}_ed ({100 * of_patient[name][0]:.1f} %)" for name in (worst, worst, best)
     ]
-    assert titles[2][0] == f"best: Dice {50 * sum(patients[best]):.1f} %"
-    titles = [axes.get_title("left").split("\n") for axes in pictures.draw(row, re.compile("(.+)")).figure.axes]
+    assert titles[2][0] == f"best: Dice {50 * sum(of_patient[best]):.1f} %"
+    titles = [axes.get_title("left").split("\n") for axes in patients.draw(row, re.compile("(.+)")).figure.axes]
     ordered = sorted(scores, key=lambda name: scores[name])
     assert [title[1] for title in titles] == [ordered[0], ordered[1], ordered[3]]  # each case a patient of its own
 
-    predictions = pictures.predict(row.runs[0], read(RunSettings, read_config(row.runs[0].folder)), ordered)
+    predictions = patients.predict(row.runs[0], read(RunSettings, read_config(row.runs[0].folder)), ordered)
     for name, (volume, prediction) in predictions.items():
         dices = [score(prediction == k, volume.label == k)["dice"] for k in (1, 2, 3)]
         assert sum(dices) / 3 == pytest.approx(scores[name], abs=1e-3)
@@ -752,9 +758,9 @@ def test_pictures_are_of_one_size_with_whole_titles_and_all_classes() -> None:
     labels[1][30:60, 5:85] = 2  # wider than any window of the others' shape within the image
     labels[2][70:75, 50:55] = 3
     panels = [(volume_of(label), label[None]) for label in labels]
-    titles = [f"{which}: Dice 43.7 %\n{'a' * 32}" for which in pictures.WHICH]
+    titles = [f"{which}: Dice 43.7 %\n{'a' * 32}" for which in patients.WHICH]
     classes = ("background", "one", "two", "three")
-    figure = pictures._figure(panels, titles, classes, palette())
+    figure = patients._figure(panels, titles, classes, palette())
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*classes[1:], "truth", "prediction"]
     legend = figure.legends[0].get_window_extent()
