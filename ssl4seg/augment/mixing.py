@@ -23,8 +23,8 @@ def mix_labels(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 def cutmix_mask(images: Tensor, area: float = 0.5) -> Tensor:
     """A box for each image [N, C, H, W] (French et al., BMVC 2020).
 
-    The box covers the share `area` of the image. Its height, as a share of the image's, is log-uniform in [area, 1], its
-    place uniform.
+    The box covers the share `area` of the image. Its height / the image's is log-uniform in [area, 1]; its place is
+    uniform.
     """
     num, _, height, width = images.shape
     u = torch.rand((3, num))

@@ -48,10 +48,10 @@ def make_run(
     config: Mapping[str, Any] | None = None,
     labeled: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished run of one class, in which the CASES of test score `dice`; on val it scores 0.1 less.
+    """Make a finished run of one class, in which the CASES of test score `dice`; on val it scores 0.1 less.
 
     Args:
-        config, labeled: what is otherwise in config.yaml, and in results.json under that key.
+        config, labeled: entries that replace or join those of config.yaml, and of `labeled` in results.json.
     """
     folder = root / f"{method}-{cases}-{seed}{tag and '-'}{re.sub('[^a-z0-9]', '', tag)}"
     (folder / "tensorboard").mkdir(parents=True)
@@ -110,7 +110,7 @@ Tell = Callable[..., str]
 
 @pytest.fixture
 def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tell:
-    """The command in this process: what it writes to both streams, and with what words it ends."""
+    """Run the command in this process; returns its output on both streams and its last message."""
 
     def call(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["ssl4seg-report", *map(str, arguments)])
@@ -124,7 +124,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def report(root: Path, *arguments: object) -> tuple[str, Path]:
-    """What the screen shows, and the folder of the files."""
+    """Run the command; returns its output on the screen, and the folder of its files."""
     output = root.parent / "report"
     return succeed("report", root, "--output", output, *arguments, cwd=root.parent), output
 
@@ -238,8 +238,8 @@ def test_runs_without_results_are_listed_with_the_reason(root: Path) -> None:
     (root / "c").mkdir()
     (root / "c/config.yaml").write_text("seed: 0\n")
     (root / "c/results.json").write_text("{")
-    told = [("d", "seed=7", "first"), ("d", "seed=7", "later"), ("a", "seed=8", "has a folder now")]
-    lines = [json.dumps({"sweep": "", "folder": f, "overrides": o, "error": error}) for f, o, error in told]
+    failures = [("d", "seed=7", "first"), ("d", "seed=7", "later"), ("a", "seed=8", "has a folder now")]
+    lines = [json.dumps({"sweep": "", "folder": f, "overrides": o, "error": error}) for f, o, error in failures]
     (root / FAILURES).write_text("\n".join(lines) + '\n{"sweep": "ab')  # the last is cut off
     shown, output = report(root, "--no-figures")
     assert f"{root}/a: failed\n    no <memory>\n    left\n" in shown
@@ -290,7 +290,7 @@ def test_figures_that_are_no_longer_drawn_are_removed(root: Path, tell: Tell) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "lacks"),
     [
         ({"dataset": None}, "dataset"),
         ({"val": None}, "val.dice.mean"),
@@ -299,13 +299,13 @@ def test_figures_that_are_no_longer_drawn_are_removed(root: Path, tell: Tell) ->
         ({"labeled": {"cases": 1}}, "labeled.ratio"),
     ],
 )
-def test_a_finished_run_without_what_a_row_is_made_of(root: Path, change: dict[str, Any], told: str) -> None:
+def test_a_finished_run_that_lacks_an_entry_of_a_row_is_damaged(root: Path, change: dict[str, Any], lacks: str) -> None:
     file = root / "a_teacher-1-0/results.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     rows, (missing,) = collect([root])
     assert [len(row.runs) for row in rows] == [2, 1, 2, 2, 1]
     assert missing.status == "damaged"
-    assert f"{file}: the run is finished, but there is no {told}" in missing.reason
+    assert f"{file}: the run is finished, but there is no {lacks}" in missing.reason
 
 
 def test_a_copy_of_a_run_counts_once(root: Path) -> None:
@@ -353,8 +353,8 @@ def test_a_method_is_called_alike_with_any_labels(tmp_path: Path) -> None:
     make_run(tmp_path, "uamt", [0.5] * 5, cases=2, tag="x", config={"iterations": 20, "lr": 0.1})
     assert [row.name for row in collect([tmp_path])[0]] == ["uamt", "uamt", "uamt x"]
     make_run(tmp_path, "uamt", [0.5] * 5, cases=2, seed=1, config={"iterations": 20, "lr": 0.2})
-    told = ["uamt lr=0.1", "uamt lr=0.1", "uamt lr=0.2", "uamt x"]
-    assert sorted(row.name for row in collect([tmp_path])[0]) == told
+    names = ["uamt lr=0.1", "uamt lr=0.1", "uamt lr=0.2", "uamt x"]
+    assert sorted(row.name for row in collect([tmp_path])[0]) == names
 
 
 def test_a_tag_of_all_rows_stands_in_the_title_of_a_figure_alone(tmp_path: Path) -> None:
@@ -426,8 +426,8 @@ def test_another_baseline_and_what_cannot_be_compared(root: Path) -> None:
         ("supervised", "a_teacher")
     ]
     assert "left out: supervised, 2 of 8 (25 %): not compared with a_teacher: 2 test patients are not in both" in shown
-    told = "it has no run with the same dataset, network and number of labelled cases"
-    assert f"left out: supervised, 8 of 8 (100 %): not compared with a_teacher: {told}" in shown
+    reason = "it has no run with the same dataset, network and number of labelled cases"
+    assert f"left out: supervised, 8 of 8 (100 %): not compared with a_teacher: {reason}" in shown
     assert "no finished run has this method" in refused("report", root, "--baseline", "uamt", cwd=root)
 
 
@@ -445,14 +445,14 @@ def compared(root: Path, method: str = "supervised") -> tuple[list[compare.Compa
 def test_other_cases_with_labels_are_compared_and_it_is_said(tmp_path: Path) -> None:
     make_run(tmp_path, "supervised", [0.3] * 5, labeled={"images": 9, "ratio": 0.09, "of_images": 100})
     make_run(tmp_path, "uamt", [0.4] * 5, labeled={"images": 10, "ratio": 0.1, "of_images": 100})
-    (found,), notes = compared(tmp_path)
-    assert (found.difference, found.other, notes) == (pytest.approx(0.1), ("labelled cases",), [])
-    assert found.row.labels == "1 of 8 (10 % of images)"
+    (comparison,), notes = compared(tmp_path)
+    assert (comparison.difference, comparison.other, notes) == (pytest.approx(0.1), ("labelled cases",), [])
+    assert comparison.row.labels == "1 of 8 (10 % of images)"
     make_run(tmp_path, "supervised", [0.1] * 5, tag="t", labeled={"images": 10, "ratio": 0.1, "of_images": 100})
-    (found,), _ = compared(tmp_path)  # the same labels count for more than the tag
-    assert (found.baseline.name, found.other) == ("supervised t", ())
-    (found.row.runs[0].folder / "split.json").write_text('{"sha256": "a"}')
-    (found.baseline.runs[0].folder / "split.json").write_text('{"sha256": "b"}')
+    (comparison,), _ = compared(tmp_path)  # the same labels count for more than the tag
+    assert (comparison.baseline.name, comparison.other) == ("supervised t", ())
+    (comparison.row.runs[0].folder / "split.json").write_text('{"sha256": "a"}')
+    (comparison.baseline.runs[0].folder / "split.json").write_text('{"sha256": "b"}')
     assert compared(tmp_path)[0][0].other == ("labelled cases",)
 
 
@@ -472,12 +472,12 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
         ["uamt, 1 of 8 (12.5 %): not compared with supervised: they have no seed in common"],
     )
     make_run(tmp_path, "uamt", [0.6] * 5, seed=2)
-    (found,), _ = compared(tmp_path)
-    assert (found.num_seeds, found.difference) == (1, pytest.approx(0.1))
+    (comparison,), _ = compared(tmp_path)
+    assert (comparison.num_seeds, comparison.difference) == (1, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize(
-    ("cut", "told"),
+    ("cut", "message"),
     [
         (lambda lines: lines[:-1], "holds 4 cases, but results.json counts 5"),
         (lambda lines: [*lines, lines[-1]], "its cases differ in their number of classes"),
@@ -486,19 +486,19 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
     ],
 )
 def test_a_table_of_cases_that_is_not_complete_is_not_used(
-    root: Path, cut: Callable[[list[str]], list[str]], told: str
+    root: Path, cut: Callable[[list[str]], list[str]], message: str
 ) -> None:
     file = root / "a_teacher-1-1/cases_test.csv"
     file.write_text("\n".join(cut(file.read_text().splitlines())))
-    (found,), (note,) = compared(root)
-    assert found.row.cases == 2
+    (comparison,), (note,) = compared(root)
+    assert comparison.row.cases == 2
     assert note.startswith("a_teacher, 1 of 8 (12.5 %): not compared with supervised: ")
     assert str(file) in note
-    assert told in note
+    assert message in note
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ("--pictures", "a_techer"),
@@ -509,11 +509,11 @@ def test_a_table_of_cases_that_is_not_complete_is_not_used(
         (("--patient", "("), "--patient (: is no regular expression"),
     ],
 )
-def test_what_is_refused_is_refused_before_anything_is_written(
-    root: Path, tell: Tell, words: tuple[str, ...], told: str
+def test_wrong_options_are_refused_before_anything_is_written(
+    root: Path, tell: Tell, words: tuple[str, ...], message: str
 ) -> None:
     shown = tell(root, "--output", root.parent / "report", *words)
-    assert shown.startswith(f"error: {told}")
+    assert shown.startswith(f"error: {message}")
     assert not (root.parent / "report").exists()
 
 
@@ -616,8 +616,8 @@ def test_missing_curves_and_cases_are_told(root: Path) -> None:
         (root / name).unlink()
     shutil.rmtree(root / "supervised-2-0/tensorboard")
     shown, output = report(root)
-    lost = f"{root}/a_teacher-1-0/tensorboard: holds no curve val/dice/mean"
-    assert f"left out: the curve of a_teacher, 1 of 8 (12.5 %): {lost}" in shown
+    message = f"{root}/a_teacher-1-0/tensorboard: holds no curve val/dice/mean"
+    assert f"left out: the curve of a_teacher, 1 of 8 (12.5 %): {message}" in shown
     assert f"{root}/supervised-2-0/tensorboard: holds no curve val/dice/mean" in shown
     assert "cases_test.csv: cannot be read" in shown
     assert "holds no curve" in (output / "report.html").read_text()
