@@ -18,6 +18,7 @@ def run(config: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     try:
         container = resolved(config)
+        names["dataset"] = container["dataset"].get("name") or names["dataset"]
     except UserError:
         remove_empty(folder)  # Hydra made it
         raise

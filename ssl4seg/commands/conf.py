@@ -47,7 +47,17 @@ def run_name(
     return f"{network}-{labelled}{shuffled}-s{seed}{f'-{tag}' if tag else ''}"
 
 
+def dataset_name(choice: str, name: str | None, root: str | None) -> str:
+    """What the folder of a dataset's runs is called: its choice, or the name of a folder of the user's own."""
+    if choice != "folder" or root is None:
+        return choice
+    from ssl4seg.data.folder import name_of  # imports what reads images
+
+    return name or name_of(Path(str(root)).expanduser())
+
+
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("dataset_name", dataset_name, replace=True)
 
 
 def _open_groups() -> DictConfig:

@@ -5,7 +5,7 @@ Every run that is in no row is listed with the reason.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Run:
     settings: Settings
     split: str = ""
     """The hash in split.json; empty if there is none."""
+    data: str = ""
+    """The fingerprint of its data in split.json; empty if there is none."""
 
     @property
     def seed(self) -> int:
@@ -186,7 +188,7 @@ def collect(roots: Sequence[Path]) -> tuple[list[Row], list[Missing]]:
         missing += [refused for file in sorted(root.rglob(FAILURES)) for refused in _refused(file)]
     if not runs and not missing:
         raise UserError(f"{', '.join(map(str, roots))}: holds no run folder")
-    groups, copies = _grouped(runs)
+    groups, copies = _grouped(_named_by_data(runs))
     return _rows(groups), missing + copies
 
 
@@ -201,7 +203,26 @@ def _read(folder: Path) -> Run | Missing:
         labeled = read_json(split) if split.exists() else {}
     except UserError as error:
         return Missing(run=str(folder), status="damaged", reason=str(error))
-    return Run(folder=folder, result=result, settings=settings, split=str(labeled.get("sha256", "")))
+    return Run(
+        folder=folder,
+        result=result,
+        settings=settings,
+        split=str(labeled.get("sha256", "")),
+        data=str(labeled.get("data_sha256") or ""),
+    )
+
+
+def _named_by_data(runs: Sequence[Run]) -> list[Run]:
+    """Tell data sets of one name apart: "mine (1f3a5c)", so that no table, figure or comparison pools them."""
+    data: dict[str, set[str]] = {}
+    for run in runs:
+        data.setdefault(run.result["dataset"], set()).update({run.data} - {""})
+    return [
+        replace(run, result=run.result | {"dataset": f"{name} ({run.data[:6] or 'unknown'})"})
+        if len(data[name := run.result["dataset"]]) > 1
+        else run
+        for run in runs
+    ]
 
 
 def _check(file: Path, result: Mapping[str, Any]) -> None:

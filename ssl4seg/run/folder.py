@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,11 +39,21 @@ FAILURES = "failed.jsonl"
 class RunFolder:
     """A folder that belongs to one configuration and, while it runs, to one process. A finished run is left as it is.
 
+    Args:
+        fingerprint: of the data now; asked for if the folder holds a run.
+
     Raises:
-        UserError: it cannot be written, holds a run of another configuration, or is in use.
+        UserError: it cannot be written, holds a run of another configuration or on other data, or is in use.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        fingerprint: Callable[[], str] = str,
+    ) -> None:
         self.path = path
         try:
             # Hydra makes the folder before this constructor runs, so that an empty folder counts as new.
@@ -52,6 +62,7 @@ class RunFolder:
             # A run that failed before its first checkpoint has no claim to the folder.
             if self.config_file.exists() and (done or self.last.exists() or self.best.exists()):
                 self._check(config, resume)
+                self._check_data(fingerprint)
                 if done:
                     return
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
@@ -101,6 +112,20 @@ class RunFolder:
             )
         if not resume:
             raise UserError(f"{self.path} holds a run, and resume=false; use tag=WORD, or delete the folder")
+
+    def _check_data(self, fingerprint: Callable[[], str]) -> None:
+        trained_on = data_sha256(self.path)
+        if trained_on and trained_on != fingerprint():
+            raise UserError(
+                f"{self.path} holds a run on other data: the dataset's files have other names, sizes or contents now. "
+                "Give this run a name of its own with tag=WORD, or delete the folder."
+            )
+
+
+def data_sha256(run: Path) -> str:
+    """The fingerprint of the data that a run was trained on; "" where its split.json has none, as in version 0.1."""
+    file = run / "split.json"
+    return str((read_json(file) if file.exists() else {}).get("data_sha256") or "")
 
 
 def finished(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, LabelArray, Volume
-from ssl4seg.data.dataset import SPLITS, Split
+from ssl4seg.data.dataset import SPLITS, Dataset, Split
+from ssl4seg.data.fingerprint import fingerprint
 from ssl4seg.data.reading import decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError
@@ -61,7 +63,8 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
             refused before its first step removes the folder that it made.
     """
     first = launched_rank() == 0
-    folder = RunFolder(path, config, resume=config["resume"]) if first else None
+    data = partial(data_of, config["dataset"])
+    folder = RunFolder(path, config, resume=config["resume"], fingerprint=data) if first else None
     done = finished(path)  # every process looks: if one returned alone, the others would wait for it
     start_log(path / "train.log" if first and done is None else None, quiet=not first)
     if done is not None:
@@ -92,6 +95,20 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         raise
 
 
+def cases_of(dataset: Dataset) -> dict[Split, list[Case]]:
+    """The cases of train, val and, where it has masks, test; none is in two of them."""
+    cases = {split: dataset.cases(split) for split in SPLITS[:2]}
+    if dataset.tested_on == "test":
+        cases["test"] = dataset.cases("test")
+    check_disjoint(cases, dataset.remedy)
+    return cases
+
+
+def data_of(dataset: Config) -> str:
+    """The fingerprint of a dataset's data."""
+    return fingerprint(cases_of(dataset_of(dataset)))
+
+
 class Training:
     """The objects of one run. The constructor refuses everything that can be refused, before training."""
 
@@ -99,7 +116,7 @@ class Training:
         self.config, self.names, self.folder = config, names, folder
         self.settings = settings = read(RunSettings, config)
         self.dataset = dataset_of(settings.dataset)
-        cases = self._cases()
+        self.cases = cases = cases_of(self.dataset)
         self.split = self._split(cases["train"])
         self.plan = _plan(settings)
         self.weak: View = build(settings.views.weak, "views.weak")
@@ -119,14 +136,6 @@ class Training:
         }
         tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
         self.selection = selection_of(settings.select, tables["val"])
-
-    def _cases(self) -> dict[Split, list[Case]]:
-        """The cases of train, val and, if it has masks, test; a case in two of them is refused."""
-        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
-        if self.dataset.tested_on == "test":
-            cases["test"] = self.dataset.cases("test")
-        check_disjoint(cases, self.dataset.remedy)
-        return cases
 
     def _split(self, train: Sequence[Case]) -> LabeledSplit:
         """Choose the training cases that keep their masks."""
@@ -246,7 +255,7 @@ class Training:
         """Train, then test the best model."""
         engine, folder = self.engine(), self.folder
         if folder:
-            write_json(folder.split_file, self.split.as_dict())
+            write_json(folder.split_file, self.split.as_dict() | {"data_sha256": fingerprint(self.cases)})
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
             record.config(self.config)
