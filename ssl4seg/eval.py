@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import check, completed, laid
+from ssl4seg.commands.conf import check, check_targets, completed, laid
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import checkpoint_file
 
@@ -14,6 +14,7 @@ from ssl4seg.run.folder import checkpoint_file
 def run(config: DictConfig) -> None:
     """Evaluate and write results_<split>.json and cases_<split>.csv; `evaluation.circumstances` adds to the names."""
     evaluation = laid("eval", config, HydraConfig.get())
+    check_targets(evaluation)
     keys = evaluation.config
     if keys["run"] is not None:
         checkpoint_file(Path(keys["run"]), keys["checkpoint"])

@@ -15,6 +15,7 @@ from ssl4seg.commands.sweeps import SEARCHER, check_plugin
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, expect
 from ssl4seg.run.folder import is_run, read_config
+from ssl4seg.run.targets import check_hydra
 
 Config = Mapping[str, Any]
 
@@ -32,6 +33,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         UserError: names the word and says what is right.
     """
     parsed = [override for word in overrides for override in _parsed(word)]
+    _check_hydra(name, parsed, extra)
     if any(override.key_or_group == "hydra.searchpath" for override in parsed):
         return  # configurations from elsewhere: Hydra itself must judge
     folders = [*extra, conf_dir()]
@@ -79,6 +81,32 @@ def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> st
     first = _values(override, groups[override.key_or_group])[0]
     several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
     return f"{override.key_or_group}={several}"
+
+
+def _check_hydra(name: str, parsed: Sequence[Override], extra: Sequence[Path]) -> None:
+    """Refuse a choice of --config-dir that changes Hydra's own settings, which could run programs."""
+    trust = any(o.key_or_group == "trust" and o.value() is True for o in parsed)
+    own = [str(o.input_line) for o in parsed if o.key_or_group.startswith("hydra")]
+    for override in parsed:
+        known = choices(override.key_or_group, extra)
+        for value in _values(override, known) if known and not override.is_delete() else ():
+            for name_of in value if isinstance(value, list) else [value]:
+                if name_of not in known:
+                    continue
+                choice = f"{override.key_or_group}={[name_of] if isinstance(value, list) else name_of}"
+                added = "+" if override.is_add() or override.is_force_add() else ""
+                check_hydra(
+                    _hydra(name, [*own, f"{added}{choice}"], extra),
+                    _hydra(name, own, extra),
+                    f"{choice} of --config-dir",
+                    trust=trust,
+                )
+
+
+def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> Config:
+    """Hydra's own settings under some words."""
+    node: Any = OmegaConf.to_container(composed(name, words, extra, hydra=True)["hydra"], resolve=False)
+    return node
 
 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:

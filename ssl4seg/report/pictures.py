@@ -19,6 +19,7 @@ from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
 from ssl4seg.report.words import short
+from ssl4seg.run import targets
 from ssl4seg.run.assemble import dataset_of, predictor_of
 from ssl4seg.run.device import fabric_of
 from ssl4seg.run.folder import read_config
@@ -32,11 +33,15 @@ COLUMNS = 6
 """Of the legend."""
 
 
-def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
+def draw(row: Row, patient: re.Pattern[str], *, trust: bool) -> Drawing:
     """Of the first seed's run: of each of the three patients a volume.
 
+    Args:
+        trust: whether the run's config.yaml may name classes from outside of ssl4seg.
+
     Raises:
-        UserError: its checkpoint or its dataset is not there.
+        UserError: its checkpoint or its dataset is not there, its checkpoint is not the one that was tested, or its
+            config.yaml is not trusted.
     """
     run = row.runs[0]
     patients = by_patient(scores_of_cases(run, row.main), patient)
@@ -45,8 +50,10 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
     if not ordered:
         raise UserError(f"{run.folder}: no test case has a score")
     chosen = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
+    config = read_config(run.folder)
+    targets.check(config, run.folder / "config.yaml", "add --trust", trust=trust)
     try:
-        settings = read(RunSettings, read_config(run.folder))
+        settings = read(RunSettings, config)
     except UserError as error:
         raise UserError(f"{run.folder}: {error}") from None
     shown = predict(run, settings, [_volume(patients[name]) for name in chosen])
@@ -83,7 +90,7 @@ def predict(run: Run, settings: RunSettings, names: Sequence[str]) -> dict[str, 
     if lost := [name for name in names if name not in cases]:
         raise UserError(f"{run.folder}: the dataset has no test case {lost[0]} any more")
     fabric = fabric_of()
-    model = load_run(run.folder, settings, "best", fabric.device)
+    model = load_run(run.folder, settings, "best", fabric.device, tested=True)
     predictor = predictor_of(model, fabric, settings, batch_size=settings.engine.eval_batch_size)
     return {
         case.name: (volume, predictor(volume.image))

@@ -121,6 +121,9 @@ class Engine:
                     self.check_finite(weights=True)
                     self.save()
                     raise Interrupted
+        if not self.best:  # best.pt was lost after the last validation
+            self.validate(record)
+            self.save()
 
     def train_step(self) -> Losses:
         """One optimiser step of every phase; returns the losses of all phases, detached."""

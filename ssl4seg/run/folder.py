@@ -24,13 +24,14 @@ MAY_DIFFER = (
     "device",
     "num_threads",
     "resume",
+    "trust",
     "engine.log_every",
     "engine.eval_batch_size",
     "engine.resident_gib",
     "engine.num_workers",
 )
-"""Keys that say where a run is computed, where its data lies and in which colours it is shown, not what it is: a run
-goes on with other values of these."""
+"""Keys that say where a run is computed, where its data lies, in which colours it is shown and who is trusted, not what
+it is: a run goes on with other values of these."""
 
 FAILURES = "failed.jsonl"
 """In a sweep's folder: a line for each run that failed, also of those that were refused and have no folder."""
