@@ -87,26 +87,26 @@ def _check_hydra(name: str, parsed: Sequence[Override], extra: Sequence[Path]) -
     """Refuse a choice of --config-dir that changes Hydra's own settings, which could run programs."""
     trust = any(o.key_or_group == "trust" and o.value() is True for o in parsed)
     own = [str(o.input_line) for o in parsed if o.key_or_group.startswith("hydra")]
-    for override in parsed:
-        known = choices(override.key_or_group, extra)
-        for value in _values(override, known) if known and not override.is_delete() else ():
-            for name_of in value if isinstance(value, list) else [value]:
-                if name_of not in known:
-                    continue
-                choice = f"{override.key_or_group}={[name_of] if isinstance(value, list) else name_of}"
-                added = "+" if override.is_add() or override.is_force_add() else ""
-                check_hydra(
-                    _hydra(name, [*own, f"{added}{choice}"], extra),
-                    _hydra(name, own, extra),
-                    f"{choice} of --config-dir",
-                    trust=trust,
-                )
+    for choice in [choice for override in parsed for choice in _choices_of(override, extra)]:
+        nodes = [_hydra(name, words, extra) for words in ([*own, choice], own)]
+        check_hydra(*nodes, f"{choice} of --config-dir", trust=trust)
 
 
-def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> Config:
+def _choices_of(override: Override, folders: Sequence[Path]) -> list[str]:
+    """GROUP=CHOICE for each choice that a word takes from some folders; of a sweep all of them."""
+    group, known = override.key_or_group, choices(override.key_or_group, folders)
+    if not known or override.is_delete():
+        return []
+    added = "+" if override.is_add() or override.is_force_add() else ""
+    values = [(v, f"{group}=[{v}]") for value in _values(override, known) if isinstance(value, list) for v in value]
+    values += [(value, f"{group}={value}") for value in _values(override, known) if not isinstance(value, list)]
+    return [f"{added}{word}" for value, word in values if value in known]
+
+
+def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
     """Hydra's own settings under some words."""
     node: Any = OmegaConf.to_container(composed(name, words, extra, hydra=True)["hydra"], resolve=False)
-    return node
+    return dict(node)
 
 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:

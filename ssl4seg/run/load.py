@@ -63,6 +63,4 @@ def _doubt(run: Path, state: Mapping[str, Tensor]) -> str:
         return ""
     if tested is None or tested == checkpoint.hash_of(state):
         return ""
-    return (
-        f"{run}: best.pt is not the one that was tested: its weights differ from those of which {file} has the scores"
-    )
+    return f"{run}: best.pt is not the one that was tested; {file} holds the scores of other weights"
