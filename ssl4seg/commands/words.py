@@ -88,8 +88,8 @@ def _check_hydra(name: str, parsed: Sequence[Override], extra: Sequence[Path]) -
     trust = any(o.key_or_group == "trust" and o.value() is True for o in parsed)
     own = [str(o.input_line) for o in parsed if o.key_or_group.startswith("hydra")]
     for choice in [choice for override in parsed for choice in _choices_of(override, extra)]:
-        nodes = [_hydra(name, words, extra) for words in ([*own, choice], own)]
-        check_hydra(*nodes, f"{choice} of --config-dir", trust=trust)
+        chosen, bare = (_hydra(name, words, extra) for words in ([*own, choice], own))
+        check_hydra(chosen, bare, f"{choice} of --config-dir", trust=trust)
 
 
 def _choices_of(override: Override, folders: Sequence[Path]) -> list[str]:

@@ -33,7 +33,7 @@ COLUMNS = 6
 """Of the legend."""
 
 
-def draw(row: Row, patient: re.Pattern[str], *, trust: bool) -> Drawing:
+def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
     """Of the first seed's run: of each of the three patients a volume.
 
     Args:
