@@ -198,7 +198,7 @@ def test_a_sweep_is_checked_too(tmp_path: Path) -> None:
     assert "hydra.job.env_set.A: b" in refused("train", "-m", *words, cwd=tmp_path)
 
 
-def test_what_is_typed_is_trusted_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_what_is_typed_is_trusted_and_nothing_beside_it() -> None:
     config = {"network": {"_target_": "mine.Own", "evil": {"_target_": "mine.Evil"}}, "metrics": {"more": ["mine.m"]}}
     assert [one.place for one in foreign(config, ["network"])] == ["metrics.more.0"]
     assert [one.place for one in foreign(config, ["network._target_", "metrics.more"])] == ["network.evil._target_"]
