@@ -28,11 +28,11 @@ from ssl4seg.data.folder import (
     read_description,
     read_headers,
 )
-from ssl4seg.data.formats import ending
+from ssl4seg.data.formats import PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.layout import Item, Layout, find
-from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, is_colored, name_of
+from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, differing_palettes, is_colored, name_of
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -54,6 +54,8 @@ class Look:
     item: Item
     faults: list[str] = field(default_factory=list)
     facts: Facts | None = None
+    mask_facts: Facts | None = None
+    """The header of a mask that is a picture or TIFF."""
     sums: npt.NDArray[np.float64] | None = None
     """The image's moments, see `dataset.moments`."""
     span: tuple[float, float] = (0.0, 0.0)
@@ -123,8 +125,17 @@ def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tu
         keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
         reported = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
         items = [item for item in items if item not in reported]
+    colored = keys["colors"] is not None or _palettes_differ(items, keys, faults)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(look_at, keys=keys, reader=reader), items)), reader
+        return list(pool.map(partial(look_at, keys=keys, reader=reader, colored=colored), items)), reader
+
+
+def _palettes_differ(items: Sequence[Item], keys: Mapping[str, Any], faults: list[str]) -> bool:
+    """Whether only the colours of the masks can be compared; a fault if dataset.yaml names classes without colours."""
+    fault = _attempt([], partial(differing_palettes, [item.mask for item in items if item.mask]), None)
+    if fault and keys["classes"]:
+        faults.append(fault)
+    return fault is not None
 
 
 def _reader(keys: Mapping[str, Any]) -> MaskReader:
@@ -132,8 +143,12 @@ def _reader(keys: Mapping[str, Any]) -> MaskReader:
     return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], **ignored)
 
 
-def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -> Look:
-    """Read an image and its mask; each may add its fault."""
+def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, colored: bool) -> Look:
+    """Read an image and its mask; each may add its fault.
+
+    Args:
+        colored: read the colours of palettes, not their numbers.
+    """
     look = Look(item=item)
     image = _attempt(look.faults, partial(_image, item, keys), None)
     if image is not None:
@@ -141,7 +156,7 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -
         look.sums = moments(image)
         look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader), None)
+        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored), None)
     return look
 
 
@@ -150,8 +165,10 @@ def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
     return checked(Volume(image, None), str(item.image), 2).image
 
 
-def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None) -> None:
-    codes = codes_of(read_values(mask, colored=reader is not None and reader.colored))
+def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None, colored: bool) -> None:
+    if ending(mask) in (*PICTURE, *TIFF):
+        look.mask_facts = facts(mask)
+    codes = codes_of(read_values(mask, colored=colored))
     if image is not None:
         check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
     try:
@@ -288,6 +305,11 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     with_opacity = sum(fact.opacity for fact in headers)
     print(f"  channels   {_counted(Counter(fact.channels for fact in headers).most_common())}", end="")
     print(f"; the opacity (alpha) of {with_opacity} of them is left out" if with_opacity else "")
+    changed = [fact.changed for look in looks for fact in (look.facts, look.mask_facts) if fact].count(True)
+    if changed:
+        print(
+            f"  {changed} images and masks are stored turned (EXIF) or with 0 as white, and read as viewers show them"
+        )
     low, high = (f([look.span[i] for look in looks if look.facts]) for i, f in enumerate((min, max)))
     print(f"  values     {low:.4g} to {high:.4g}, before the network standardises them")
     if high < DIM:

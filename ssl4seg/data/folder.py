@@ -21,12 +21,12 @@ import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.formats import H5, PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, check_channels, facts, read_image
 from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
-from ssl4seg.data.masks import Color, MaskReader, is_color
+from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, optional, or_word
 
@@ -101,6 +101,8 @@ class Folder(Dataset):
         )
         self.normalized = Normalizer(self.normalize)
         items = items_of(folder, group)
+        if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
+            raise UserError(fault)
         self.facts = headers_of(items, self.channels)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
@@ -296,7 +298,11 @@ def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> N
     if image != label:
         sizes = [" x ".join(map(str, shape if max(image[0], label[0]) > 1 else shape[1:])) for shape in (label, image)]
         order = "slices x height x width" if max(image[0], label[0]) > 1 else "height x width"
-        raise UserError(f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}")
+        turned = image[1:] == label[1:][::-1] and ending(item.image) in (*PICTURE, *TIFF)
+        hint = "; is one of them stored turned (tag Orientation, EXIF), and the other not?" if turned else ""
+        raise UserError(
+            f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}{hint}"
+        )
 
 
 def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, seed: int) -> dict[Split, list[Item]]:

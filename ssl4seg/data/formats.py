@@ -1,6 +1,6 @@
 """Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.errors import UserError
@@ -54,6 +54,39 @@ def _named_faults(path: Path, kind: str) -> Iterator[None]:
 def _spacing(values: Any) -> Spacing:
     slices, rows, columns = (float(value) for value in values)
     return slices, rows, columns
+
+
+# -- as a viewer shows it ---------------------------------------------------------------------------------------------
+
+TURNS = {  # of the tag Orientation in EXIF and TIFF: whether rows and columns change places, then which run backwards
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def upright(pixels: npt.NDArray[Any], tag: int, axes: tuple[int, int]) -> npt.NDArray[Any]:
+    """Turn stored pixels as their tag Orientation says, as viewers do.
+
+    Args:
+        tag: 2 to 8 turn or mirror; any other number leaves the pixels as they are.
+        axes: of rows and of columns.
+    """
+    if tag not in TURNS:
+        return pixels
+    swapped, *backwards = TURNS[tag]
+    pixels = pixels.swapaxes(*axes) if swapped else pixels
+    return np.flip(pixels, tuple(axis for axis, flipped in zip(axes, backwards, strict=True) if flipped))
+
+
+def _upright_size(size: Sequence[int], tag: int) -> tuple[int, int]:
+    """Height and width after `upright`."""
+    height, width = size
+    return (width, height) if tag in TURNS and TURNS[tag][0] else (height, width)
 
 
 # -- h5 ---------------------------------------------------------------------------------------------------------------
@@ -140,24 +173,54 @@ def _nifti_order(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 # -- TIFF -------------------------------------------------------------------------------------------------------------
 
 
-def read_tiff(path: Path, *, indices: bool = False) -> npt.NDArray[Any]:
+def read_tiff(path: Path, *, indices: bool = False, colored: bool = False) -> npt.NDArray[Any]:
     """The first image of a TIFF with all its pages: [H, W], [S, H, W], or [S, C, H, W] where the file names channels.
+
+    The tag Orientation is applied, and white is the largest number also where the file has it as 0 (MINISWHITE).
 
     Args:
         indices: return the indices of a palette; without it a TIFF with a palette is refused.
+        colored: return the colours of a palette [S, 3, H, W], 0 to 255, instead of its indices.
     """
     with _tiff(path) as series:
-        if series.keyframe.colormap is not None and not indices:
+        colors = series.keyframe.colormap
+        if colors is not None and not indices:
             raise UserError(f"{path}: is a TIFF with a palette; save it in grey or RGB")
         order, shape = _tiff_order(path, series)
-        pixels: npt.NDArray[Any] = series.asarray().transpose(order)
-    return pixels.reshape(shape)
+        pixels: npt.NDArray[Any] = _white_is_high(path, series, series.asarray().transpose(order)).reshape(shape)
+        pixels = upright(pixels, _tiff_orientation(series), (-2, -1))
+    if colors is None or not colored:
+        return pixels
+    return np.moveaxis((colors >> 8).astype(np.uint8)[:, pixels.reshape(-1, *pixels.shape[-2:])], 0, 1)
 
 
-def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape as `read_tiff` returns it, and the type of the numbers, without reading pixels."""
+def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape as `read_tiff` returns it, the type of the numbers, and whether they are stored turned or inverted."""
     with _tiff(path) as series:
-        return _tiff_order(path, series)[1], series.dtype
+        shape, tag = _tiff_order(path, series)[1], _tiff_orientation(series)
+        changed = tag in TURNS or series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        return (*shape[:-2], *_upright_size(shape[-2:], tag)), series.dtype, changed
+
+
+def _tiff_orientation(series: Any) -> int:
+    """The tag Orientation; 1 without one."""
+    tag = series.keyframe.tags.get(274)
+    return 1 if tag is None else int(tag.value)
+
+
+def _white_is_high(path: Path, series: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The pixels, inverted if the file says that 0 is white."""
+    if series.keyframe.photometric != tifffile.PHOTOMETRIC.MINISWHITE:
+        return pixels
+    if pixels.dtype == bool:
+        return ~pixels
+    if pixels.dtype.kind != "u":
+        raise UserError(
+            f"{path}: says that 0 is white (MINISWHITE), but holds {pixels.dtype}, which has no black; "
+            "save it as MINISBLACK"
+        )
+    inverted: npt.NDArray[Any] = pixels.dtype.type(2**series.keyframe.bitspersample - 1) - pixels
+    return inverted
 
 
 def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
@@ -202,10 +265,32 @@ def picture_channels(picture: Image.Image) -> int:
     return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
 
 
+def picture_orientation(picture: Image.Image) -> int:
+    """The tag Orientation of EXIF before the pixels; 1 without one."""
+    exif = Image.Image.getexif(picture)  # that of PNG would decode all pixels, to look behind them too
+    return int(exif.get(ExifTags.Base.Orientation, 1))
+
+
+def size_of(picture: Image.Image) -> tuple[int, int]:
+    """Height and width as a viewer shows the picture."""
+    return _upright_size((picture.height, picture.width), picture_orientation(picture))
+
+
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header."""
+    """The same, from the file's header."""
     with opened(path) as picture:
-        return picture.height, picture.width
+        return size_of(picture)
+
+
+def picture_pixels(picture: Image.Image, mode: str | None = None) -> npt.NDArray[Any]:
+    """The pixels [H, W] or [H, W, C] as a viewer shows them; a copy.
+
+    Args:
+        mode: Pillow's, to which they are converted; None: as they are.
+    """
+    tag = picture_orientation(picture)
+    pixels = np.array(picture if mode in (None, picture.mode) else picture.convert(mode))
+    return np.ascontiguousarray(upright(pixels, tag, (0, 1)))
 
 
 def read_mask(path: Path) -> LabelArray:
@@ -213,7 +298,7 @@ def read_mask(path: Path) -> LabelArray:
     with opened(path) as picture:
         if picture.mode not in ("P", "L", "1") and not picture.mode.startswith("I"):
             raise UserError(f"{path}: a mask of class values has one channel, this one is {picture.mode}")
-        values = np.asarray(picture)
+        values = picture_pixels(picture)
     if values.max(initial=0) > 255 or values.min(initial=0) < 0:
         raise UserError(f"{path}: label values from {values.min()} to {values.max()}; expected 0 to 255")
     return values.astype(np.uint8)
@@ -227,12 +312,23 @@ def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
     """
     with opened(path) as picture:
         if picture.mode == "P":
-            return np.asarray(picture.convert("RGB") if colored else picture)
+            return picture_pixels(picture, "RGB" if colored else None)
         if picture.mode == "1":
-            return np.asarray(picture.convert("L") if colored else picture, np.uint8)
+            return picture_pixels(picture, "L" if colored else None).astype(np.uint8)
         if picture.mode == "LA":
-            return np.asarray(picture.convert("L"))
-        return np.asarray(picture if picture.mode[0] in "LIF" else picture.convert("RGB"))
+            return picture_pixels(picture, "L")
+        return picture_pixels(picture, None if picture.mode[0] in "LIF" else "RGB")
+
+
+def palette_in(path: Path) -> tuple[bytes, ...] | None:
+    """The colours of a mask's palette, three bytes each; None if the picture or TIFF has none."""
+    if ending(path) in TIFF:
+        with _tiff(path) as series:
+            colors = series.keyframe.colormap
+            return None if colors is None else tuple(color.tobytes() for color in (colors >> 8).astype(np.uint8).T)
+    with opened(path) as picture:
+        flat = bytes(picture.palette.palette) if picture.mode == "P" and picture.palette else b""
+    return tuple(flat[i : i + 3] for i in range(0, len(flat), 3)) or None
 
 
 def write_picture(path: Path, label: npt.NDArray[Any]) -> None:

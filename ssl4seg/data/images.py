@@ -17,15 +17,19 @@ from ssl4seg.data.formats import (
     NIFTI,
     PICTURE,
     TIFF,
+    TURNS,
     ending,
     h5_facts,
     nifti_facts,
     opened,
     picture_channels,
+    picture_orientation,
+    picture_pixels,
     read_h5,
     read_nifti_channels,
     read_picture_values,
     read_tiff,
+    size_of,
     tiff_facts,
     write_h5_label,
     write_nifti,
@@ -58,6 +62,8 @@ class Facts(NamedTuple):
     """Whether the file also holds its mask (h5)."""
     opacity: bool = False
     """Whether the picture has an opacity (alpha), which is left out."""
+    changed: bool = False
+    """Whether pixels are stored turned (EXIF) or inverted (MINISWHITE), and read as a viewer shows them."""
 
 
 def facts(path: Path, channels: int | None = None) -> Facts:
@@ -66,21 +72,21 @@ def facts(path: Path, channels: int | None = None) -> Facts:
     Args:
         channels: of the dataset, if known; decides whether a third axis is one of slices or of channels.
     """
-    kind, is_bytes, spacing, labeled, opacity = ending(path), False, None, False, False
+    kind, is_bytes, spacing, labeled, opacity, changed = ending(path), False, None, False, False, False
     shape: tuple[int, ...]
     if kind in NIFTI:
         shape, spacing = nifti_facts(path)
     elif kind in H5:
         shape, labeled, spacing = h5_facts(path)
     elif kind in TIFF:
-        shape, dtype = tiff_facts(path)
+        shape, dtype, changed = tiff_facts(path)
         is_bytes = dtype.itemsize == 1 and dtype.kind in "ub"
     else:
         with opened(path) as picture:
-            shape, is_bytes = (1, picture_channels(picture), picture.height, picture.width), picture.mode[0] not in "IF"
-            opacity = picture.has_transparency_data
+            shape, is_bytes = (1, picture_channels(picture), *size_of(picture)), picture.mode[0] not in "IF"
+            opacity, changed = picture.has_transparency_data, picture_orientation(picture) in TURNS
     num, in_file, *size = stacked(shape, None if kind in NIFTI else channels, path)
-    return Facts(num, in_file, (size[0], size[1]), is_bytes, spacing, labeled, opacity)
+    return Facts(num, in_file, (size[0], size[1]), is_bytes, spacing, labeled, opacity, changed)
 
 
 def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[int, int, int, int]:
@@ -127,9 +133,7 @@ def read_picture(path: Path, channels: int) -> ImageArray:
     with opened(path) as picture:
         check_channels(path, picture_channels(picture), channels, opacity=picture.has_transparency_data)
         is_deep = picture.mode.startswith("I")
-        mode = picture.mode if is_deep else "L" if channels == 1 else "RGB"
-        # A copy: PyTorch warns of memory that may not be written to, as Pillow's.
-        pixels: npt.NDArray[Any] = np.array(picture if picture.mode == mode else picture.convert(mode))
+        pixels = picture_pixels(picture, None if is_deep else "L" if channels == 1 else "RGB")
     image = (pixels / 65535.0).astype(np.float32) if is_deep else pixels
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return np.repeat(image, channels, axis=0) if len(image) != channels else image
@@ -181,7 +185,7 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
     elif kind in H5:
         numbers = read_h5(path, "label", index)
     else:
-        numbers = read_tiff(path, indices=True)
+        numbers = read_tiff(path, indices=True, colored=colored)
         if numbers.dtype == bool:
             numbers = numbers * np.uint8(255 if colored else 1)  # as in pictures of 1 bit
     num, channels, height, width = stacked(numbers.shape, None, path)

@@ -5,6 +5,7 @@ FIRST_COLOR + 65536 red + 256 green + blue for any other colour.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.data.formats import ending
+from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in
 from ssl4seg.data.images import read_values
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
@@ -74,6 +75,36 @@ def as_held(label: LabelArray, colors: Sequence[Color]) -> npt.NDArray[Any]:
         return np.array([rgb_of(color) for color in colors], np.uint8)[label]
     kind = np.result_type(np.min_scalar_type(min(codes)), np.min_scalar_type(max(codes)))
     return np.array(codes, kind)[label]
+
+
+def differing_palettes(masks: Sequence[Path]) -> str | None:
+    """The message about masks whose palettes give one number two colours, or one colour two numbers; None if none do.
+
+    Such numbers cannot be compared from file to file, only the colours can. Pixels are read only where the palettes in
+    the headers differ, for the numbers in use.
+    """
+    pictures = [file for file in masks if ending(file) in (*PICTURE, *TIFF)]
+    with ThreadPoolExecutor(16) as pool:
+        found = zip(pictures, pool.map(palette_in, pictures), strict=True)
+        palettes = {file: colors for file, colors in found if colors is not None}
+        if len({*palettes.values()}) < 2:
+            return None
+        used = pool.map(lambda file: np.unique(read_values(file, colored=False)).tolist(), palettes)
+    pairs = [
+        (number, "#" + colors[number].hex(), file)
+        for (file, colors), numbers in zip(palettes.items(), used, strict=True)
+        for number in numbers
+    ]
+    first: dict[int | str, tuple[int, str, Path]] = {}
+    for pair in pairs:
+        for known in (first.setdefault(key, pair) for key in pair[:2]):
+            if known[:2] != pair[:2]:
+                shown = " and ".join(f"{number} is {color} in {file.name}" for number, color, file in (known, pair))
+                return (
+                    f"{pair[2]}: the palettes of the masks differ: {shown}; name the colour of each class in "
+                    "dataset.yaml (colors), and the masks are read by colour"
+                )
+    return None
 
 
 class MaskReader:

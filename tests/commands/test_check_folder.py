@@ -417,3 +417,34 @@ def test_a_sheet_of_many_images_is_bounded(root, tmp_path):
     check_folder(root, sheet=tmp_path / "sheet.png")
     height = TILE * 40 / 48 + CAPTION
     assert 4 * height <= Image.open(tmp_path / "sheet.png").height < 4 * height + CAPTION
+
+
+# -- what viewers show ------------------------------------------------------------------------------------------------
+
+
+def test_masks_whose_palettes_differ_are_read_by_colour(root, capsys):
+    for number, name in enumerate(["p0_a", "p0_b"]):
+        mask = Image.fromarray(np.array(Image.open(root / f"masks/{name}.png")))
+        mask.putpalette([0, 0, 0, 255, 0, 0] if number else [255, 0, 0, 0, 0, 0])
+        mask.save(root / f"masks/{name}.png")
+    for file in sorted((root / "masks").glob("*.png"))[2:]:
+        file.unlink()
+    with pytest.raises(UserError, match="the palettes of the masks differ") as fault:
+        check_folder(root)
+    assert "has colours #ff0000" in str(fault.value)
+    assert "colors: ['#000000', '#ff0000']" in capsys.readouterr().out
+    (root / "dataset.yaml").unlink()
+    check_folder(root)
+    assert "colors: ['#000000', '#ff0000']" in capsys.readouterr().out
+
+
+def test_files_that_are_stored_turned_are_counted(root, capsys):
+    exif = Image.Exif()
+    exif[274] = 6
+    for part in ("images", "masks"):
+        Image.open(root / part / "p0_a.png").save(root / part / "p0_a.png", exif=exif)
+    check_folder(root)
+    assert "2 images and masks are stored turned (EXIF)" in capsys.readouterr().out
+    Image.fromarray(drawn(0)[1]).save(root / "masks/p0_a.png")
+    with pytest.raises(UserError, match=r"is 40 x 48 .* is 48 x 40; is one of them stored turned \(tag Orientation"):
+        check_folder(root)
