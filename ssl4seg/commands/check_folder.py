@@ -89,6 +89,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
         reader = _attempt(faults, partial(_reader, keys), None)
         _print_suggestion(root, suggested, write=write and not faults)
     elif reader:
+        faults += _missing_classes(keys, looks)
         _print_classes(keys["classes"], looks)
         _print_colors(keys, looks)
     if not faults and keys["classes"]:
@@ -206,8 +207,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
         return {"classes": _names(len(keys["colors"]))}
     suggested: dict[str, Any] = {}
     ids = codes - {IGNORE}
-    if min(ids) >= 0 and 1 < max(ids) + 1 <= min(2 * len(ids), IGNORE):  # nearly all of the numbers 0..K-1 occur
-        number = int(max(ids)) + 1
+    if ids == {*range(len(ids))} and 1 < len(ids) <= IGNORE:
+        number = len(ids)
         if IGNORE in codes:
             suggested["ignore_index"] = IGNORE
     else:
@@ -310,6 +311,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
         print(
             f"  {changed} images and masks are stored turned (EXIF) or with 0 as white, and read as viewers show them"
         )
+    if opaque := [look.mask_facts.opacity for look in looks if look.mask_facts].count(True):
+        print(f"  the opacity (alpha) of {opaque} masks is not read")
     low, high = (f([look.span[i] for look in looks if look.facts]) for i, f in enumerate((min, max)))
     print(f"  values     {low:.4g} to {high:.4g}, before the network standardises them")
     if high < DIM:
@@ -339,6 +342,19 @@ def _print_classes(classes: Sequence[str], looks: Sequence[Look]) -> None:
         print(f"  {number:<3} {name:<{width}} {share:9.3%} of the pixels, in {masks} of {len(counts)} masks")
     if pixels[IGNORE]:
         print(f"  ignored {pixels[IGNORE] / pixels.total():.3%} of all pixels")
+
+
+def _missing_classes(keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str]:
+    """The fault that a class is in no mask; none where there are masks that could not be read."""
+    masked = [look for look in looks if look.item.mask]
+    if not masked or not all(look.codes for look in masked):
+        return []
+    missing = [k for k in range(len(keys["classes"])) if not any(look.codes[k] for look in masked)]
+    codes = [code_of(keys["colors"][k]) if keys["colors"] else k for k in missing]
+    return [
+        f"{DESCRIPTION}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
+        for k, code in zip(missing, codes, strict=True)
+    ]
 
 
 def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:

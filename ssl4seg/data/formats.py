@@ -311,13 +311,28 @@ def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
         colored: return the colours of a palette, not its indices.
     """
     with opened(path) as picture:
+        has_opacity = picture.has_transparency_data and picture.mode[0] not in "IF"
+        opacity = np.asarray(picture.convert("RGBA"))[..., 3] if has_opacity else None
         if picture.mode == "P":
-            return picture_pixels(picture, "RGB" if colored else None)
-        if picture.mode == "1":
-            return picture_pixels(picture, "L" if colored else None).astype(np.uint8)
-        if picture.mode == "LA":
-            return picture_pixels(picture, "L")
-        return picture_pixels(picture, None if picture.mode[0] in "LIF" else "RGB")
+            values = picture_pixels(picture, "RGB" if colored else None)
+        elif picture.mode == "1":
+            values = picture_pixels(picture, "L" if colored else None).astype(np.uint8)
+        elif picture.mode == "LA":
+            values = picture_pixels(picture, "L")
+        else:
+            values = picture_pixels(picture, None if picture.mode[0] in "LIF" else "RGB")
+    if opacity is not None:
+        refuse_opacity(path, values.reshape(opacity.size, -1), opacity)
+    return values
+
+
+def refuse_opacity(path: Path, colors: npt.NDArray[Any], opacity: npt.NDArray[Any]) -> None:
+    """Refuse a mask of one colour [N, C] whose opacity has several values: its classes are there."""
+    if opacity.min() < opacity.max() and (colors == colors[0]).all():
+        raise UserError(
+            f"{path}: has one colour everywhere and its classes in the opacity (alpha), which is not read; save the "
+            "mask as numbers or colours"
+        )
 
 
 def palette_in(path: Path) -> tuple[bytes, ...] | None:

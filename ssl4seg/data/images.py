@@ -29,6 +29,7 @@ from ssl4seg.data.formats import (
     read_nifti_channels,
     read_picture_values,
     read_tiff,
+    refuse_opacity,
     size_of,
     tiff_facts,
     write_h5_label,
@@ -194,7 +195,10 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
         return values[:, 0]
     if channels not in (3, 4):
         raise UserError(f"{path}: a mask has 1 channel, or 3 of colours; this one has {channels}")
-    return np.moveaxis(values[:, :3], 1, -1)
+    colors = np.moveaxis(values[:, :3], 1, -1)
+    if channels == 4:
+        refuse_opacity(path, colors.reshape(-1, 3), values[:, 3])
+    return colors
 
 
 def write_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.reading import decoded_gib, read_all
+from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError
 from ssl4seg.feed.batches import Batches
@@ -117,6 +117,7 @@ class Training:
             split: read_all(part, self.dataset.num_classes, resident=resident)
             for split, part in self.held_cases.items()
         }
+        self._warn_of_missing_classes()
         tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
         self.selection = selection_of(settings.select, tables["val"])
 
@@ -154,6 +155,19 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
+
+    def _warn_of_missing_classes(self) -> None:
+        """Warn of classes that no mask holds: nobody can learn them, and the scores leave them out."""
+        if not self.folder:  # one process is enough
+            return
+        held = [case for part in self.held_cases.values() for case in part]
+        names = self.dataset.classes
+        missing = classes_in_no_mask([*self.split.labeled, *held, *self.split.unlabeled], len(names))
+        for k in missing:
+            log.warning(
+                f"dataset.classes: no mask holds {names[k]}; it cannot be learnt and has no score: mend the masks, or "
+                "remove it from classes"
+            )
 
     def _method(self) -> Method:
         """The method with its networks and its supervised loss; its weights depend on the seed alone."""
