@@ -74,7 +74,7 @@ class Dataset(ABC):
             from one confusion matrix over all images). The best model has the highest Dice or mIoU on val.
         background: whether class 0 is a background: it gets no Dice and no distances in the scores of cases, and
             post-processing may turn other classes into it.
-        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; other classes have `pictures.COLORS`.
+        palette: "#rrggbb" or [red, green, blue] of each class in pictures; None takes `pictures.COLORS`.
     """
 
     name: ClassVar[str]
@@ -114,6 +114,10 @@ class Dataset(ABC):
             )
         if (mean is None, mean == "auto") != (std is None, std == "auto"):
             raise UserError(f"dataset.mean={mean}, dataset.std={std}: expected numbers, auto or null for both")
+        if palette is not None and len(palette) < num_classes:
+            raise UserError(
+                f"dataset.palette={list(palette)}: {len(palette)} colours for {num_classes} classes; give one for each"
+            )
         for key, values in (("mean", mean), ("std", std)):
             if values not in (None, "auto") and len(values or ()) != channels:
                 raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")

@@ -1,5 +1,6 @@
 """Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,29 @@ def _named_faults(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
 
 
-def _spacing(values: Any) -> Spacing:
-    slices, rows, columns = (float(value) for value in values)
+def _spacing(values: Any, path: Path) -> Spacing:
+    """Three spacings, each finite and above 0.
+
+    Raises:
+        UserError: names the file and the axis.
+    """
+    axes = ("slices", "rows", "columns")
+    flat = np.asarray(values, float).ravel()
+    if len(flat) != 3:
+        raise UserError(f"{path}: has {len(flat)} spacings; expected 3, in mm between {', '.join(axes)}")
+    for axis, value in zip(axes, flat.tolist(), strict=True):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(
+                f"{path}: the spacing between {axis} is {value:g} mm; expected a finite number above 0: mend the header"
+            )
+    slices, rows, columns = flat.tolist()
     return slices, rows, columns
+
+
+def _expect_numbers(path: Path, dtype: np.dtype[Any]) -> None:
+    """Refuse strings, complex numbers, records, references and whatever else is no plain number."""
+    if dtype.kind not in "biuf":
+        raise UserError(f"{path}: holds values of type {dtype}; expected bool, whole numbers or float")
 
 
 # -- as a viewer shows it ---------------------------------------------------------------------------------------------
@@ -102,7 +123,7 @@ def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:
     """Shape of `image`, whether there is a `label`, and the voxel spacing in mm, without reading pixels."""
     with _h5(path, "image") as file:
         spacing = file.attrs.get("spacing")
-        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing)
+        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing, path)
 
 
 def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
@@ -115,10 +136,24 @@ def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
 
 @contextmanager
 def _h5(path: Path, key: str) -> Iterator[Any]:
-    """An open h5 file that holds the array `key`."""
+    """An open h5 file that holds the array `key` itself: not a link, nor pixels that lie in another file.
+
+    Other files are never read: an h5 file from a stranger could name any file of this machine.
+    """
     with _named_faults(path, "h5"), h5py.File(path, "r") as file:
-        if key not in file:
+        if key not in file and file.get(key, getlink=True) is None:
             raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: {key!r} is a link; copy the array itself into the file")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.shape is None:
+            raise UserError(f"{path}: {key!r} is no array, but {'empty' if hasattr(array, 'shape') else 'a group'}")
+        if array.external or array.is_virtual:
+            raise UserError(
+                f"{path}: the pixels of {key!r} lie in other files (external or virtual storage); copy the array "
+                "itself into the file"
+            )
+        _expect_numbers(path, array.dtype)
         yield file
 
 
@@ -135,23 +170,39 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Any]:
 
 def read_nifti_channels(path: Path) -> tuple[npt.NDArray[Any], Any]:
     """The same for a file whose fourth axis may be one of channels: voxels [H, W], [S, H, W] or [S, C, H, W]."""
+    image = _nifti(path)
     with _named_faults(path, "NIfTI"):
-        image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
     return voxels.transpose(_nifti_order(path, image.shape)), image
 
 
 def nifti_facts(path: Path) -> tuple[tuple[int, ...], Spacing]:
     """Shape as `read_nifti_channels` returns it, and the voxel spacing in mm, without reading voxels."""
-    with _named_faults(path, "NIfTI"):
-        image: Any = nibabel.load(path)
+    image = _nifti(path)
     return tuple(image.shape[axis] for axis in _nifti_order(path, image.shape)), nifti_spacing(image)
 
 
 def nifti_spacing(image: Any) -> Spacing:
     """Millimetres between slices, rows and columns."""
     zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
-    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1])
+    path = Path(image.get_filename())
+    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1], path)
+
+
+def _nifti(path: Path) -> Any:
+    """Nibabel's image, its header checked.
+
+    The header on the disk is looked at, because nibabel replaces a pixdim of 0 by 1 and drops the sign of another.
+    """
+    with _named_faults(path, "NIfTI"):
+        image: Any = nibabel.load(path)
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
+            raw = type(image.header).from_fileobj(file, check=False)
+        _expect_numbers(path, image.get_data_dtype())
+        pixdim = np.ones(3)
+        pixdim[: min(3, image.ndim)] = raw["pixdim"][1 : 1 + min(3, image.ndim)]
+        _spacing(pixdim[::-1], path)
+    return image
 
 
 def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
@@ -187,6 +238,7 @@ def read_tiff(path: Path, *, indices: bool = False, colored: bool = False) -> np
         if colors is not None and not indices:
             raise UserError(f"{path}: is a TIFF with a palette; save it in grey or RGB")
         order, shape = _tiff_order(path, series)
+        _expect_numbers(path, series.dtype)
         pixels: npt.NDArray[Any] = _white_is_high(path, series, series.asarray().transpose(order)).reshape(shape)
         pixels = upright(pixels, _tiff_orientation(series), (-2, -1))
     if colors is None or not colored:
@@ -199,6 +251,7 @@ def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     with _tiff(path) as series:
         shape, tag = _tiff_order(path, series)[1], _tiff_orientation(series)
         changed = tag in TURNS or series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        _expect_numbers(path, series.dtype)
         return (*shape[:-2], *_upright_size(shape[-2:], tag)), series.dtype, changed
 
 
@@ -314,6 +367,9 @@ def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
         has_opacity = picture.has_transparency_data and picture.mode[0] not in "IF"
         opacity = np.asarray(picture.convert("RGBA"))[..., 3] if has_opacity else None
         if picture.mode == "P":
+            num_colors = len(palette_in(path) or ())
+            if colored and picture_pixels(picture).max(initial=0) >= num_colors:
+                raise UserError(f"{path}: holds numbers beyond its palette of {num_colors} colours; mend the mask")
             values = picture_pixels(picture, "RGB" if colored else None)
         elif picture.mode == "1":
             values = picture_pixels(picture, "L" if colored else None).astype(np.uint8)

@@ -263,6 +263,8 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], scoring: dice}", "dataset.yaml: scoring=dice: expected cases or pixels"),
         ("{classes: [a, b], ignore_index: white}", "dataset.yaml: ignore_index=white: expected a whole number"),
         ("{classes: [a, b], ignore_color: white}", 'dataset.yaml: ignore_color=white: expected "#rrggbb"'),
+        ("{classes: [a, b], ignore_index: 300}", "dataset.yaml: ignore_index=300: expected a whole number up to 255"),
+        ("{classes: [a, b], palette: ['#ff0000']}", "dataset.palette=.*: 1 colours for 2 classes; give one for each"),
         ("{classes: [a, b], colors: [0, 255], ignore_index: 255}", "dataset.ignore_index=255: class 1 has it"),
         ("{classes: [a, b], ignore_color: '#010101'}", "dataset.ignore_color=#010101: class 1 has it"),
         ("clases: [a, b]", "dataset.yaml: unknown keys clases"),
