@@ -24,15 +24,18 @@ from ssl4seg.data.folder import (
     by_kind,
     check_shape,
     common_channels,
+    notes_on_volumes,
     palette_of,
     read_description,
     read_headers,
+    space_of,
 )
 from ssl4seg.data.formats import PICTURE, TIFF, ending
-from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
+from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_image, read_values
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, differing_palettes, is_colored, name_of
+from ssl4seg.data.orientation import Space
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -83,6 +86,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
         report(root, layout, looks)
+        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys)), []):
+            print(f"  {note}")
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
@@ -118,9 +123,13 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 
 
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
-    """Read all items; sets `keys["channels"]` if it is None."""
+    """Read all items; completes `keys`: channels, orientation and slice_axis."""
     reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
-    headers = read_headers(items, None)[0] if keys["channels"] is None else {}  # faults are found when all is read
+    space = space_of(items, keys["orientation"], keys["slice_axis"])
+    keys |= space._asdict()
+    headers = (
+        read_headers(items, None, space)[0] if keys["channels"] is None else {}
+    )  # faults are found when all is read
     if headers:
         commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
         keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
@@ -150,26 +159,33 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, c
     Args:
         colored: read the colours of palettes, not their numbers.
     """
-    look = Look(item=item)
+    look, space = Look(item=item), _space(keys)
     image = _attempt(look.faults, partial(_image, item, keys), None)
     if image is not None:
-        look.facts = facts(item.image, keys["channels"])
+        look.facts = facts(item.image, keys["channels"], space)
         look.sums = moments(image)
         look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored), None)
+        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored, space), None)
     return look
 
 
+def _space(keys: Mapping[str, Any]) -> Space:
+    return Space(keys["orientation"], keys["slice_axis"])
+
+
 def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
-    image = normalized(read_image(item.image, keys["channels"]), keys["normalize"])
+    image = normalized(read_image(item.image, keys["channels"], space=_space(keys)), keys["normalize"])
     return checked(Volume(image, None), str(item.image), 2).image
 
 
-def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None, colored: bool) -> None:
+def _look_at_mask(
+    look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None, colored: bool, space: Space
+) -> None:
     if ending(mask) in (*PICTURE, *TIFF):
         look.mask_facts = facts(mask)
-    codes = codes_of(read_values(mask, colored=colored))
+    axes = axes_of_mask(mask, look.item.image, space)
+    codes = codes_of(read_values(mask, colored=colored, axes=axes))
     if image is not None:
         check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
     try:
@@ -411,7 +427,7 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     image = _image(item, keys)
     label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
     if item.mask and reader:
-        label = reader.read(item.mask)
+        label = reader.read(item.mask, axes=axes_of_mask(item.mask, item.image, _space(keys)))
     at = fullest(label, colors) if label.any() else len(label) // 2
     scale = TILE / max(label.shape[1:])
     height, width = (max(1, round(side * scale)) for side in label.shape[1:])

@@ -84,6 +84,8 @@ class Dataset(ABC):
     """Memory of one channel of one pixel: 4 for float32, 1 for uint8."""
     tested_on: Split = "test"
     """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
+    notes: Sequence[str] = ()
+    """Sentences for the log, on how files are read."""
     place: ClassVar[str] = "the folder of the dataset"
     """What `dataset.root` must be, with an example, for the message that asks for it."""
     remedy: ClassVar[str] = "mend the lists of the dataset"

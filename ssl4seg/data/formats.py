@@ -14,6 +14,7 @@ import tifffile
 from PIL import ExifTags, Image
 
 from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.data.orientation import Affine, check_affine
 from ssl4seg.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
@@ -182,9 +183,24 @@ def nifti_facts(path: Path) -> tuple[tuple[int, ...], Spacing]:
     return tuple(image.shape[axis] for axis in _nifti_order(path, image.shape)), nifti_spacing(image)
 
 
+def nifti_affine(path: Path) -> Affine | None:
+    """From voxels (x, y, z) to mm right, anterior and superior; None if neither sform nor qform is set."""
+    image = _nifti(path)
+    if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
+        return None
+    check_affine(str(path), image.affine)
+    affine: Affine = np.diag([*[_millimetres(image)] * 3, 1.0]) @ image.affine
+    return affine
+
+
+def _millimetres(image: Any) -> float:
+    """The header's unit of length in mm; a header without one has mm."""
+    return {1: 1000.0, 3: 0.001}.get(int(image.header["xyzt_units"]) & 7, 1.0)
+
+
 def nifti_spacing(image: Any) -> Spacing:
-    """Millimetres between slices, rows and columns."""
-    zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
+    """Millimetres between slices, rows and columns, of the header's pixdim and unit."""
+    zooms = [float(zoom) * _millimetres(image) for zoom in image.header.get_zooms()[:3]]
     path = Path(image.get_filename())
     return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1], path)
 

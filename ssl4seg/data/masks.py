@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in
 from ssl4seg.data.images import read_values
+from ssl4seg.data.orientation import STORED, Axes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
@@ -138,9 +139,9 @@ class MaskReader:
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
-    def read(self, path: Path, index: int | None = None) -> LabelArray:
-        """[S, H, W] in 0..K-1 or IGNORE; with `index` only that slice of an h5 volume."""
-        return self.label(codes_of(read_values(path, colored=self.colored, index=index)), path)
+    def read(self, path: Path, index: int | None = None, axes: Axes = STORED) -> LabelArray:
+        """[S, H, W] in 0..K-1 or IGNORE; with `index` only that slice of an h5 volume; laid along `axes`."""
+        return self.label(codes_of(read_values(path, colored=self.colored, index=index, axes=axes)), path)
 
     def label(self, codes: Codes, path: Path) -> LabelArray:
         """The same from the file's codes [S, H, W]."""

@@ -148,6 +148,8 @@ class Training:
         log.info(f"labelled: {self.split}")
         if shortage := self.split.shortage:
             log.info(shortage)
+        for note in self.dataset.notes:
+            log.info(note)
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(self.names["dataset"]))
         if schedule := str(self.transfer):

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import bodies
 import nibabel
 import numpy as np
 import pytest
@@ -499,3 +500,42 @@ def test_training_warns_of_a_class_that_no_mask_holds(root):
     assert "dataset.classes: no mask holds tumour; it cannot be learnt and has no score" in output
     (found,) = root.parent.rglob("results.json")
     assert '"tumour": null' in found.read_text()
+
+
+# -- orientation ------------------------------------------------------------------------------------------------------
+
+
+def write_scans(root: Path) -> Path:
+    """Four scans of 6 x 7 x 3 voxels, stored in three ways."""
+    organ = np.zeros((6, 7, 3), np.uint8)
+    organ[1:3, 2:5] = 1
+    for number, name in enumerate(["RAS", "LPS", "SAR", "RAS"]):
+        bodies.write(root / f"images/c{number}.nii.gz", name, organ * np.float32(0.5) + number / 10)
+        bodies.write(root / f"masks/c{number}.nii.gz", name, organ)
+    return describe(root)
+
+
+def test_volumes_of_three_orientations_are_checked_as_they_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = write_scans(tmp_path / "scans")
+    check_folder(root)
+    printed = capsys.readouterr().out
+    assert "volumes are read in canonical orientation (RAS+), with slices along z (orientation, slice_axis)" in printed
+    assert "sizes      7 x 6 (4) (height x width)" in printed
+    assert "images     12 (slices" in printed
+
+
+@pytest.mark.parametrize("shift", [1.0, 50.0])
+def test_image_and_mask_at_two_places_are_a_fault_in_check_and_in_training(tmp_path, monkeypatch, shift):
+    monkeypatch.chdir(tmp_path)
+    root = write_scans(tmp_path / "scans")
+    mask = nibabel.load(root / "masks/c1.nii.gz")
+    affine = mask.affine.copy()
+    affine[0, 3] += shift
+    voxels = np.array(mask.dataobj)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), root / "masks/c1.nii.gz")
+    for read in (check_folder, read_all):
+        with pytest.raises(
+            UserError, match=rf"masks/c1\.nii\.gz: the affines of .* differ, by {shift:g} mm at a corner"
+        ):
+            read(root)

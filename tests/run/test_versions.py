@@ -103,3 +103,11 @@ def test_the_configuration_is_brought_to_the_keys_and_places_of_this_version(old
     for target in targets:
         module, _, name = target.rpartition(".")
         assert hasattr(__import__(module, fromlist=[name]), name), target
+
+
+def test_volumes_of_a_folder_are_read_as_version_01_read_them() -> None:
+    written = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", "root": "mine"}}
+    assert current(written)["dataset"].items() >= {"orientation": "stored", "slice_axis": "z"}.items()
+    now = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", "orientation": "canonical", "slice_axis": "x"}}
+    assert current(now)["dataset"] == now["dataset"]
+    assert "orientation" not in current({"dataset": {"_target_": "ssl4seg.data.acdc.ACDC"}})["dataset"]
