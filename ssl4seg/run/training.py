@@ -159,16 +159,16 @@ class Training:
             log.warning(doubt)
 
     def _warn_of_missing_classes(self) -> None:
-        """Warn of classes that no mask holds: nobody can learn them, and the scores leave them out."""
+        """Warn of classes that no mask of the run holds: nobody can learn them, and the scores leave them out."""
         if not self.folder:  # one process is enough
             return
         held = [case for part in self.held_cases.values() for case in part]
         names = self.dataset.classes
-        missing = classes_in_no_mask([*self.split.labeled, *held, *self.split.unlabeled], len(names))
+        missing = classes_in_no_mask([*self.split.labeled, *held], len(names))
         for k in missing:
             log.warning(
-                f"dataset.classes: no mask holds {names[k]}; it cannot be learnt and has no score: mend the masks, or "
-                "remove it from classes"
+                f"dataset.classes: no mask of this run holds {names[k]}; it cannot be learnt and has no score: mend "
+                "the masks, label other cases, or remove it from classes"
             )
 
     def _method(self) -> Method:

@@ -497,7 +497,7 @@ def test_training_warns_of_a_class_that_no_mask_holds(root):
     describe(root, group=r"(p\d)_", classes=["ground", "disc", "tumour"], scoring="cases")
     code, output = run("train", "dataset=folder", f"dataset.root={root}", *SHORT, *SMALL, *MACHINE, cwd=root.parent)
     assert code == 0, output
-    assert "dataset.classes: no mask holds tumour; it cannot be learnt and has no score" in output
+    assert "dataset.classes: no mask of this run holds tumour; it cannot be learnt and has no score" in output
     (found,) = root.parent.rglob("results.json")
     assert '"tumour": null' in found.read_text()
 
