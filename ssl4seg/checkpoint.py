@@ -23,6 +23,10 @@ _NUMPY_SCALARS: list[Any] = [
 """Functions and types in pickles of NumPy numbers, which public scripts save beside the weights (the best Dice)."""
 
 
+FOLDER = 0x10
+"""The attribute of a folder in a zip archive."""
+
+
 def save(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint atomically: at any moment `path` holds the whole earlier file or the whole new one."""
     partial = path.with_name(path.name + ".partial")
@@ -70,6 +74,9 @@ def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if (part := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the check sum of {part} does not hold")
+        for entry in archive.infolist():  # torch reads nothing of an entry that is marked as a folder
+            if entry.external_attr & FOLDER:
+                raise zipfile.BadZipFile(f"{entry.filename} is marked as a folder")
 
 
 def hash_of(state: Mapping[str, Tensor]) -> str:

@@ -145,6 +145,14 @@ def low_high(above: float = 0, highest: float = math.inf) -> Key:
 
 # -- the keys of a run, of eval and of predict ------------------------------------------------------------------------
 
+
+def _is_steps(value: Any) -> bool:
+    """Whether it is a number of steps, or of epochs."""
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(\.\d+)? ?epochs?", value) is not None
+    return is_whole(value) and value >= 0
+
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 PROTOCOLS = ("default", "ssl4mis")
@@ -171,6 +179,11 @@ KEYS: dict[str, Key] = {
     "metrics.unit": one_of(*UNITS),
     "metrics.empty": one_of(*EMPTY),
     "metrics.distances": true_or_false,
+    "metrics.more": Key(lambda v: is_list(v) and all(isinstance(name, str) for name in v), "a list: [module.metric]"),
+    "transfer.freeze_encoder": Key(_is_steps, "a number of steps of at least 0, or of epochs as in '2 epochs'"),
+    "transfer.encoder_lr_scale": above(0),
+    "transfer.layer_decay": optional(number_in("(0, 1]", "a factor")),
+    "transfer.frozen_batchnorm": true_or_false,
     "engine.devices": whole(1),
     "engine.num_nodes": whole(1),
     "engine.accumulate": whole(1),

@@ -24,15 +24,18 @@ from ssl4seg.data.folder import (
     by_kind,
     check_shape,
     common_channels,
+    notes_on_volumes,
     palette_of,
     read_description,
     read_headers,
+    space_of,
 )
-from ssl4seg.data.formats import ending
-from ssl4seg.data.images import Facts, convertible, facts, read_image, read_values
+from ssl4seg.data.formats import PICTURE, TIFF, ending
+from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_image, read_values
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.layout import Item, Layout, find
-from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, is_colored, name_of
+from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, differing_palettes, is_colored, name_of
+from ssl4seg.data.orientation import Space
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -54,6 +57,8 @@ class Look:
     item: Item
     faults: list[str] = field(default_factory=list)
     facts: Facts | None = None
+    mask_facts: Facts | None = None
+    """The header of a mask that is a picture or TIFF."""
     sums: npt.NDArray[np.float64] | None = None
     """The image's moments, see `dataset.moments`."""
     span: tuple[float, float] = (0.0, 0.0)
@@ -81,12 +86,15 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
         report(root, layout, looks)
+        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys)), []):
+            print(f"  {note}")
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
         reader = _attempt(faults, partial(_reader, keys), None)
         _print_suggestion(root, suggested, write=write and not faults)
     elif reader:
+        faults += _missing_classes(keys, looks)
         _print_classes(keys["classes"], looks)
         _print_colors(keys, looks)
     if not faults and keys["classes"]:
@@ -115,17 +123,28 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 
 
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
-    """Read all items, with the mask reader if classes are known; set `keys["channels"]` if it is None."""
+    """Read all items, with the mask reader if classes are known; complete `keys`: channels, orientation, slice_axis."""
     reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
+    space = space_of(items, keys["orientation"], keys["slice_axis"])
+    keys |= space._asdict()
     # Faults of headers are dropped here: they are found again when the files are read.
-    headers = read_headers(items, None)[0] if keys["channels"] is None else {}
+    headers = read_headers(items, None, space)[0] if keys["channels"] is None else {}
     if headers:
         commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
         keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
         unconvertible = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
         items = [item for item in items if item not in unconvertible]
+    colored = keys["colors"] is not None or _palettes_differ(items, keys, faults)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(look_at, keys=keys, reader=reader), items)), reader
+        return list(pool.map(partial(look_at, keys=keys, reader=reader, colored=colored), items)), reader
+
+
+def _palettes_differ(items: Sequence[Item], keys: Mapping[str, Any], faults: list[str]) -> bool:
+    """Whether only the colours of the masks can be compared; a fault if dataset.yaml names classes without colours."""
+    fault = _attempt([], partial(differing_palettes, [item.mask for item in items if item.mask]), None)
+    if fault and keys["classes"]:
+        faults.append(fault)
+    return fault is not None
 
 
 def _reader(keys: Mapping[str, Any]) -> MaskReader:
@@ -133,26 +152,39 @@ def _reader(keys: Mapping[str, Any]) -> MaskReader:
     return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], **ignored)
 
 
-def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -> Look:
-    """Read an image and its mask, and collect the faults of each."""
-    look = Look(item=item)
+def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, colored: bool) -> Look:
+    """Read an image and its mask, and collect the faults of each.
+
+    Args:
+        colored: read the colours of palettes, not their numbers.
+    """
+    look, space = Look(item=item), _space(keys)
     image = _attempt(look.faults, partial(_image, item, keys), None)
     if image is not None:
-        look.facts = facts(item.image, keys["channels"])
+        look.facts = facts(item.image, keys["channels"], space)
         look.sums = moments(image)
         look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader), None)
+        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored, space), None)
     return look
 
 
+def _space(keys: Mapping[str, Any]) -> Space:
+    return Space(keys["orientation"], keys["slice_axis"])
+
+
 def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
-    image = normalized(read_image(item.image, keys["channels"]), keys["normalize"])
+    image = normalized(read_image(item.image, keys["channels"], space=_space(keys)), keys["normalize"])
     return checked(Volume(image, None), str(item.image), 2).image
 
 
-def _look_at_mask(look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None) -> None:
-    codes = codes_of(read_values(mask, colored=reader is not None and reader.colored))
+def _look_at_mask(
+    look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None, colored: bool, space: Space
+) -> None:
+    if ending(mask) in (*PICTURE, *TIFF):
+        look.mask_facts = facts(mask)
+    axes = axes_of_mask(mask, look.item.image, space)
+    codes = codes_of(read_values(mask, colored=colored, axes=axes))
     if image is not None:
         check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
     try:
@@ -190,8 +222,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
         return {"classes": _names(len(keys["colors"]))}
     suggested: dict[str, Any] = {}
     ids = codes - {IGNORE}
-    if min(ids) >= 0 and 1 < max(ids) + 1 <= min(2 * len(ids), IGNORE):  # nearly all of the numbers 0..K-1 occur
-        number = int(max(ids)) + 1
+    if ids == {*range(len(ids))} and 1 < len(ids) <= IGNORE:
+        number = len(ids)
         if IGNORE in codes:
             suggested["ignore_index"] = IGNORE
     else:
@@ -289,6 +321,13 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     with_opacity = sum(fact.opacity for fact in headers)
     print(f"  channels   {_counted(Counter(fact.channels for fact in headers).most_common())}", end="")
     print(f"; the opacity (alpha) of {with_opacity} of them is left out" if with_opacity else "")
+    changed = [fact.changed for look in looks for fact in (look.facts, look.mask_facts) if fact].count(True)
+    if changed:
+        print(
+            f"  {changed} images and masks are stored turned (EXIF) or with 0 as white, and read as viewers show them"
+        )
+    if opaque := [look.mask_facts.opacity for look in looks if look.mask_facts].count(True):
+        print(f"  the opacity (alpha) of {opaque} masks is not read")
     low, high = (f([look.span[i] for look in looks if look.facts]) for i, f in enumerate((min, max)))
     print(f"  values     {low:.4g} to {high:.4g}, before the network standardises them")
     if high < DIM:
@@ -319,6 +358,19 @@ def _print_classes(classes: Sequence[str], looks: Sequence[Look]) -> None:
         print(f"  {number:<3} {name:<{width}} {share:9.3%} of the pixels, in {masks} of {len(counts)} masks")
     if pixels[IGNORE]:
         print(f"  ignored {pixels[IGNORE] / pixels.total():.3%} of all pixels")
+
+
+def _missing_classes(keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str]:
+    """The fault that a class is in no mask; none where there are masks that could not be read."""
+    masked = [look for look in looks if look.item.mask]
+    if not masked or not all(look.codes for look in masked):
+        return []
+    missing = [k for k in range(len(keys["classes"])) if not any(look.codes[k] for look in masked)]
+    codes = [code_of(keys["colors"][k]) if keys["colors"] else k for k in missing]
+    return [
+        f"{DESCRIPTION}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
+        for k, code in zip(missing, codes, strict=True)
+    ]
 
 
 def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:
@@ -375,7 +427,7 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     image = _image(item, keys)
     label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
     if item.mask and reader:
-        label = reader.read(item.mask)
+        label = reader.read(item.mask, axes=axes_of_mask(item.mask, item.image, _space(keys)))
     at = fullest(label, colors) if label.any() else len(label) // 2
     scale = TILE / max(label.shape[1:])
     height, width = (max(1, round(side * scale)) for side in label.shape[1:])

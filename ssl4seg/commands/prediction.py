@@ -13,6 +13,7 @@ from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import facts, read_image, write_label
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.masks import Color, as_held
+from ssl4seg.data.orientation import Space
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
@@ -73,17 +74,18 @@ def _predict(
         data: the run's configuration of its dataset.
         mask_colors: number or colour of each class in the mask; None: the class's number, in pictures with a palette.
     """
-    scaled = normalized(read_image(file, data["channels"]), data["normalize"])
+    space = Space(data.get("orientation", "stored"), data.get("slice_axis", "z"))
+    scaled = normalized(read_image(file, data["channels"], space=space), data["normalize"])
     checked(Volume(scaled, None), str(file), data["num_classes"])
-    label = predictor(scaled, facts(file, data["channels"]).spacing if predictor.steps else None)
+    label = predictor(scaled, facts(file, data["channels"], space).spacing if predictor.steps else None)
     target.parent.mkdir(parents=True, exist_ok=True)
     colors = palette(data.get("palette"), background=data.get("background", True))
     if mask_colors is not None:
-        write_label(target, as_held(label, mask_colors), file)
+        write_label(target, as_held(label, mask_colors), file, space=space)
     elif ending(target) in PICTURE:
         save_labels(label[0], target, colors)
     else:
-        write_label(target, label, file)
+        write_label(target, label, file, space=space)
     if overlay:
         picture = _overlay(scaled, label, data["classes"], colors)
         Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))

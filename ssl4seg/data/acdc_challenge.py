@@ -14,7 +14,9 @@ import numpy as np
 
 from ssl4seg.data.case import LabelArray, Volume, checked
 from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem
+from ssl4seg.data.images import axes_of_mask
 from ssl4seg.data.intensities import normalized
+from ssl4seg.data.orientation import AS_STORED
 from ssl4seg.errors import UserError
 
 ACDC_CLASSES = 4
@@ -67,6 +69,7 @@ def _convert(frame: Path, target: Path) -> bool:
     voxels, header = read_nifti(frame)
     label: LabelArray | None = None
     if mask:
+        axes_of_mask(mask, frame, AS_STORED)  # refuses a mask that lies elsewhere
         values, _ = read_nifti(mask)
         if not np.isin(values, range(ACDC_CLASSES)).all():
             wrong = [value.item() for value in np.unique(values) if value not in range(ACDC_CLASSES)]

@@ -74,7 +74,7 @@ class Dataset(ABC):
             from one confusion matrix over all images). The best model has the highest Dice or mIoU on val.
         background: whether class 0 is a background: it gets no Dice and no distances in the scores of cases, and
             post-processing may turn other classes into it.
-        palette: "#rrggbb" or [red, green, blue] of the first classes in pictures; other classes have `pictures.COLORS`.
+        palette: "#rrggbb" or [red, green, blue] of each class in pictures; None takes `pictures.COLORS`.
     """
 
     name: ClassVar[str]
@@ -84,6 +84,8 @@ class Dataset(ABC):
     """Memory of one channel of one pixel: 4 for float32, 1 for uint8."""
     tested_on: Split = "test"
     """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
+    notes: Sequence[str] = ()
+    """Sentences for the log, on how files are read."""
     place: ClassVar[str] = "the folder of the dataset"
     """What `dataset.root` must be, with an example, for the message that asks for it."""
     remedy: ClassVar[str] = "mend the lists of the dataset"
@@ -114,6 +116,10 @@ class Dataset(ABC):
             )
         if (mean is None, mean == "auto") != (std is None, std == "auto"):
             raise UserError(f"dataset.mean={mean}, dataset.std={std}: expected numbers, auto or null for both")
+        if palette is not None and len(palette) < num_classes:
+            raise UserError(
+                f"dataset.palette={list(palette)}: {len(palette)} colours for {num_classes} classes; give one for each"
+            )
         for key, values in (("mean", mean), ("std", std)):
             if values not in (None, "auto") and len(values or ()) != channels:
                 raise UserError(f"dataset.{key}={values}: expected {channels} numbers (one a channel), auto or null")

@@ -21,14 +21,15 @@ import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.formats import H5, ending
-from ssl4seg.data.images import Facts, check_channels, facts, read_image
+from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
+from ssl4seg.data.images import Facts, axes_of_mask, check_channels, contradiction, facts, read_image
 from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
-from ssl4seg.data.masks import Color, MaskReader, is_color
+from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
+from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
 from ssl4seg.errors import UserError
-from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, optional, or_word
+from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, one_of, optional, or_word
 
 DESCRIPTION = "dataset.yaml"
 DEFAULTS: dict[str, Any] = {
@@ -39,6 +40,8 @@ DEFAULTS: dict[str, Any] = {
     "ignore_color": None,
     "channels": None,
     "normalize": "auto",
+    "orientation": None,
+    "slice_axis": "auto",
     "mean": "auto",
     "std": "auto",
     "scoring": None,
@@ -62,6 +65,8 @@ OWN = {
     "name": optional(Key(is_name, "letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
+    "orientation": optional(one_of(*ORIENTATIONS)),
+    "slice_axis": one_of("auto", "x", "y", "z"),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
     "test_ratio": number_in("[0, 1)", "a share"),
@@ -83,6 +88,7 @@ class Folder(Dataset):
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
+        orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
     """
 
     name = "folder"
@@ -101,11 +107,14 @@ class Folder(Dataset):
         val_ratio: float = DEFAULTS["val_ratio"],
         test_ratio: float = DEFAULTS["test_ratio"],
         seed: int = DEFAULTS["seed"],
+        orientation: str | None = None,
+        slice_axis: str = DEFAULTS["slice_axis"],
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
         folder = self.folder(root)
         own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
+        own |= {"orientation": orientation, "slice_axis": slice_axis}
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
@@ -113,7 +122,11 @@ class Folder(Dataset):
         )
         self.normalized = Normalizer(self.normalize)
         items = items_of(folder, group)
-        self.facts = headers_of(items, self.channels)
+        if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
+            raise UserError(fault)
+        self.space = space_of(items, orientation, slice_axis)
+        self.facts = headers_of(items, self.channels, self.space)
+        self.notes = notes_on_volumes(items, self.space)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
@@ -138,16 +151,19 @@ class Folder(Dataset):
         )
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
-        image = self.normalized(item.image, partial(read_image, item.image, self.channels), index)
+        image = self.normalized(item.image, partial(self._pixels, item.image), index)
         if self.value_bytes > 1 and image.dtype == np.uint8:  # a picture among volumes: all become float32
             image = (image / np.float32(full_scale(image))).astype(np.float32)
         return image
+
+    def _pixels(self, file: Path, index: int | None) -> ImageArray:
+        return read_image(file, self.channels, index, space=self.space)
 
     def _read(self, item: Item) -> Volume:
         image = self._image(item)
         if item.mask is None:
             return Volume(image, None)
-        label = self.masks.read(item.mask)
+        label = self.masks.read(item.mask, axes=axes_of_mask(item.mask, item.image, self.space))
         check_shape(item, (len(image), *image.shape[2:]), label.shape)
         return Volume(image, label)
 
@@ -176,8 +192,11 @@ class Folder(Dataset):
         full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
+        items = items_of(root, full["group"])
+        space = space_of(items, full["orientation"], full["slice_axis"])
+        full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
-            facts_of = headers_of(items_of(root, full["group"]), full["channels"])
+            facts_of = headers_of(items, full["channels"], space)
             full["channels"] = full["channels"] or common_channels(facts_of)
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
@@ -188,6 +207,53 @@ def name_of(root: Path) -> str:
     """What a folder's dataset is called: its `name` in dataset.yaml, else the name of the folder."""
     name = read_description(root).get("name") or root.resolve().name
     return re.sub(r"[^\w-]+", "_", str(name)).strip("_") or "folder"
+
+
+def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str) -> Space:
+    """How the NIfTI files of a folder are laid.
+
+    Args:
+        orientation: None is canonical, or stored in a folder without NIfTI.
+        slice_axis: auto is the axis along which most volumes have their largest spacing, or z if no volume has one.
+    """
+    files = [item.image for item in items if ending(item.image) in NIFTI]
+    laid_so = Space(orientation or ("canonical" if files else "stored"), "z")
+    if slice_axis != "auto":
+        return laid_so._replace(slice_axis=slice_axis)
+    votes = [axis for axis, _ in _thick_axes(files, laid_so) if axis]
+    return laid_so._replace(slice_axis=Counter(votes).most_common(1)[0][0]) if votes else laid_so
+
+
+def _thick_axes(files: Sequence[Path], space: Space) -> list[tuple[str | None, Path]]:
+    """The axis of each volume's largest spacing, if there is one; None for a single slice and a damaged file."""
+
+    def thick(file: Path) -> str | None:
+        try:
+            fact = facts(file, space=space._replace(slice_axis="z"))
+        except UserError:
+            return None  # whoever reads the headers tells
+        return thickest(fact.spacing) if fact.spacing and fact.num_images > 1 else None
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(zip(pool.map(thick, files), files, strict=True))
+
+
+def notes_on_volumes(items: Sequence[Item], space: Space) -> list[str]:
+    """What a user should know of how NIfTI files are read."""
+    files = [item.image for item in items if ending(item.image) in NIFTI]
+    if not files:
+        return []
+    how = "in canonical orientation (RAS+)" if space.orientation == "canonical" else "as they are stored"
+    notes = [f"volumes are read {how}, with slices along {space.slice_axis} (orientation, slice_axis)"]
+    others = [(axis, file) for axis, file in _thick_axes(files, space) if axis not in (None, space.slice_axis)]
+    if others:
+        axis, file = others[0]
+        notes.append(
+            f"{len(others)} volumes have their largest spacing along another axis, as {file.name} along {axis}"
+        )
+    with ThreadPoolExecutor(16) as pool:
+        found = [sentence for sentence in pool.map(contradiction, files) if sentence]
+    return notes + found[:3] + ([f"... and {len(found) - 3} more such files"] if len(found) > 3 else [])
 
 
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
@@ -243,31 +309,33 @@ def items_of(root: Path, group: str | None) -> list[Item]:
     return layout.items
 
 
-def headers_of(items: Sequence[Item], channels: int | None) -> dict[Item, Facts]:
+def headers_of(items: Sequence[Item], channels: int | None, space: Space) -> dict[Item, Facts]:
     """The headers of all image files.
 
     Raises:
         UserError: if one has a fault.
     """
-    facts_of, faults = read_headers(items, channels)
+    facts_of, faults = read_headers(items, channels, space)
     _raise(faults)
     return facts_of
 
 
-def read_headers(items: Sequence[Item], channels: int | None) -> tuple[dict[Item, Facts], list[str]]:
+def read_headers(items: Sequence[Item], channels: int | None, space: Space) -> tuple[dict[Item, Facts], list[str]]:
     """The headers of image files, and the faults of those that cannot be read.
 
     It reads 16 at a time: network file systems answer slowly.
     """
     with ThreadPoolExecutor(16) as pool:
-        outcomes = list(pool.map(partial(_header, channels=channels), items))
+        outcomes = list(pool.map(partial(_header, channels=channels, space=space), items))
     facts_of = {item: fact for item, fact in zip(items, outcomes, strict=True) if isinstance(fact, Facts)}
     return facts_of, [fault for fault in outcomes if isinstance(fault, str)]
 
 
-def _header(item: Item, channels: int | None) -> Facts | str:
+def _header(item: Item, channels: int | None, space: Space) -> Facts | str:
     try:
-        fact = facts(item.image, channels)
+        fact = facts(item.image, channels, space)
+        if item.mask:
+            axes_of_mask(item.mask, item.image, space)
         if channels:
             check_channels(item.image, fact.channels, channels, opacity=fact.opacity)
     except UserError as error:
@@ -316,7 +384,11 @@ def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> N
     if image != label:
         sizes = [" x ".join(map(str, shape if max(image[0], label[0]) > 1 else shape[1:])) for shape in (label, image)]
         order = "slices x height x width" if max(image[0], label[0]) > 1 else "height x width"
-        raise UserError(f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}")
+        turned = image[1:] == label[1:][::-1] and ending(item.image) in (*PICTURE, *TIFF)
+        hint = "; is one of them stored turned (tag Orientation, EXIF), and the other not?" if turned else ""
+        raise UserError(
+            f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}{hint}"
+        )
 
 
 def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, seed: int) -> dict[Split, list[Item]]:

@@ -1,6 +1,7 @@
 """Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.data.orientation import Affine, check_affine
 from ssl4seg.errors import UserError
 
 NIFTI = (".nii.gz", ".nii")
@@ -51,9 +53,62 @@ def _named_faults(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
 
 
-def _spacing(values: Any) -> Spacing:
-    slices, rows, columns = (float(value) for value in values)
+def _spacing(values: Any, path: Path) -> Spacing:
+    """Three spacings, each finite and above 0.
+
+    Raises:
+        UserError: names the file and the axis.
+    """
+    axes = ("slices", "rows", "columns")
+    flat = np.asarray(values, float).ravel()
+    if len(flat) != 3:
+        raise UserError(f"{path}: has {len(flat)} spacings; expected 3, in mm between {', '.join(axes)}")
+    for axis, value in zip(axes, flat.tolist(), strict=True):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(
+                f"{path}: the spacing between {axis} is {value:g} mm; expected a finite number above 0: mend the header"
+            )
+    slices, rows, columns = flat.tolist()
     return slices, rows, columns
+
+
+def _expect_numbers(path: Path, dtype: np.dtype[Any]) -> None:
+    """Refuse strings, complex numbers, records, references and whatever else is no plain number."""
+    if dtype.kind not in "biuf":
+        raise UserError(f"{path}: holds values of type {dtype}; expected bool, whole numbers or float")
+
+
+# -- as a viewer shows it ---------------------------------------------------------------------------------------------
+
+TURNS = {  # of the tag Orientation in EXIF and TIFF: whether rows and columns change places, then which run backwards
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def upright(pixels: npt.NDArray[Any], tag: int, axes: tuple[int, int]) -> npt.NDArray[Any]:
+    """Turn stored pixels as their tag Orientation says, as viewers do.
+
+    Args:
+        tag: 2 to 8 turn or mirror; any other number leaves the pixels as they are.
+        axes: of rows and of columns.
+    """
+    if tag not in TURNS:
+        return pixels
+    swapped, *backwards = TURNS[tag]
+    pixels = pixels.swapaxes(*axes) if swapped else pixels
+    return np.flip(pixels, tuple(axis for axis, flipped in zip(axes, backwards, strict=True) if flipped))
+
+
+def _upright_size(size: Sequence[int], tag: int) -> tuple[int, int]:
+    """Height and width after `upright`."""
+    height, width = size
+    return (width, height) if tag in TURNS and TURNS[tag][0] else (height, width)
 
 
 # -- h5 ---------------------------------------------------------------------------------------------------------------
@@ -69,7 +124,7 @@ def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:
     """Shape of `image`, whether there is a `label`, and the voxel spacing in mm, without reading pixels."""
     with _h5(path, "image") as file:
         spacing = file.attrs.get("spacing")
-        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing)
+        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing, path)
 
 
 def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
@@ -82,10 +137,24 @@ def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
 
 @contextmanager
 def _h5(path: Path, key: str) -> Iterator[Any]:
-    """An open h5 file that holds the array `key`."""
+    """An open h5 file that holds the array `key` itself: not a link, nor pixels that lie in another file.
+
+    Other files are never read: an h5 file from a stranger could name any file of this machine.
+    """
     with _named_faults(path, "h5"), h5py.File(path, "r") as file:
-        if key not in file:
+        if key not in file and file.get(key, getlink=True) is None:
             raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise UserError(f"{path}: {key!r} is a link; copy the array itself into the file")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.shape is None:
+            raise UserError(f"{path}: {key!r} is no array, but {'empty' if hasattr(array, 'shape') else 'a group'}")
+        if array.external or array.is_virtual:
+            raise UserError(
+                f"{path}: the pixels of {key!r} lie in other files (external or virtual storage); copy the array "
+                "itself into the file"
+            )
+        _expect_numbers(path, array.dtype)
         yield file
 
 
@@ -102,23 +171,54 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Any]:
 
 def read_nifti_channels(path: Path) -> tuple[npt.NDArray[Any], Any]:
     """The same for a file whose fourth axis may be one of channels: voxels [H, W], [S, H, W] or [S, C, H, W]."""
+    image = _nifti(path)
     with _named_faults(path, "NIfTI"):
-        image: Any = nibabel.load(path)
         voxels = np.asanyarray(image.dataobj)
     return voxels.transpose(_nifti_order(path, image.shape)), image
 
 
 def nifti_facts(path: Path) -> tuple[tuple[int, ...], Spacing]:
     """Shape as `read_nifti_channels` returns it, and the voxel spacing in mm, without reading voxels."""
-    with _named_faults(path, "NIfTI"):
-        image: Any = nibabel.load(path)
+    image = _nifti(path)
     return tuple(image.shape[axis] for axis in _nifti_order(path, image.shape)), nifti_spacing(image)
 
 
+def nifti_affine(path: Path) -> Affine | None:
+    """From voxels (x, y, z) to mm right, anterior and superior; None if neither sform nor qform is set."""
+    image = _nifti(path)
+    if not (image.header["sform_code"] > 0 or image.header["qform_code"] > 0):
+        return None
+    check_affine(str(path), image.affine)
+    affine: Affine = np.diag([*[_millimetres(image)] * 3, 1.0]) @ image.affine
+    return affine
+
+
+def _millimetres(image: Any) -> float:
+    """The header's unit of length in mm; a header without one has mm."""
+    return {1: 1000.0, 3: 0.001}.get(int(image.header["xyzt_units"]) & 7, 1.0)
+
+
 def nifti_spacing(image: Any) -> Spacing:
-    """Millimetres between slices, rows and columns."""
-    zooms = [float(zoom) for zoom in image.header.get_zooms()[:3]]
-    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1])
+    """Millimetres between slices, rows and columns, of the header's pixdim and unit."""
+    zooms = [float(zoom) * _millimetres(image) for zoom in image.header.get_zooms()[:3]]
+    path = Path(image.get_filename())
+    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1], path)
+
+
+def _nifti(path: Path) -> Any:
+    """Nibabel's image, its header checked.
+
+    The header on the disk is looked at, because nibabel replaces a pixdim of 0 by 1 and drops the sign of another.
+    """
+    with _named_faults(path, "NIfTI"):
+        image: Any = nibabel.load(path)
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
+            raw = type(image.header).from_fileobj(file, check=False)
+        _expect_numbers(path, image.get_data_dtype())
+        pixdim = np.ones(3)
+        pixdim[: min(3, image.ndim)] = raw["pixdim"][1 : 1 + min(3, image.ndim)]
+        _spacing(pixdim[::-1], path)
+    return image
 
 
 def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
@@ -140,24 +240,56 @@ def _nifti_order(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 # -- TIFF -------------------------------------------------------------------------------------------------------------
 
 
-def read_tiff(path: Path, *, indices: bool = False) -> npt.NDArray[Any]:
+def read_tiff(path: Path, *, indices: bool = False, colored: bool = False) -> npt.NDArray[Any]:
     """The first image of a TIFF with all its pages: [H, W], [S, H, W], or [S, C, H, W] where the file names channels.
+
+    The tag Orientation is applied, and white is the largest number also where the file has it as 0 (MINISWHITE).
 
     Args:
         indices: return the indices of a palette; without it a TIFF with a palette is refused.
+        colored: return the colours of a palette [S, 3, H, W], 0 to 255, instead of its indices.
     """
     with _tiff(path) as series:
-        if series.keyframe.colormap is not None and not indices:
+        colors = series.keyframe.colormap
+        if colors is not None and not indices:
             raise UserError(f"{path}: is a TIFF with a palette; save it in grey or RGB")
         order, shape = _tiff_order(path, series)
-        pixels: npt.NDArray[Any] = series.asarray().transpose(order)
-    return pixels.reshape(shape)
+        _expect_numbers(path, series.dtype)
+        pixels: npt.NDArray[Any] = _white_is_high(path, series, series.asarray().transpose(order)).reshape(shape)
+        pixels = upright(pixels, _tiff_orientation(series), (-2, -1))
+    if colors is None or not colored:
+        return pixels
+    return np.moveaxis((colors >> 8).astype(np.uint8)[:, pixels.reshape(-1, *pixels.shape[-2:])], 0, 1)
 
 
-def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape as `read_tiff` returns it, and the type of the numbers, without reading pixels."""
+def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape as `read_tiff` returns it, the type of the numbers, and whether they are stored turned or inverted."""
     with _tiff(path) as series:
-        return _tiff_order(path, series)[1], series.dtype
+        shape, tag = _tiff_order(path, series)[1], _tiff_orientation(series)
+        changed = tag in TURNS or series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        _expect_numbers(path, series.dtype)
+        return (*shape[:-2], *_upright_size(shape[-2:], tag)), series.dtype, changed
+
+
+def _tiff_orientation(series: Any) -> int:
+    """The tag Orientation; 1 without one."""
+    tag = series.keyframe.tags.get(274)
+    return 1 if tag is None else int(tag.value)
+
+
+def _white_is_high(path: Path, series: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The pixels, inverted if the file says that 0 is white."""
+    if series.keyframe.photometric != tifffile.PHOTOMETRIC.MINISWHITE:
+        return pixels
+    if pixels.dtype == bool:
+        return ~pixels
+    if pixels.dtype.kind != "u":
+        raise UserError(
+            f"{path}: says that 0 is white (MINISWHITE), but holds {pixels.dtype}, which has no black; "
+            "save it as MINISBLACK"
+        )
+    inverted: npt.NDArray[Any] = pixels.dtype.type(2**series.keyframe.bitspersample - 1) - pixels
+    return inverted
 
 
 def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
@@ -202,10 +334,32 @@ def picture_channels(picture: Image.Image) -> int:
     return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
 
 
+def picture_orientation(picture: Image.Image) -> int:
+    """The tag Orientation of EXIF before the pixels; 1 without one."""
+    exif = Image.Image.getexif(picture)  # that of PNG would decode all pixels, to look behind them too
+    return int(exif.get(ExifTags.Base.Orientation, 1))
+
+
+def size_of(picture: Image.Image) -> tuple[int, int]:
+    """Height and width as a viewer shows the picture."""
+    return _upright_size((picture.height, picture.width), picture_orientation(picture))
+
+
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header."""
+    """The same, from the file's header."""
     with opened(path) as picture:
-        return picture.height, picture.width
+        return size_of(picture)
+
+
+def picture_pixels(picture: Image.Image, mode: str | None = None) -> npt.NDArray[Any]:
+    """The pixels [H, W] or [H, W, C] as a viewer shows them; a copy.
+
+    Args:
+        mode: Pillow's, to which they are converted; None: as they are.
+    """
+    tag = picture_orientation(picture)
+    pixels = np.array(picture if mode in (None, picture.mode) else picture.convert(mode))
+    return np.ascontiguousarray(upright(pixels, tag, (0, 1)))
 
 
 def read_mask(path: Path) -> LabelArray:
@@ -213,7 +367,7 @@ def read_mask(path: Path) -> LabelArray:
     with opened(path) as picture:
         if picture.mode not in ("P", "L", "1") and not picture.mode.startswith("I"):
             raise UserError(f"{path}: a mask of class values has one channel, this one is {picture.mode}")
-        values = np.asarray(picture)
+        values = picture_pixels(picture)
     if values.max(initial=0) > 255 or values.min(initial=0) < 0:
         raise UserError(f"{path}: label values from {values.min()} to {values.max()}; expected 0 to 255")
     return values.astype(np.uint8)
@@ -226,13 +380,42 @@ def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
         colored: return the colours of a palette, not its indices.
     """
     with opened(path) as picture:
+        has_opacity = picture.has_transparency_data and picture.mode[0] not in "IF"
+        opacity = np.asarray(picture.convert("RGBA"))[..., 3] if has_opacity else None
         if picture.mode == "P":
-            return np.asarray(picture.convert("RGB") if colored else picture)
-        if picture.mode == "1":
-            return np.asarray(picture.convert("L") if colored else picture, np.uint8)
-        if picture.mode == "LA":
-            return np.asarray(picture.convert("L"))
-        return np.asarray(picture if picture.mode[0] in "LIF" else picture.convert("RGB"))
+            num_colors = len(palette_in(path) or ())
+            if colored and picture_pixels(picture).max(initial=0) >= num_colors:
+                raise UserError(f"{path}: holds numbers beyond its palette of {num_colors} colours; mend the mask")
+            values = picture_pixels(picture, "RGB" if colored else None)
+        elif picture.mode == "1":
+            values = picture_pixels(picture, "L" if colored else None).astype(np.uint8)
+        elif picture.mode == "LA":
+            values = picture_pixels(picture, "L")
+        else:
+            values = picture_pixels(picture, None if picture.mode[0] in "LIF" else "RGB")
+    if opacity is not None:
+        refuse_opacity(path, values.reshape(opacity.size, -1), opacity)
+    return values
+
+
+def refuse_opacity(path: Path, colors: npt.NDArray[Any], opacity: npt.NDArray[Any]) -> None:
+    """Refuse a mask of one colour [N, C] whose opacity has several values: its classes are there."""
+    if opacity.min() < opacity.max() and (colors == colors[0]).all():
+        raise UserError(
+            f"{path}: has one colour everywhere and its classes in the opacity (alpha), which is not read; save the "
+            "mask as numbers or colours"
+        )
+
+
+def palette_in(path: Path) -> tuple[bytes, ...] | None:
+    """The colours of a mask's palette, three bytes each; None if the picture or TIFF has none."""
+    if ending(path) in TIFF:
+        with _tiff(path) as series:
+            colors = series.keyframe.colormap
+            return None if colors is None else tuple(color.tobytes() for color in (colors >> 8).astype(np.uint8).T)
+    with opened(path) as picture:
+        flat = bytes(picture.palette.palette) if picture.mode == "P" and picture.palette else b""
+    return tuple(flat[i : i + 3] for i in range(0, len(flat), 3)) or None
 
 
 def write_picture(path: Path, label: npt.NDArray[Any]) -> None:

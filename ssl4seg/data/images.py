@@ -2,7 +2,7 @@
 
 The kinds are those of `formats.ENDINGS`. A file with one axis more than an image holds channels if it is as long as
 the dataset has channels, else slices: [3, H, W] is one image for 3 channels and three slices for 1. The third axis of
-NIfTI is always one of slices.
+NIfTI is always one of slices. NIfTI is laid as the dataset's `orientation.Space` says.
 """
 
 from pathlib import Path
@@ -17,21 +17,28 @@ from ssl4seg.data.formats import (
     NIFTI,
     PICTURE,
     TIFF,
+    TURNS,
     ending,
     h5_facts,
+    nifti_affine,
     nifti_facts,
     opened,
     picture_channels,
+    picture_orientation,
+    picture_pixels,
     read_h5,
     read_nifti_channels,
     read_picture_values,
     read_tiff,
+    refuse_opacity,
+    size_of,
     tiff_facts,
     write_h5_label,
     write_nifti,
     write_picture,
     write_tiff,
 )
+from ssl4seg.data.orientation import AS_STORED, ROUNDING, STORED, Axes, Space, axes_of, back, corners, laid
 from ssl4seg.errors import UserError
 
 PILLOW_LUMA = (0.299, 0.587, 0.114)
@@ -58,29 +65,36 @@ class Facts(NamedTuple):
     """Whether the file also holds its mask (h5)."""
     opacity: bool = False
     """Whether the picture has an opacity (alpha), which is left out."""
+    changed: bool = False
+    """Whether pixels are stored turned (EXIF) or inverted (MINISWHITE), and read as a viewer shows them."""
 
 
-def facts(path: Path, channels: int | None = None) -> Facts:
+def facts(path: Path, channels: int | None = None, space: Space = AS_STORED) -> Facts:
     """Read the header of a file.
 
     Args:
         channels: of the dataset, if known; decides whether a third axis is one of slices or of channels.
+        space: how NIfTI is laid.
     """
-    kind, is_bytes, spacing, labeled, opacity = ending(path), False, None, False, False
+    kind, is_bytes, spacing, labeled, opacity, changed = ending(path), False, None, False, False, False
     shape: tuple[int, ...]
     if kind in NIFTI:
         shape, spacing = nifti_facts(path)
     elif kind in H5:
         shape, labeled, spacing = h5_facts(path)
     elif kind in TIFF:
-        shape, dtype = tiff_facts(path)
+        shape, dtype, changed = tiff_facts(path)
         is_bytes = dtype.itemsize == 1 and dtype.kind in "ub"
     else:
         with opened(path) as picture:
-            shape, is_bytes = (1, picture_channels(picture), picture.height, picture.width), picture.mode[0] not in "IF"
-            opacity = picture.has_transparency_data
+            shape, is_bytes = (1, picture_channels(picture), *size_of(picture)), picture.mode[0] not in "IF"
+            opacity, changed = picture.has_transparency_data, picture_orientation(picture) in TURNS
     num, in_file, *size = stacked(shape, None if kind in NIFTI else channels, path)
-    return Facts(num, in_file, (size[0], size[1]), is_bytes, spacing, labeled, opacity)
+    if kind in NIFTI:
+        order = axes_in(path, space).order
+        num, *size = ((num, *size)[axis] for axis in order)
+        spacing = spacing and (spacing[order[0]], spacing[order[1]], spacing[order[2]])
+    return Facts(num, in_file, (size[0], size[1]), is_bytes, spacing, labeled, opacity, changed)
 
 
 def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[int, int, int, int]:
@@ -94,10 +108,65 @@ def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[i
     return (1, length, height, width) if length == channels else (length, 1, height, width)
 
 
+# -- axes of NIfTI ----------------------------------------------------------------------------------------------------
+
+
+def axes_in(path: Path, space: Space) -> Axes:
+    """How the axes of a file are laid; other kinds than NIfTI are read as they are stored."""
+    if ending(path) not in NIFTI:
+        return STORED
+    return axes_of(_stored(path), nifti_affine(path), space)
+
+
+def axes_of_mask(mask: Path, image: Path, space: Space) -> Axes:
+    """The same of a mask: by its own affine, or if that is unknown as its image.
+
+    Raises:
+        UserError: image and mask lie at different places.
+    """
+    axes = axes_in(image, space)
+    if mask == image or ending(image) not in NIFTI or ending(mask) not in NIFTI:
+        return axes
+    affine, affine_of_image = nifti_affine(mask), nifti_affine(image)
+    if affine is None or affine_of_image is None:
+        return axes
+    shape, own = _stored(mask), axes_in(mask, space)
+    shapes = [[size[axis] for axis in way.order] for size, way in ((shape, own), (_stored(image), axes))]
+    if shapes[0] == shapes[1]:  # else `folder.check_shape` refuses the mask
+        ends = corners(_stored(image), affine_of_image, axes)
+        away = float(np.abs(corners(shape, affine, own) - ends).max())
+        if away > ROUNDING * min(nifti_facts(image)[1]):
+            raise UserError(
+                f"{mask}: the affines of the mask and its image {image.name} differ, by {away:.4g} mm at a corner; "
+                "mend the header, or bring the mask to the image's grid"
+            )
+    return own
+
+
+def contradiction(path: Path) -> str | None:
+    """The sentence about a NIfTI file whose pixdim is not the spacing of its affine; None if it is."""
+    affine = nifti_affine(path) if ending(path) in NIFTI else None
+    if affine is None:
+        return None
+    spacing, norms = nifti_facts(path)[1], np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    if np.allclose(spacing, norms, rtol=0.01):
+        return None
+    pixdim, by_affine = (" x ".join(f"{value:.4g}" for value in values) for values in (spacing, norms))
+    return (
+        f"{path}: pixdim says {pixdim} mm (slices, rows, columns as stored), the affine {by_affine} mm; pixdim counts"
+    )
+
+
+def _stored(path: Path) -> tuple[int, int, int]:
+    """Slices, rows and columns of a NIfTI file as it stores them."""
+    num, _, height, width = stacked(nifti_facts(path)[0], None, path)
+    return num, height, width
+
+
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path, channels: int, index: int | None = None) -> ImageArray:
+def read_image(path: Path, channels: int, index: int | None = None, *, space: Space = AS_STORED) -> ImageArray:
     """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file has it.
 
     Grey becomes RGB, and RGB becomes grey, where the dataset has the other. The opacity of a PNG is left out. The
@@ -105,6 +174,7 @@ def read_image(path: Path, channels: int, index: int | None = None) -> ImageArra
 
     Args:
         index: read only this slice of an h5 volume.
+        space: how NIfTI is laid.
     """
     kind = ending(path)
     if kind in PICTURE:
@@ -116,6 +186,8 @@ def read_image(path: Path, channels: int, index: int | None = None) -> ImageArra
     else:
         pixels = read_tiff(path)
     image = pixels.reshape(stacked(pixels.shape, None if kind in NIFTI else channels, path))
+    if kind in NIFTI:
+        image = laid(image, axes_in(path, space), (0, 2, 3))
     if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
         return _converted(image.astype(np.uint8) * (255 if pixels.dtype == bool else 1), channels, path)
     scale = 65535 if kind in TIFF and pixels.dtype == np.uint16 else 1
@@ -127,9 +199,7 @@ def read_picture(path: Path, channels: int) -> ImageArray:
     with opened(path) as picture:
         check_channels(path, picture_channels(picture), channels, opacity=picture.has_transparency_data)
         is_deep = picture.mode.startswith("I")
-        mode = picture.mode if is_deep else "L" if channels == 1 else "RGB"
-        # A copy: PyTorch warns of memory that may not be written to, as Pillow's.
-        pixels: npt.NDArray[Any] = np.array(picture if picture.mode == mode else picture.convert(mode))
+        pixels = picture_pixels(picture, None if is_deep else "L" if channels == 1 else "RGB")
     image = (pixels / 65535.0).astype(np.float32) if is_deep else pixels
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
     return np.repeat(image, channels, axis=0) if len(image) != channels else image
@@ -166,13 +236,18 @@ def _converted(image: npt.NDArray[Any], channels: int, path: Path) -> ImageArray
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
-def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.NDArray[Any]:
+def read_values(path: Path, *, colored: bool, index: int | None = None, axes: Axes = STORED) -> npt.NDArray[Any]:
     """What a mask file holds: numbers [S, H, W], or RGB colours [S, H, W, 3].
 
     Args:
         colored: return the colours of a palette, not its indices.
         index: read only this slice of an h5 volume.
+        axes: how they are laid.
     """
+    return laid(_stored_values(path, colored=colored, index=index), axes, (0, 1, 2))
+
+
+def _stored_values(path: Path, *, colored: bool, index: int | None) -> npt.NDArray[Any]:
     kind = ending(path)
     if kind in PICTURE:
         return read_picture_values(path, colored=colored)[None]
@@ -181,7 +256,7 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
     elif kind in H5:
         numbers = read_h5(path, "label", index)
     else:
-        numbers = read_tiff(path, indices=True)
+        numbers = read_tiff(path, indices=True, colored=colored)
         if numbers.dtype == bool:
             numbers = numbers * np.uint8(255 if colored else 1)  # as in pictures of 1 bit
     num, channels, height, width = stacked(numbers.shape, None, path)
@@ -190,13 +265,17 @@ def read_values(path: Path, *, colored: bool, index: int | None = None) -> npt.N
         return values[:, 0]
     if channels not in (3, 4):
         raise UserError(f"{path}: a mask has 1 channel, or 3 of colours; this one has {channels}")
-    return np.moveaxis(values[:, :3], 1, -1)
+    colors = np.moveaxis(values[:, :3], 1, -1)
+    if channels == 4:
+        refuse_opacity(path, colors.reshape(-1, 3), values[:, 3])
+    return colors
 
 
-def write_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
-    """Write a mask in the kind of file that its image `like` is.
+def write_label(path: Path, label: npt.NDArray[Any], like: Path, *, space: Space = AS_STORED) -> None:
+    """Write a mask in the kind of file that its image `like` is; in NIfTI with that file's axes, affine and header.
 
     Args:
+        space: how `like` was laid as it was read.
         label: numbers [S, H, W], or colours [S, H, W, 3], which only PNG and TIFF hold.
     """
     kind = ending(path)
@@ -205,7 +284,7 @@ def write_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
     if kind in PICTURE:
         write_picture(path, label[0])
     elif kind in NIFTI:
-        write_nifti(path, label, read_nifti_channels(like)[1])
+        write_nifti(path, back(label, axes_in(like, space)), read_nifti_channels(like)[1])
     elif kind in H5:
         write_h5_label(path, label, like)
     else:

@@ -43,7 +43,9 @@ COMMON: dict[str, Key] = {
     "channels": whole(1),
     "image_size": whole(16),
     "normalize": one_of(*NORMALIZATIONS),
-    "ignore_index": optional(Key(is_whole, "a whole number, that of a label in the files")),
+    "ignore_index": optional(
+        Key(lambda v: is_whole(v) and v <= IGNORE, f"a whole number up to {IGNORE}, that of a label in the files")
+    ),
     "mean": optional(or_word("auto", Key(_are_numbers, "a list of numbers (one a channel)"))),
     "std": optional(
         or_word("auto", Key(lambda v: _are_numbers(v) and min(v) > 0, "a list of numbers above 0 (one a channel)"))

@@ -5,6 +5,7 @@ FIRST_COLOR + 65536 red + 256 green + blue for any other colour.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.data.formats import ending
+from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in
 from ssl4seg.data.images import read_values
+from ssl4seg.data.orientation import STORED, Axes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
@@ -76,6 +78,36 @@ def as_held(label: LabelArray, colors: Sequence[Color]) -> npt.NDArray[Any]:
     return np.array(codes, kind)[label]
 
 
+def differing_palettes(masks: Sequence[Path]) -> str | None:
+    """The message about masks whose palettes give one number two colours, or one colour two numbers; None if none do.
+
+    Such numbers cannot be compared from file to file, only the colours can. Pixels are read only where the palettes in
+    the headers differ, for the numbers in use.
+    """
+    pictures = [file for file in masks if ending(file) in (*PICTURE, *TIFF)]
+    with ThreadPoolExecutor(16) as pool:
+        found = zip(pictures, pool.map(palette_in, pictures), strict=True)
+        palettes = {file: colors for file, colors in found if colors is not None}
+        if len({*palettes.values()}) < 2:
+            return None
+        used = pool.map(lambda file: np.unique(read_values(file, colored=False)).tolist(), palettes)
+    pairs = [
+        (number, "#" + colors[number].hex(), file)
+        for (file, colors), numbers in zip(palettes.items(), used, strict=True)
+        for number in numbers
+    ]
+    first: dict[int | str, tuple[int, str, Path]] = {}
+    for pair in pairs:
+        for known in (first.setdefault(key, pair) for key in pair[:2]):
+            if known[:2] != pair[:2]:
+                shown = " and ".join(f"{number} is {color} in {file.name}" for number, color, file in (known, pair))
+                return (
+                    f"{pair[2]}: the palettes of the masks differ: {shown}; name the colour of each class in "
+                    "dataset.yaml (colors), and the masks are read by colour"
+                )
+    return None
+
+
 class MaskReader:
     """Reads masks of any kind of file.
 
@@ -107,9 +139,9 @@ class MaskReader:
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
-    def read(self, path: Path, index: int | None = None) -> LabelArray:
-        """[S, H, W] in 0..K-1 or IGNORE; with `index` only that slice of an h5 volume."""
-        return self.label(codes_of(read_values(path, colored=self.colored, index=index)), path)
+    def read(self, path: Path, index: int | None = None, axes: Axes = STORED) -> LabelArray:
+        """[S, H, W] in 0..K-1 or IGNORE; with `index` only that slice of an h5 volume; laid along `axes`."""
+        return self.label(codes_of(read_values(path, colored=self.colored, index=index, axes=axes)), path)
 
     def label(self, codes: Codes, path: Path) -> LabelArray:
         """The same from the file's codes [S, H, W]."""

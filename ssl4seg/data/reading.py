@@ -1,10 +1,12 @@
 """Whole splits: read now, or case by case and ahead of their use."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import overload
+
+import numpy as np
 
 from ssl4seg.data.case import Case, Volume, checked
 from ssl4seg.data.dataset import Dataset
@@ -55,6 +57,18 @@ def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) 
     """Every case of a split: read now (`resident`), or each when it is asked for."""
     found = OnDemand(cases, num_classes)
     return [found[index] for index in range(len(found))] if resident else found
+
+
+def classes_in_no_mask(cases: Iterable[Case], num_classes: int) -> list[int]:
+    """The classes that no mask holds. It reads case after case until it has seen all classes, as a rule a few cases."""
+    missing = {*range(num_classes)}
+    for case in cases:
+        if not missing:
+            break
+        label = case.read().label if case.labeled else None
+        if label is not None:
+            missing -= {*np.unique(label).tolist()}
+    return sorted(missing)
 
 
 def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:

@@ -43,7 +43,7 @@ Diagnose = Callable[[Method, Progress], Mapping[str, float]]
 """Returns the scores of the method's pseudo-labels, by name."""
 
 
-Transfer = Callable[[int], None]
+BeforeStep = Callable[[int], None]
 """Called before each step with its number within the stage; freezes and thaws parameters."""
 
 
@@ -84,7 +84,7 @@ class Engine:
         plan: Plan,
         folder: RunFolder | None,
         diagnose: Diagnose = lambda method, progress: {},
-        transfer: Transfer = lambda step: None,
+        transfer: BeforeStep = lambda step: None,
     ) -> None:
         self.diagnose, self.transfer = diagnose, transfer
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches

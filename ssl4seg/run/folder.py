@@ -20,6 +20,7 @@ log = logging.getLogger("ssl4seg")
 
 MAY_DIFFER = (
     "dataset.root",
+    "dataset.name",
     "dataset.palette",
     "device",
     "num_threads",

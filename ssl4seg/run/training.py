@@ -18,7 +18,7 @@ from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
-from ssl4seg.data.reading import decoded_gib, read_all
+from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError
 from ssl4seg.feed.batches import Batches
@@ -62,20 +62,20 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         UserError: for anything that the user can mend. results.json and train.log hold the message too. A run that is
             refused before its first step removes the folder that it made.
     """
-    first = launched_rank() == 0
-    data = partial(data_of, config["dataset"])
-    folder = RunFolder(path, config, resume=config["resume"], fingerprint=data) if first else None
+    first, settings = launched_rank() == 0, read(RunSettings, config)
+    data = partial(data_of, settings.dataset)
+    folder = RunFolder(path, config, resume=settings.resume, fingerprint=data) if first else None
     done = finished(path)  # every process looks: if one returned alone, the others would wait for it
     start_log(path / "train.log" if first and done is None else None, quiet=not first)
     if done is not None:
         log.info(f"{path} is finished; its results:")
         if first:
-            show(f"{path}: test", done["test"], metric_table(config["metrics"]["more"]).values())
-        return goodness_of(done, config["metrics"]["more"])
+            show(f"{path}: test", done["test"], metric_table(settings.metrics.more).values())
+        return goodness_of(done, settings.metrics.more)
     try:
         with out_of_memory_explained():
             Training(config, names, folder).run()
-        return goodness_of(read_json(folder.results_file), config["metrics"]["more"]) if folder else None
+        return goodness_of(read_json(folder.results_file), settings.metrics.more) if folder else None
     except (Interrupted, KeyboardInterrupt):
         log.info(f"stopped; the same command goes on from the last checkpoint in {path}:")
         log.info(f"  {shlex.join(sys.argv)}")
@@ -86,12 +86,12 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
             folder.remove()
         elif folder:
             log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
-            write_failure(path, str(error), **names, seed=config["seed"])
+            write_failure(path, str(error), **names, seed=settings.seed)
         raise
     except Exception as error:
         if folder:
             log.exception("a fault of the program, or of a class from elsewhere:", extra=FILE_ONLY)
-            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=config["seed"])
+            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=settings.seed)
         raise
 
 
@@ -134,6 +134,7 @@ class Training:
             split: read_all(part, self.dataset.num_classes, resident=resident)
             for split, part in self.held_cases.items()
         }
+        self._warn_of_missing_classes()
         tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
         self.selection = selection_of(settings.select, tables["val"])
 
@@ -156,6 +157,8 @@ class Training:
         log.info(f"labelled: {self.split}")
         if shortage := self.split.shortage:
             log.info(shortage)
+        for note in self.dataset.notes:
+            log.info(note)
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(self.names["dataset"]))
         if schedule := str(self.transfer):
@@ -163,6 +166,19 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
+
+    def _warn_of_missing_classes(self) -> None:
+        """Warn of classes that no mask of the run holds: nobody can learn them, and the scores leave them out."""
+        if not self.folder:  # one process is enough
+            return
+        held = [case for part in self.held_cases.values() for case in part]
+        names = self.dataset.classes
+        missing = classes_in_no_mask([*self.split.labeled, *held], len(names))
+        for k in missing:
+            log.warning(
+                f"dataset.classes: no mask of this run holds {names[k]}; it cannot be learnt and has no score: mend "
+                "the masks, label other cases, or remove it from classes"
+            )
 
     def _method(self) -> Method:
         """Build the method with its networks and its supervised loss; the weights depend on the seed alone."""
@@ -317,8 +333,8 @@ class Training:
             {
                 f"final/{split}/{m}/mean": s[m]["mean"]
                 for split, s in (("test", summary), ("val", val))
-                for m in ("dice", "hd95", "iou")
-                if m in s
+                for m in s
+                if isinstance(s[m], Mapping)
             },
         )
         results = self.results(engine, summary, table.seconds) | {"weights_sha256": checkpoint.hash_of(weights)}

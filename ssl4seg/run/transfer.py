@@ -1,14 +1,13 @@
 """Transfer learning as a schedule: when and how fast the encoders of a method's networks are trained."""
 
 import math
-import re
 from collections.abc import Iterable
 
 from torch import nn
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl4seg.errors import UserError
+from ssl4seg.keys import KEYS, expect
 from ssl4seg.methods.base import Method
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Progress
@@ -46,14 +45,9 @@ class Transfer:
         frozen_batchnorm: bool = False,
     ) -> None:
         self.frozen_steps = _steps(freeze_encoder, steps_per_epoch)
-        if not _is_number(encoder_lr_scale) or not 0 < encoder_lr_scale < math.inf:
-            raise UserError(
-                f"transfer.encoder_lr_scale={encoder_lr_scale}: expected a factor above 0 (freeze_encoder holds still)"
-            )
-        if layer_decay is not None and not (_is_number(layer_decay) and 0 < layer_decay <= 1):
-            raise UserError(f"transfer.layer_decay={layer_decay}: expected a factor in (0, 1], or null")
-        if not isinstance(frozen_batchnorm, bool):
-            raise UserError(f"transfer.frozen_batchnorm={frozen_batchnorm}: expected true or false")
+        keys = {"encoder_lr_scale": encoder_lr_scale, "layer_decay": layer_decay, "frozen_batchnorm": frozen_batchnorm}
+        for key, value in keys.items():
+            expect(f"transfer.{key}", value, KEYS[f"transfer.{key}"])
         self.scale_of_encoder, self.decay = encoder_lr_scale, layer_decay or 1.0
         self.frozen_batchnorm, self.frozen = frozen_batchnorm, self.frozen_steps > 0
         networks = [module for module in method.modules() if isinstance(module, Network)]
@@ -134,15 +128,5 @@ class Transfer:
 
 def _steps(given: int | str, steps_per_epoch: float) -> int:
     """Convert `freeze_encoder` to a number of steps; a part of a step counts as one."""
-    epochs = re.fullmatch(r"(\d+(?:\.\d+)?) ?epochs?", given) if isinstance(given, str) else None
-    if epochs:
-        return math.ceil(float(epochs[1]) * steps_per_epoch)
-    if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-        raise UserError(
-            f"transfer.freeze_encoder={given}: expected a number of steps of at least 0, or of epochs as in '2 epochs'"
-        )
-    return given
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    expect("transfer.freeze_encoder", given, KEYS["transfer.freeze_encoder"])
+    return given if isinstance(given, int) else math.ceil(float(given.split("epoch")[0]) * steps_per_epoch)

@@ -20,6 +20,9 @@ MODULES: Mapping[str, str] = {
 NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": []}
 """Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
+AS_STORED = {"orientation": "stored", "slice_axis": "z"}
+"""How version 0.1 read the volumes of a folder."""
+
 
 def current(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a run's configuration; a configuration of this version comes back unchanged."""
@@ -27,6 +30,9 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
     dataset = result.get("dataset")
     if isinstance(dataset, dict) and "recipe" in dataset:
         result["recipe"] = dataset.pop("recipe")
+    if isinstance(dataset, dict) and str(dataset.get("_target_")).endswith(".Folder"):
+        for key, value in AS_STORED.items():
+            dataset.setdefault(key, value)
     for key, value in NEW_KEYS.items():
         *path, last = key.split(".")
         node = result

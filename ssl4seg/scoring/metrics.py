@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE
+from ssl4seg.keys import IGNORE, Key, expect, is_list, one_of
 
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -92,6 +92,11 @@ class Metric:
     of_masks: Callable[[Masks], float] | None = None
     of_pixels: Callable[[Pixels], FloatArray | float] | None = None
     mean_title: str = ""
+
+    def __post_init__(self) -> None:
+        expect(f"Metric {self.name}: unit", self.unit, one_of("share", "distance", "number"))
+        ends = is_list(self.range) and len(self.range) == 2 and all(isinstance(end, int | float) for end in self.range)
+        expect(f"Metric {self.name}: range", self.range, Key(lambda _: ends, "(smallest, largest), as (0, math.inf)"))
 
     @property
     def best(self) -> float:

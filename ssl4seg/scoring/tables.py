@@ -17,6 +17,9 @@ Summary = Mapping[str, Any]
 A metric that is one number for all pixels stands without classes: {"pixel_accuracy": ..}.
 """
 
+TRUE_PIXELS = "true_pixels"
+"""Beside the scores of a class of a case: its pixels in the mask."""
+
 
 class Table(ABC):
     """Rows by case. With several processes each fills a table of its own, and the rows are gathered.
@@ -93,29 +96,35 @@ class CaseTable(Table):
         self.rows[case] = self.scores(prediction, label, spacing)
 
     def scores(self, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> list[Scores]:
-        """The scores of each class of a case."""
+        """The scores of each class of a case, and the number of its pixels in the mask (TRUE_PIXELS)."""
         num_classes = len(self.classes)
-        return score_classes(
+        first = num_classes - len(self.scored)
+        scores = score_classes(
             prediction,
             label,
             num_classes,
             spacing if self.unit == "mm" else None,
             self.empty,
-            first=num_classes - len(self.scored),
+            first=first,
             metrics=self.metrics,
         )
+        pixels = np.bincount(label.ravel(), minlength=num_classes)[first:num_classes].tolist()
+        return [values | {TRUE_PIXELS: float(count)} for values, count in zip(scores, pixels, strict=True)]
 
     def summary(self) -> dict[str, Any]:
-        """The means leave NaN out."""
+        """The means leave out NaN, and with it classes that no mask of these cases holds: their scores are NaN."""
         return self.means(self.rows.values())
 
     def means(self, rows: Iterable[Sequence[Scores]]) -> dict[str, Any]:
         """The summary of some rows."""
         rows = list(rows)
+        held = [[scores[k] for scores in rows] for k in range(len(self.scored))]
+        held = [part if any(values[TRUE_PIXELS] for values in part) else [] for part in held]
         result: dict[str, Any] = {}
         for metric in self.metrics:
             per_class = {
-                name: mean_of_known(scores[k][metric.name] for scores in rows) for k, name in enumerate(self.scored)
+                name: mean_of_known(values[metric.name] for values in part)
+                for name, part in zip(self.scored, held, strict=True)
             }
             result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
         return result | {"distance_unit": self.unit, "num_cases": len(rows)}

@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import bodies
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 import yaml
 from folders import describe, drawn, folder, save, write_pairs, write_root
-from helpers import run, succeed
+from helpers import MACHINE, SHORT, SMALL, run, succeed
 from PIL import Image
 
 from ssl4seg.commands.check_folder import CAPTION, TILE, check_folder
@@ -307,7 +308,7 @@ def test_dark_images_get_a_hint(root, capsys):
     ("values", "expected"),
     [
         ([0, 1], {"classes": ["background", "class_1"]}),
-        ([0, 1, 3], {"classes": ["background", "class_1", "class_2", "class_3"]}),
+        ([0, 1, 3], {"classes": ["background", "class_1", "class_2"], "colors": [0, 1, 3]}),
         ([0, 1, 255], {"classes": ["background", "class_1"], "ignore_index": 255}),
         ([0, 255], {"classes": ["background", "class_1"], "colors": [0, 255]}),
         ([0, 85, 170], {"classes": ["background", "class_1", "class_2"], "colors": [0, 85, 170]}),
@@ -417,3 +418,124 @@ def test_a_sheet_of_many_images_is_bounded(root, tmp_path):
     check_folder(root, sheet=tmp_path / "sheet.png")
     height = TILE * 40 / 48 + CAPTION
     assert 4 * height <= Image.open(tmp_path / "sheet.png").height < 4 * height + CAPTION
+
+
+# -- what viewers show ------------------------------------------------------------------------------------------------
+
+
+def test_masks_whose_palettes_differ_are_read_by_colour(root, capsys):
+    for number, file in enumerate(sorted((root / "masks").glob("*.png"))):
+        mask = Image.fromarray(np.array(Image.open(file)))
+        mask.putpalette([0, 0, 0, 255, 0, 0] if number % 2 else [255, 0, 0, 0, 0, 0])
+        mask.save(file)
+    with pytest.raises(UserError, match="the palettes of the masks differ") as fault:
+        check_folder(root)
+    assert "has colours #ff0000" in str(fault.value)
+    assert "colors: ['#000000', '#ff0000']" in capsys.readouterr().out
+    (root / "dataset.yaml").unlink()
+    check_folder(root)
+    assert "colors: ['#000000', '#ff0000']" in capsys.readouterr().out
+
+
+def test_files_that_are_stored_turned_are_counted(root, capsys):
+    exif = Image.Exif()
+    exif[274] = 6
+    for part in ("images", "masks"):
+        Image.open(root / part / "p0_a.png").save(root / part / "p0_a.png", exif=exif)
+    check_folder(root)
+    assert "2 images and masks are stored turned (EXIF)" in capsys.readouterr().out
+    Image.fromarray(drawn(0)[1]).save(root / "masks/p0_a.png")
+    with pytest.raises(UserError, match=r"is 40 x 48 .* is 48 x 40; is one of them stored turned \(tag Orientation"):
+        check_folder(root)
+
+
+# -- lost labels ------------------------------------------------------------------------------------------------------
+
+
+def in_opacity(file: Path, *, mode: str) -> None:
+    """Black everywhere; the mask stands in the opacity."""
+    label = np.array(Image.open(file)) * np.uint8(255)
+    if mode == "P":
+        picture = Image.fromarray(label // 255)
+        picture.putpalette([9, 9, 9, 9, 9, 9])
+        picture.save(file, transparency=b"\x00\xff")
+    else:
+        pixels = np.zeros((*label.shape, len(mode)), np.uint8)
+        pixels[..., -1] = label
+        Image.fromarray(pixels).save(file)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_a_mask_whose_classes_are_in_its_opacity_is_refused_in_check_and_in_training(root, mode):
+    if mode == "P":
+        describe(root, group=r"(p\d)_", colors=[[9, 9, 9], [1, 1, 1]])
+    for file in (root / "masks").glob("*.png"):
+        in_opacity(file, mode=mode)
+    for read in (check_folder, read_all):
+        with pytest.raises(UserError, match=r"masks/p\d_.\.png: has one colour everywhere and its classes in the opac"):
+            read(root)
+
+
+def test_the_opacity_of_masks_is_counted_where_it_is_not_read(root, capsys):
+    label = np.array(Image.open(root / "masks/p0_a.png"))
+    pixels = np.stack([label, np.full_like(label, 255)], axis=-1)
+    Image.fromarray(pixels).save(root / "masks/p0_a.png")
+    check_folder(root)
+    assert "the opacity (alpha) of 1 masks is not read" in capsys.readouterr().out
+
+
+def test_a_class_that_no_mask_holds_is_a_fault(root):
+    describe(root, group=r"(p\d)_", classes=["ground", "disc", "tumour"])
+    with pytest.raises(UserError, match=r"1 fault in .*\n.*no mask holds the class tumour \(2\); remove it, or mend"):
+        check_folder(root)
+    describe(root, group=r"(p\d)_", classes=["ground", "disc", "tumour"], colors=[0, 1, "#00ff00"])
+    with pytest.raises(UserError, match=r"no mask holds the class tumour \(#00ff00\)"):
+        check_folder(root)
+
+
+def test_training_warns_of_a_class_that_no_mask_holds(root):
+    describe(root, group=r"(p\d)_", classes=["ground", "disc", "tumour"], scoring="cases")
+    code, output = run("train", "dataset=folder", f"dataset.root={root}", *SHORT, *SMALL, *MACHINE, cwd=root.parent)
+    assert code == 0, output
+    assert "dataset.classes: no mask of this run holds tumour; it cannot be learnt and has no score" in output
+    (found,) = root.parent.rglob("results.json")
+    assert '"tumour": null' in found.read_text()
+
+
+# -- orientation ------------------------------------------------------------------------------------------------------
+
+
+def write_scans(root: Path) -> Path:
+    """Four scans of 6 x 7 x 3 voxels, stored in three ways."""
+    organ = np.zeros((6, 7, 3), np.uint8)
+    organ[1:3, 2:5] = 1
+    for number, name in enumerate(["RAS", "LPS", "SAR", "RAS"]):
+        bodies.write(root / f"images/c{number}.nii.gz", name, organ * np.float32(0.5) + number / 10)
+        bodies.write(root / f"masks/c{number}.nii.gz", name, organ)
+    return describe(root)
+
+
+def test_volumes_of_three_orientations_are_checked_as_they_are_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = write_scans(tmp_path / "scans")
+    check_folder(root)
+    printed = capsys.readouterr().out
+    assert "volumes are read in canonical orientation (RAS+), with slices along z (orientation, slice_axis)" in printed
+    assert "sizes      7 x 6 (4) (height x width)" in printed
+    assert "images     12 (slices" in printed
+
+
+@pytest.mark.parametrize("shift", [1.0, 50.0])
+def test_image_and_mask_at_two_places_are_a_fault_in_check_and_in_training(tmp_path, monkeypatch, shift):
+    monkeypatch.chdir(tmp_path)
+    root = write_scans(tmp_path / "scans")
+    mask = nibabel.load(root / "masks/c1.nii.gz")
+    affine = mask.affine.copy()
+    affine[0, 3] += shift
+    voxels = np.array(mask.dataobj)
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), root / "masks/c1.nii.gz")
+    for read in (check_folder, read_all):
+        with pytest.raises(
+            UserError, match=rf"masks/c1\.nii\.gz: the affines of .* differ, by {shift:g} mm at a corner"
+        ):
+            read(root)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import bodies
 import h5py
 import nibabel
 import numpy as np
@@ -324,3 +325,47 @@ def test_a_network_trained_by_mean_teacher_is_evaluated_by_what_it_predicts_with
     code, output = run("eval", f"network.weights={folder / 'best.pt'}", *keys, cwd=tmp_path)
     assert code == 0, output
     assert results(tmp_path, "results_test.json")["test"] == results(folder)["test"]
+
+
+# -- orientation ------------------------------------------------------------------------------------------------------
+
+
+def test_masks_go_back_to_the_inputs_own_axes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scans = [rng.normal(0, 0.1, (24, 20, 4)) for _ in range(4)]
+    organ = np.zeros((24, 20, 4), np.uint8)
+    organ[3:11, 9:17, :3] = 1  # of no symmetry
+    for number, scan in enumerate(scans):
+        orientation = ["RAS", "LPS", "SAR", "RAS"][number]
+        bodies.write(tmp_path / f"mine/images/c{number}.nii.gz", orientation, (scan + organ).astype(np.float32))
+        bodies.write(tmp_path / f"mine/masks/c{number}.nii.gz", orientation, organ)
+    (tmp_path / "mine/dataset.yaml").write_text("classes: [background, organ]\n")
+    data = ("dataset=folder", f"dataset.root={tmp_path / 'mine'}", "labeled_ratio=1", "dataset.test_ratio=0")
+    budget = ("iterations=40", "eval_every=20", "batch_size=4", "optimizer.lr=0.05")
+    output = succeed("train", *data, *budget, *SMALL, *MACHINE, cwd=tmp_path)
+    assert "canonical orientation (RAS+), with slices along z" in output
+    (config,) = tmp_path.rglob("config.yaml")
+    assert {**yaml.safe_load(config.read_text())["dataset"]}.items() >= {
+        "orientation": "canonical",
+        "slice_axis": "z",
+    }.items()
+    scan = (rng.normal(0, 0.1, organ.shape) + organ).astype(np.float32)
+    for name in ("RAS", "LPS", "SAR"):
+        bodies.write(tmp_path / f"new/{name}.nii.gz", name, scan)
+    succeed(
+        "predict",
+        f"run={config.parent}",
+        f"input={tmp_path / 'new'}",
+        f"output={tmp_path / 'out'}",
+        *MACHINE,
+        cwd=tmp_path,
+    )
+    masks = {name: nibabel.load(tmp_path / f"out/{name}.nii.gz") for name in ("RAS", "LPS", "SAR")}
+    expected = np.asarray(masks["RAS"].dataobj)
+    assert 2 * (expected & organ).sum() / (expected.sum() + organ.sum()) > 0.8  # Dice: the model sees the organ
+    for name, mask in masks.items():
+        image = nibabel.load(tmp_path / f"new/{name}.nii.gz")
+        assert np.array_equal(np.asarray(mask.dataobj), bodies.stored_as(name, expected)[0])
+        assert np.array_equal(mask.affine, image.affine)
+        for key in ("descrip", "xyzt_units", "qform_code", "sform_code", "pixdim", "dim"):
+            assert np.array_equal(mask.header[key], image.header[key]), (name, key)

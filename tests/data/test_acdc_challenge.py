@@ -94,6 +94,16 @@ def test_running_again_touches_no_whole_file_and_mends_a_damaged_one(source: Pat
     assert {path: path.stat().st_mtime_ns for path in others} == before
 
 
+def test_a_mask_that_lies_elsewhere_is_refused(source: Path) -> None:
+    file = source / "patient001/patient001_frame01_gt.nii.gz"
+    mask = nibabel.load(file)
+    voxels = np.array(mask.dataobj)
+    nibabel.save(nibabel.Nifti1Image(voxels, mask.affine @ np.diag([-1.0, 1, 1, 1])), file)
+    output = refused("prepare", "acdc", source, source.parent / "ACDC", cwd=source.parent)
+    assert "patient001_frame01_gt.nii.gz: the affines of the mask and its image" in output
+    assert "patient001_frame01" not in volumes(source)
+
+
 def test_a_newer_source_is_converted_again(source: Path) -> None:
     prepare(source)
     changed = np.roll(pixels(1, 1)[0], 3, axis=2)

@@ -66,6 +66,42 @@ def test_h5_files_hold_their_masks(tmp_path):
     assert [bool(item.mask) for item in find(tmp_path).items] == [True, False]
 
 
+# -- palettes ---------------------------------------------------------------------------------------------------------
+
+BLACK, RED, GREEN = (0, 0, 0), (255, 0, 0), (0, 255, 0)
+
+
+def write_palettes(root: Path, *palettes: list[tuple[int, int, int]]) -> Path:
+    """Masks with the numbers 0 and 1, each under a palette of its own."""
+    write_pairs(root, [f"c{number}" for number in range(len(palettes))])
+    for number, colors in enumerate(palettes):
+        mask = Image.fromarray(drawn(number)[1])
+        mask.putpalette(sum(colors, ()))
+        mask.save(root / f"masks/c{number}.png")
+    return describe(root)
+
+
+@pytest.mark.parametrize(
+    ("other", "words", "classes", "expected"),
+    [
+        ([BLACK, GREEN], "1 is #ff0000 in c0.png and 1 is #00ff00 in c1.png", [BLACK, RED, GREEN], [0, 2]),
+        ([RED, BLACK], "0 is #000000 in c0.png and 0 is #ff0000 in c1.png", [BLACK, RED], [1, 0]),
+    ],
+)
+def test_numbers_under_different_palettes_are_refused_and_colours_are_read(tmp_path, other, words, classes, expected):
+    root = write_palettes(tmp_path, [BLACK, RED], other, [BLACK, RED])
+    with pytest.raises(UserError, match=f"c1.png: the palettes of the masks differ: {words}; name the colour of each"):
+        folder(root)
+    keys = {"classes": ["ground", "disc", "other"][: len(classes)], "colors": [list(color) for color in classes]}
+    label = folder(root, **keys).masks.read(root / "masks/c1.png")
+    assert np.array_equal(label[0], np.array(expected)[drawn(1)[1]])
+
+
+def test_palettes_that_differ_in_what_no_mask_uses_are_one_palette(tmp_path):
+    root = write_palettes(tmp_path, [BLACK, RED], [BLACK, RED, GREEN], [BLACK, RED, RED])
+    folder(root)
+
+
 # -- splits -----------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +263,8 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], scoring: dice}", "dataset.yaml: scoring=dice: expected cases or pixels"),
         ("{classes: [a, b], ignore_index: white}", "dataset.yaml: ignore_index=white: expected a whole number"),
         ("{classes: [a, b], ignore_color: white}", 'dataset.yaml: ignore_color=white: expected "#rrggbb"'),
+        ("{classes: [a, b], ignore_index: 300}", "dataset.yaml: ignore_index=300: expected a whole number up to 255"),
+        ("{classes: [a, b], palette: ['#ff0000']}", "dataset.palette=.*: 1 colours for 2 classes; give one for each"),
         ("{classes: [a, b], colors: [0, 255], ignore_index: 255}", "dataset.ignore_index=255: class 1 has it"),
         ("{classes: [a, b], ignore_color: '#010101'}", "dataset.ignore_color=#010101: class 1 has it"),
         ("clases: [a, b]", "dataset.yaml: unknown keys clases"),

@@ -1,22 +1,28 @@
 """Images in and out of files: axes, spacing, headers, bit depths, and files that are not whole."""
 
+import zlib
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from ssl4seg.data.formats import (
     ending,
     h5_facts,
+    nifti_facts,
     nifti_spacing,
     picture_size,
     read_h5,
     read_mask,
     read_nifti,
+    read_picture_values,
+    read_tiff,
     stem,
+    tiff_facts,
     write_nifti,
 )
 from ssl4seg.data.images import read_picture
@@ -161,6 +167,99 @@ def test_a_damaged_h5_is_a_fault_that_names_the_file_and_nothing_else(h5):
                 told.append(str(error))
     assert len(told) > 100
     assert all(message.startswith(f"{h5}: ") for message in told)
+
+
+BAD_SPACINGS = [0.0, -1.5, np.nan, np.inf]
+
+
+@pytest.mark.parametrize("wrong", BAD_SPACINGS)
+@pytest.mark.parametrize(("place", "axis"), [(0, "slices"), (1, "rows"), (2, "columns")])
+def test_an_h5_spacing_that_is_none_is_refused_with_its_axis(h5, wrong, place, axis):
+    spacing = [8.0, 1.5, 1.25]
+    spacing[place] = wrong
+    with h5py.File(h5, "a") as file:
+        file.attrs["spacing"] = spacing
+    with pytest.raises(
+        UserError, match=rf"a\.h5: the spacing between {axis} is {wrong:g} mm; expected a finite number"
+    ):
+        h5_facts(h5)
+
+
+@pytest.mark.parametrize("wrong", BAD_SPACINGS)
+@pytest.mark.parametrize(("place", "axis"), [(3, "slices"), (2, "rows"), (1, "columns")])
+def test_a_nifti_spacing_that_is_none_is_refused_with_its_axis(tmp_path, wrong, place, axis):
+    file = nifti(tmp_path / "a.nii", np.zeros((5, 4, 3), np.int16))
+    content = bytearray(file.read_bytes())
+    start = 76 + 4 * place  # pixdim of the NIfTI-1 header
+    content[start : start + 4] = np.float32(wrong).tobytes()
+    file.write_bytes(content)
+    for read in (nifti_facts, read_nifti):
+        with pytest.raises(UserError, match=rf"a\.nii: the spacing between {axis} is {wrong:g} mm; expected a finite"):
+            read(file)
+
+
+def test_an_h5_file_names_no_other_file(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(range(12)))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["image"] = np.ones((3, 4))
+    layout = h5py.VirtualLayout((3, 4), "f8")
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "image", (3, 4))
+    kinds = {
+        "external": lambda file: file.create_dataset("image", (3, 4), "u1", external=[(str(secret), 0, 12)]),
+        "virtual": lambda file: file.create_virtual_dataset("image", layout),
+        "linked": lambda file: file.__setitem__("image", h5py.ExternalLink(str(tmp_path / "other.h5"), "image")),
+        "dangling": lambda file: file.__setitem__("image", h5py.ExternalLink("gone.h5", "image")),
+        "soft": lambda file: file.__setitem__("image", h5py.SoftLink("/elsewhere")),
+        "group": lambda file: file.create_group("image"),
+        "empty": lambda file: file.create_dataset("image", data=h5py.Empty("f4")),
+    }
+    words = {"external": "lie in other files", "virtual": "lie in other files", "group": "a group", "empty": "empty"}
+    for kind, write in kinds.items():
+        path = tmp_path / f"{kind}.h5"
+        with h5py.File(path, "w") as file:
+            write(file)
+        for read in (h5_facts, lambda path: read_h5(path, "image")):
+            with pytest.raises(UserError, match=rf"{kind}\.h5: .*'image'.*{words.get(kind, 'is a link')}"):
+                read(path)
+
+
+RECORD = np.zeros((3, 4), [("r", "u1"), ("g", "u1"), ("b", "u1")])
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.ones((3, 4), np.complex64), RECORD, np.full((3, 4), b"x"), np.full((3, 4), "x", object)]
+)
+def test_h5_arrays_of_other_than_numbers_are_refused(tmp_path, pixels):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = pixels
+    with pytest.raises(UserError, match=r"a\.h5: holds values of type .*; expected bool, whole numbers or float"):
+        h5_facts(tmp_path / "a.h5")
+
+
+def test_complex_and_coloured_nifti_and_complex_tiff_are_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 2), np.complex64), np.eye(4)), tmp_path / "a.nii")
+    rgb = np.zeros((3, 4, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "b.nii")
+    tifffile.imwrite(tmp_path / "c.tif", np.ones((3, 4), np.complex64), photometric="minisblack")
+    reads = {"a.nii": (nifti_facts, read_nifti), "b.nii": (nifti_facts, read_nifti), "c.tif": (tiff_facts, read_tiff)}
+    for name, both in reads.items():
+        for read in both:
+            with pytest.raises(UserError, match=rf"{name}: holds values of type .*; expected bool, whole numbers"):
+                read(tmp_path / name)
+
+
+def test_numbers_beyond_the_palette_are_refused(tmp_path):
+    def chunk(name: bytes, content: bytes) -> bytes:
+        crc = zlib.crc32(name + content)
+        return len(content).to_bytes(4, "big") + name + content + crc.to_bytes(4, "big")
+
+    head = (3).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([8, 3, 0, 0, 0])  # 3 x 1, 8 bit, palette
+    chunks = {b"IHDR": head, b"PLTE": bytes(6), b"IDAT": zlib.compress(bytes([0, 0, 1, 2])), b"IEND": b""}
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*item) for item in chunks.items()))
+    assert read_picture_values(tmp_path / "a.png", colored=False).tolist() == [[0, 1, 2]]
+    with pytest.raises(UserError, match=r"a\.png: holds numbers beyond its palette of 2 colours"):
+        read_picture_values(tmp_path / "a.png", colored=True)
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

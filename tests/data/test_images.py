@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from ssl4seg.data.formats import read_h5
+from ssl4seg.data.formats import palette_in, read_h5
 from ssl4seg.data.images import facts, read_image, read_values, write_label
 from ssl4seg.errors import UserError
 
@@ -105,9 +105,79 @@ def test_one_bit_tiffs_are_black_and_white(tmp_path):
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
 def test_one_bit_masks_hold_0_and_1_or_black_and_white(tmp_path, name):
     pixels = np.array([[False, True]])
-    Image.fromarray(pixels).save(tmp_path / name) if name == "a.png" else tifffile.imwrite(tmp_path / name, pixels)
+    Image.fromarray(pixels).save(tmp_path / name) if name == "a.png" else tiff(tmp_path / name, pixels)
     assert read_values(tmp_path / name, colored=False).tolist() == [[[0, 1]]]
     assert read_values(tmp_path / name, colored=True).tolist() == [[[0, 255]]]
+
+
+# -- what a viewer shows ----------------------------------------------------------------------------------------------
+
+STORED = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
+SHOWN = {  # by the tag Orientation, turned by hand
+    1: [[10, 20, 30], [40, 50, 60]],
+    2: [[30, 20, 10], [60, 50, 40]],
+    3: [[60, 50, 40], [30, 20, 10]],
+    4: [[40, 50, 60], [10, 20, 30]],
+    5: [[10, 40], [20, 50], [30, 60]],
+    6: [[40, 10], [50, 20], [60, 30]],
+    7: [[60, 30], [50, 20], [40, 10]],
+    8: [[30, 60], [20, 50], [10, 40]],
+}
+
+
+@pytest.mark.parametrize("tag", SHOWN)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_pictures_are_turned_as_viewers_turn_them(tmp_path, name, tag):
+    if name == "a.tif":
+        tiff(tmp_path / name, STORED, extratags=[(274, "H", 1, tag, True)])
+    else:
+        exif = Image.Exif()
+        exif[274] = tag
+        big = np.kron(STORED, np.ones((8, 8), np.uint8)) if name == "a.jpg" else STORED  # JPEG blurs single pixels
+        Image.fromarray(big).save(tmp_path / name, exif=exif)
+    step = 8 if name == "a.jpg" else 1
+    image, fact = read_image(tmp_path / name, 1), facts(tmp_path / name)
+    assert np.abs(image[0, 0, ::step, ::step].astype(int) - SHOWN[tag]).max() <= (2 if step > 1 else 0)
+    assert np.array_equal(read_values(tmp_path / name, colored=False), image[:, 0])
+    assert (fact.size, fact.changed) == (image.shape[2:], tag > 1)
+
+
+def test_every_page_of_a_tiff_is_turned(tmp_path):
+    tiff(tmp_path / "a.tif", np.stack([STORED, STORED + 1]), extratags=[(274, "H", 1, 6, True)])
+    assert read_image(tmp_path / "a.tif", 1)[1, 0].tolist() == [[41, 11], [51, 21], [61, 31]]
+    assert facts(tmp_path / "a.tif").size == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "image", "mask"),
+    [
+        (np.array([[0, 3, 255]], np.uint8), [[255, 252, 0]], [[255, 252, 0]]),
+        (np.array([[0, 13107, 65535]], np.uint16), [[1, 0.8, 0]], [[65535, 52428, 0]]),
+        (np.array([[False, True, True]]), [[255, 0, 0]], [[1, 0, 0]]),
+    ],
+    ids=["8 bit", "16 bit", "1 bit"],
+)
+def test_a_tiff_with_0_as_white_is_inverted(tmp_path, pixels, image, mask):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif", 1)[0, 0], image, rtol=1e-6)
+    assert read_values(tmp_path / "a.tif", colored=False).tolist() == [mask]
+    assert facts(tmp_path / "a.tif").changed
+
+
+def test_numbers_without_a_black_cannot_have_0_as_white(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((2, 2), np.float32), photometric="miniswhite")
+    with pytest.raises(UserError, match=r"a\.tif: says that 0 is white \(MINISWHITE\), but holds float32"):
+        read_image(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_the_colours_of_a_palette(tmp_path, name):
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 128, 7])
+    picture.save(tmp_path / name)
+    assert palette_in(tmp_path / name)[:3] == (b"\0\0\0", b"\xff\0\0", b"\0\x80\x07")
+    colors = [[[0, 0, 0], [255, 0, 0]], [[0, 128, 7], [255, 0, 0]]]
+    assert read_values(tmp_path / name, colored=True).tolist() == [colors]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

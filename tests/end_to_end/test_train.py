@@ -33,7 +33,7 @@ from helpers import (
 
 from ssl4seg.run.record import Record
 from ssl4seg.run.training import Training, train
-from ssl4seg.scoring.tables import CaseTable
+from ssl4seg.scoring.tables import TRUE_PIXELS, CaseTable
 
 UAMT = ("method=uamt", "labeled_ratio=0.5")
 RUN = Path("outputs/phantom/uamt/unet-0.5-s0")
@@ -78,7 +78,7 @@ def test_the_screen_shows_split_validations_and_the_test_table(whole: tuple[Path
 def test_the_progress_bar_shows_dice_in_percent_as_the_tables_do() -> None:
     record = Record(None, step=0, total=1)
     table = CaseTable(["background", "organ"])
-    table.rows = {"case": [{"dice": 0.8123, "hd95": 3.0, "asd": 1.0, "iou": 0.7}]}
+    table.rows = {"case": [{"dice": 0.8123, "hd95": 3.0, "asd": 1.0, "iou": 0.7, TRUE_PIXELS: 9}]}
     summary = table.summary()
     record.scores("val", 1, summary, {}, table.headline(summary))
     assert record.bar.tasks[0].fields["score"].startswith("Dice 81.23 %")

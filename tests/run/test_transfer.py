@@ -228,7 +228,7 @@ def test_a_run_tells_that_its_encoder_never_moves(caplog):
     logging.getLogger("ssl4seg").removeHandler(caplog.handler)
     told = [record.message for record in caplog.records]
     assert any("frozen for 100 steps, and the run has 4" in line for line in told)
-    assert any("drawn at random: give weights to start from" in line for line in told)
+    assert any("with random weights: give weights to start from" in line for line in told)
 
 
 def test_the_command_names_a_wrong_value(tmp_path):

@@ -109,3 +109,11 @@ def test_a_run_whose_results_know_no_hash_is_not_doubted(old: Path, tmp_path: Pa
     folder = old / "unet-1cases-s0-finished"
     assert "weights_sha256" not in results(folder)
     assert "best.pt is not" not in succeed("eval", f"run={folder}", "device=cpu", cwd=tmp_path)
+
+
+def test_volumes_of_a_folder_are_read_as_version_01_read_them() -> None:
+    written = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", "root": "mine"}}
+    assert current(written)["dataset"].items() >= {"orientation": "stored", "slice_axis": "z"}.items()
+    now = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", "orientation": "canonical", "slice_axis": "x"}}
+    assert current(now)["dataset"] == now["dataset"]
+    assert "orientation" not in current({"dataset": {"_target_": "ssl4seg.data.acdc.ACDC"}})["dataset"]

@@ -25,7 +25,7 @@ from ssl4seg.networks.unet import UNet
 from ssl4seg.scoring.inference import Predict, Resized
 from ssl4seg.scoring.metrics import Scores, confusion, score, score_classes
 from ssl4seg.scoring.predictor import Measures, Predictor, distance_unit, evaluate, nearest, table_of, zoomed
-from ssl4seg.scoring.tables import CaseTable, PixelTable, Table
+from ssl4seg.scoring.tables import TRUE_PIXELS, CaseTable, PixelTable, Table
 
 NAN = math.nan
 CPU = torch.device("cpu")
@@ -141,10 +141,11 @@ def test_a_single_slice_is_measured_as_an_image():
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 CLASSES = ["background", "a", "b"]
+HELD = {TRUE_PIXELS: 9.0}
 TABLE = CaseTable(CLASSES, unit="mm")
 TABLE.rows = {
-    "one": [scores(0.5, 4.0, 2.0, 0.4), scores(1.0, NAN, NAN, 1.0)],
-    "two": [scores(0.7, 2.0, 1.0, 0.6), scores(0.0, 8.0, 6.0, 0.0)],
+    "one": [scores(0.5, 4.0, 2.0, 0.4) | HELD, scores(1.0, NAN, NAN, 1.0) | HELD],
+    "two": [scores(0.7, 2.0, 1.0, 0.6) | HELD, scores(0.0, 8.0, 6.0, 0.0) | HELD],
 }
 
 
@@ -153,6 +154,27 @@ def test_summary_is_the_mean_over_cases_then_over_classes_without_nan():
     assert summary["dice"] == pytest.approx({"a": 0.6, "b": 0.5, "mean": 0.55})
     assert summary["hd95"] == pytest.approx({"a": 3.0, "b": 8.0, "mean": 5.5})  # b: only case two; over all rows 4.67
     assert (summary["distance_unit"], summary["num_cases"]) == ("mm", 2)
+
+
+@pytest.mark.parametrize("empty", ["worst", "zero"])
+def test_a_class_that_no_mask_holds_is_in_no_mean(empty):
+    table = CaseTable(CLASSES, empty=empty)
+    label, prediction = np.zeros((1, 2, 4), np.uint8), np.zeros((1, 2, 4), np.uint8)
+    label[0, 0], prediction[0, 0, :2] = 1, 1  # 4 pixels, of which 2 are found: Dice 2 * 2 / (4 + 2)
+    table.add("one", prediction, label, None)
+    prediction[0, 1] = 2
+    table.add("two", prediction, label, None)
+    summary = table.summary()["dice"]
+    assert summary["mean"] == summary["a"] == pytest.approx(2 / 3)
+    assert math.isnan(summary["b"])
+    table.add("three", np.full((1, 1, 1), 2, np.uint8), np.full((1, 1, 1), 2, np.uint8), None)
+    assert table.summary()["dice"]["b"] == (1 / 3 if empty == "zero" else 2 / 3)  # nothing, wrong, right
+
+
+def test_all_masks_empty_is_no_score():
+    table = CaseTable(CLASSES)
+    table.add("one", np.zeros((1, 2, 2), np.uint8), np.zeros((1, 2, 2), np.uint8), None)
+    assert math.isnan(table.summary()["dice"]["mean"])
 
 
 def test_csv_has_a_row_for_each_case_and_class(tmp_path):
