@@ -329,6 +329,7 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
 SMALL_METHODS = {
     "ctct": "transformer.embed_dim=12 transformer.depths=[1,1,1] transformer.heads=[1,2,2]",
     "gct": "detector_width=8",
+    "u2pl": "projection_channels=16 num_anchors=32 num_keys=64 bank_size=300 background_bank_size=300",
 }
 
 
