@@ -120,7 +120,7 @@ def _main(name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], lo
         os.dup2(output, stream)
     os.chdir(cwd)
     os.environ.update(env)
-    sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder, absolute
+    sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder
     sys.argv = [f"ssl4seg-{name}", *arguments]
     gc.freeze()  # looking through all that was imported, again and again, would be a third of the process's time
     importlib.import_module(MODULES[name]).main()
