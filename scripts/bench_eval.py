@@ -1,9 +1,9 @@
-"""Time the evaluation of a dataset's test volumes with Dice, HD95 and ASD, the network's forward pass apart.
+"""Time the evaluation of a dataset's test volumes with Dice, HD95 and ASD; show the network's forward pass apart.
 
     python scripts/bench_eval.py dataset=acdc dataset.root=DATA/ACDC network.weights=FILE
 
-Without weights the network guesses, and empty masks make the metrics cheap: give those of a trained one. Reading the
-files is in the total, as it is in the public test script.
+Give trained weights: an untrained network may predict empty masks, which make the metrics cheap. The total includes
+reading the files, as in the public test script.
 """
 
 import argparse

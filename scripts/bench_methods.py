@@ -25,9 +25,9 @@ def measured(method: str, steps: int, overrides: list[str]) -> tuple[float, floa
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{method}: {done.stderr.strip()}")
-    found = re.search(r"step_s: median ([\d.]+).*peak_memory_mb: (\d+)", done.stdout, re.DOTALL)
-    assert found, done.stdout
-    return float(found[1]), float(found[2])
+    match = re.search(r"step_s: median ([\d.]+).*peak_memory_mb: (\d+)", done.stdout, re.DOTALL)
+    assert match, done.stdout
+    return float(match[1]), float(match[2])
 
 
 def main() -> None:

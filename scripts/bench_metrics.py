@@ -35,11 +35,11 @@ def main() -> None:
             if not truth.any():
                 continue
             start = time.perf_counter()
-            mine = score(prediction, truth)
+            scores = score(prediction, truth)
             middle = time.perf_counter()
             reference = hd95(prediction, truth), asd(prediction, truth)
             ours, theirs, masks = ours + middle - start, theirs + time.perf_counter() - middle, masks + 1
-            assert (mine["hd95"], mine["asd"]) == reference, (mine, reference)
+            assert (scores["hd95"], scores["asd"]) == reference, (scores, reference)
     ours_ms, theirs_ms = 1e3 * ours / masks, 1e3 * theirs / masks
     print(f"{masks} masks, values identical: ours {ours_ms:.2f} ms a mask, medpy {theirs_ms:.2f} ms")
     print(f"ratio: {theirs / ours:.1f}")

@@ -3,8 +3,9 @@
     python scripts/bench_step.py dataset=acdc dataset.root=DATA/ACDC method=uamt labeled_ratio=0.19
     python scripts/bench_step.py --steps 20 method=supervised precision=32
 
-Prints the median step, the share of it that data and views take, images/s, files opened while stepping, peak memory;
-on a GPU also the share of the time in which it idles. Of a method with stages the last one is timed.
+Prints the median time of a step, the share of data and views in it, images/s, the number of files opened while
+stepping, and peak memory; on a GPU also the share of the time in which it idles. For a method with stages it times the
+last stage.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Whether the disk feeds the network: images/s that are read, cropped and made into views, against those it trains on.
+"""Compare the speed of feeding with the speed of training: images/s read, images/s made into views, images/s trained.
 
     python scripts/bench_stream.py num_threads=2
     python scripts/bench_stream.py --workers 0 4 8 --data DATA/VOCdevkit method=unimatch dataset.image_size=513
 
 Without --data it makes VOC-sized JPEGs (500 x 375, 33 KB) with palette masks in a temporary folder. By default
 DeepLabV3+ with ResNet-50, batch 4, crop 321. Beside the wall time it prints the CPU time, which other jobs on the
-machine disturb less; their ratio is that of one core that feeds to one core that trains.
+machine disturb less; the ratio of the CPU times compares one core that feeds with one core that trains.
 """
 
 import argparse
@@ -67,16 +67,16 @@ def textured(number: int, size: tuple[int, int]) -> tuple[np.ndarray[Any, Any], 
 
 
 class Speed(NamedTuple):
-    """Of one kind of work."""
+    """The speed of one kind of work."""
 
     wall: float
     """Images/s."""
     cpu: float
-    """Milliseconds of this process an image."""
+    """CPU milliseconds of this process for an image."""
 
 
 def speed(work: Callable[[int], object], images: int, *, first: int, steps: int) -> Speed:
-    """Of steps after the `first` ones, which are not counted."""
+    """Time `steps` steps of `work`, after `first` steps that are not timed."""
     for step in range(first):
         work(step)
     synchronize()
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["32", "bf16-mixed"])
     parser.add_argument("--feed-steps", type=int, default=60)
     parser.add_argument("--train-steps", type=int, default=6)
-    parser.add_argument("--data", type=Path, help="a VOCdevkit; none: pictures made here")
+    parser.add_argument("--data", type=Path, help="folder of a VOCdevkit; default: pictures that the script makes")
     arguments, overrides = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, arguments.data or write_voc(Path(folder)), overrides)

@@ -1,11 +1,11 @@
-"""Prove that a refactoring changed nothing: SHA-256 of the weights that eight short runs end with.
+"""Prove that a refactoring changed nothing: print the SHA-256 of the final weights of eight short runs.
 
     python scripts/same_weights.py > before.txt              # at the commit before the change
     python scripts/same_weights.py --against before.txt      # after it: exit 1 and the names of the runs that differ
 
 Every run has 30 steps in float32 on one CPU thread, which repeat to the last bit on one machine with one version of
-PyTorch; hashes of different machines cannot be compared. It takes about a minute and uses nothing of the package but
-its command line, so that it runs the same way at any commit.
+PyTorch; hashes of different machines cannot be compared. The script takes about a minute. It uses only the command line
+of the package, so that it works at any commit.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RUNS = {
 
 
 def write_pictures(root: Path) -> None:
-    """A folder of 20 colour pictures of a bright disc, with masks and lists."""
+    """Write a folder of 20 colour pictures of a bright disc, with masks and lists."""
     rng = np.random.default_rng(0)
     row, column = np.mgrid[:56, :64]
     for part in ("images", "masks", "lists"):
@@ -69,16 +69,16 @@ def weights_of(words: str, folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="what an earlier call has printed")
+    parser.add_argument("--against", type=Path, help="file with the output of an earlier call")
     against = parser.parse_args().against
     before = dict(line.split("  ", 1)[::-1] for line in against.read_text().splitlines()) if against else {}
     changed = []
     with tempfile.TemporaryDirectory() as temporary:
         write_pictures(Path(temporary, "pictures"))
         for number, (name, words) in enumerate(RUNS.items()):
-            found = weights_of(words, Path(temporary, str(number)))
-            print(f"{found}  {name}", flush=True)
-            if before and before.get(name) != found:
+            digest = weights_of(words, Path(temporary, str(number)))
+            print(f"{digest}  {name}", flush=True)
+            if before and before.get(name) != digest:
                 changed.append(name)
     if changed:
         sys.exit(f"other weights: {'; '.join(changed)}")

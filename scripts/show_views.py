@@ -3,8 +3,9 @@
     python scripts/show_views.py                                                # the phantom
     python scripts/show_views.py --output views.png dataset=acdc dataset.root=DATA/ACDC
 
-Operations: the original, then a low, a middle and a high magnitude. Mixings: the two images, the mixed one, and it with
-its label. The last row is the chain of conf/views, drawn anew for each picture.
+A row of an operation shows the original, then a low, a middle and a high magnitude. A row of a mixing shows both
+images, then the mixed image, bare and with its label. The last row shows the operations of views.strong in their order,
+drawn anew for each picture.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def images_of(overrides: list[str]) -> tuple[Tensor, Tensor, int, dict[str, Any]
 
 
 def drawn(image: Tensor, label: Tensor | None = None) -> Image.Image:
-    """[C, H, W] in [0, 1], not stretched, with its label [H, W] painted over it if given."""
+    """Draw an image [C, H, W] in [0, 1], not stretched, with its label [H, W] painted over it if given."""
     grey = (image.clamp(0, 1) * 255).byte().numpy()
     picture = np.repeat(grey[:1], 3, axis=0) if len(grey) < 3 else grey[:3]
     picture = picture.transpose(1, 2, 0)
@@ -77,7 +78,7 @@ def drawn(image: Tensor, label: Tensor | None = None) -> Image.Image:
 
 
 def operations(image: Tensor) -> list[Row]:
-    """A row for each operation that does something to such an image."""
+    """A row for each operation that changes such an image; grey images skip the operations on colour."""
     rows = []
     for name, (op, magnitudes) in OPERATIONS.items():
         if image.shape[1] == 3 or name not in COLOR_ONLY:
@@ -103,7 +104,7 @@ def mixings(image: Tensor, label: Tensor, num_classes: int) -> list[Row]:
     for name, mask in masks.items():
         mixed = mixing.mix(image, image.flip(0), mask)[0]
         cells = [("a", drawn(image[0], label[0])), ("b", drawn(image[1], label[1])), ("mixed", drawn(mixed))]
-        if name != "mixup":  # whose label is a mixture of two
+        if name != "mixup":  # mixup mixes the labels too
             mixed_label = mixing.mix_labels(label, label.flip(0), mask)[0]
             cells.append(("with its label", drawn(mixed, mixed_label)))
         rows.append((name, cells))
@@ -111,7 +112,7 @@ def mixings(image: Tensor, label: Tensor, num_classes: int) -> list[Row]:
 
 
 def chain(image: Tensor, config: dict[str, Any]) -> list[Row]:
-    """What a method sees."""
+    """A row of strong views, as a method gets them."""
     chosen = [build(operation, "views.strong") for operation in config["views"]["strong"]]
     strong = [strong_view(image[1:], chosen, generator("show", i))[0] for i in range(4)]
     return [("views.strong", [("drawn", drawn(view)) for view in strong])] if chosen else []

@@ -18,11 +18,11 @@ _NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")),
 ]
-"""Plain numbers that public scripts save beside the weights (the best Dice so far)."""
+"""Functions and types in pickles of NumPy numbers, which public scripts save beside the weights (the best Dice)."""
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write so that at any moment either the earlier file or the new one is there, whole."""
+    """Write a checkpoint atomically: at any moment `path` holds the whole earlier file or the whole new one."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -35,31 +35,32 @@ def save(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Tensors and plain values on the CPU. A file that holds pickled code is refused, never run."""
+    """Read tensors and plain values to the CPU. A file that holds pickled code is refused; the code never runs."""
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):  # bytes that no pickle has
+        if "Unsupported operand" in str(error):  # bytes that no pickle contains
             raise UserError(f"{path}: is not a checkpoint, or is damaged") from None
         raise UserError(
             f"{path}: holds pickled code or objects, which could run anything, and is refused; "
             "save a plain state dict with torch.save(model.state_dict(), FILE)"
         ) from None
-    except Exception as error:  # bytes that are no checkpoint raise many kinds, struct.error among them
-        why = (str(error) or type(error).__name__).splitlines()[0][:120]  # the message is empty for an empty file
-        raise UserError(f"{path}: is not a checkpoint, or is damaged ({why})") from None
+    except Exception as error:  # other files raise many kinds of error, struct.error among them
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]  # the message is empty for an empty file
+        raise UserError(f"{path}: is not a checkpoint, or is damaged ({reason})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
 
 
 def network_state(path: Path) -> dict[str, Tensor]:
-    """The weights of one network: from a run's checkpoint that of the predictor, else the state dict in the file.
+    """Read the weights of one network: the predictor's from a run's checkpoint, the state dict from any other file.
 
-    Public scripts save a bare state dict or wrap it under a name; a DistributedDataParallel prefix is taken off.
+    Public scripts save a bare state dict or wrap it under a name such as "model". The prefix "module.", which
+    DistributedDataParallel adds, is removed.
     """
     content = load(path)
     if "method" in content and "predictor" in content:

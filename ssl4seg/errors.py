@@ -1,4 +1,4 @@
-"""What ends a command: a message meant for the user, or a closed pipe. It imports nothing that takes time."""
+"""How a command ends: with a message for the user, or silently at a closed pipe. This module imports nothing slow."""
 
 import os
 import sys
@@ -10,11 +10,14 @@ Arguments = ParamSpec("Arguments")
 
 
 class UserError(Exception):
-    """Something that the user can mend: the message names the key, file or case, what was found, and what to do."""
+    """A fault that the user can mend.
+
+    The message names the key, file or case, what was found, what is expected, and what to do.
+    """
 
 
 def ends_with_its_pipe(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """The command, which ends quietly where what it writes to is closed, as by `| head`."""
+    """Wrap a command so that it ends silently when the reader of its output is gone, as after `| head`."""
 
     @wraps(command)
     def run(*arguments: Arguments.args, **keys: Arguments.kwargs) -> None:
@@ -24,7 +27,7 @@ def ends_with_its_pipe(command: Callable[Arguments, None]) -> Callable[Arguments
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its exit
             sys.exit(1)
 
     return run

@@ -12,7 +12,10 @@ from ssl4seg.run.folder import checkpoint_file
 
 
 def run(config: DictConfig) -> None:
-    """Evaluate and write results_<split>.json and cases_<split>.csv; `evaluation.circumstances` adds to the names."""
+    """Check the keys, then evaluate and write results_<split>.json and cases_<split>.csv.
+
+    Settings that differ from the run's are appended to the file names (`evaluation.circumstances`).
+    """
     evaluation = laid("eval", config, HydraConfig.get())
     keys = evaluation.config
     if keys["run"] is not None:
@@ -21,9 +24,8 @@ def run(config: DictConfig) -> None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     keys["dataset"] = completed(keys["dataset"])
     check(keys)
-    from ssl4seg.commands.evaluation import (
-        evaluate_checkpoint,  # imports torch, after the command line is known to be right
-    )
+    # It imports torch, so that it is imported after everything that can be refused without it.
+    from ssl4seg.commands.evaluation import evaluate_checkpoint
 
     evaluate_checkpoint(evaluation)
 

@@ -1,7 +1,7 @@
-"""What keys may be set to: the one place of choices and ranges, for the command line, files and constructors.
+"""Choices and ranges of keys, in one place for the command line, files and constructors.
 
-A `Key` is a test and the words for it. This module imports nothing that takes time, so that a typing error is answered
-at once.
+A `Key` is a test of values, and the words for the values that pass. This module imports nothing slow, so that a typing
+error is answered at once.
 """
 
 import math
@@ -15,11 +15,11 @@ IGNORE = 255
 """The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
 
 RESERVED = "mean"
-"""No class has this name: it stands beside the classes' names in tables and results.json."""
+"""No class may have this name: tables and results.json use it for the mean, beside the names of the classes."""
 
 
 class Key(NamedTuple):
-    """What a key may be, as a test and in words."""
+    """A test of the values of a key, and the words for the values that pass."""
 
     fits: Callable[[Any], bool]
     expected: str
@@ -40,7 +40,7 @@ def check_keys(values: Mapping[str, Any], keys: Mapping[str, Key], where: str) -
     """Refuse all values that do not fit, in one message.
 
     Args:
-        where: what stands before the keys in an error, "dataset." or the name of a file.
+        where: prefix of the keys in the message, "dataset." or the name of a file.
     """
     wrong = {key: value for key, value in values.items() if not keys[key].fits(value)}
     if wrong:
@@ -63,7 +63,7 @@ def is_list(value: Any) -> bool:
 
 
 def is_rgb_color(value: Any) -> bool:
-    """Whether it is "#rrggbb" or [red, green, blue]."""
+    """Whether the value is "#rrggbb" or [red, green, blue]."""
     if isinstance(value, str):
         return re.fullmatch("#?[0-9a-fA-F]{6}", value) is not None
     return is_list(value) and len(value) == 3 and all(is_whole(part) and 0 <= part <= 255 for part in value)
@@ -88,11 +88,11 @@ def above(low: float) -> Key:
     return Key(lambda v: is_number(v) and v > low, f"a number above {low:g}")
 
 
-def number_in(interval: str, what: str = "a number") -> Key:
+def number_in(interval: str, noun: str = "a number") -> Key:
     """A number in an interval: "[0, 1)" holds 0, but not 1.
 
     Args:
-        what: the words for the number, as "a share of the run".
+        noun: the words for the number, such as "a share of the run".
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
 
@@ -100,7 +100,7 @@ def number_in(interval: str, what: str = "a number") -> Key:
         inside = is_number(value) and low <= value <= high
         return inside and not (value == low and interval[0] == "(") and not (value == high and interval[-1] == ")")
 
-    return Key(fits, f"{what} in {interval}")
+    return Key(fits, f"{noun} in {interval}")
 
 
 share = number_in("[0, 1]", "a share")
@@ -108,13 +108,13 @@ true_or_false = Key(lambda v: isinstance(v, bool), "true or false")
 
 
 def one_of(*words: str) -> Key:
-    """A word; numbers and nan count as they are written (precision=32)."""
+    """One of some words; a number or nan is compared as it is written (precision=32)."""
     expected = " or ".join(words) if len(words) == 2 else f"one of {', '.join(words)}"
     return Key(lambda v: str(v) in words, expected)
 
 
 def list_of(key: Key, low: int = 1, high: int | None = None) -> Key:
-    """A list of `low` to `high` values that fit."""
+    """A list of `low` to `high` values, each of which fits `key`."""
     size = str(low) if low == high else f"at least {low}" if high is None else f"{low} to {high}"
 
     def fits(value: Any) -> bool:
@@ -124,23 +124,23 @@ def list_of(key: Key, low: int = 1, high: int | None = None) -> Key:
 
 
 def optional(key: Key) -> Key:
-    """The same, or null."""
+    """A value that fits `key`, or null."""
     return Key(lambda v: v is None or key.fits(v), f"{key.expected.removesuffix(', or null')}, or null")
 
 
 def or_word(word: str, key: Key) -> Key:
-    """The same, or a word."""
+    """A value that fits `key`, or the word itself."""
     return Key(lambda v: v == word or key.fits(v), f"{key.expected}, or {word}")
 
 
-def low_high(above: float = 0, most: float = math.inf) -> Key:
-    """A range [low, high] with `above` < low <= high <= `most`."""
+def low_high(above: float = 0, highest: float = math.inf) -> Key:
+    """A range [low, high] with `above` < low <= high <= `highest`."""
 
     def fits(value: Any) -> bool:
         pair = is_list(value) and len(value) == 2 and all(map(is_number, value))
-        return pair and above < value[0] <= value[1] <= most
+        return pair and above < value[0] <= value[1] <= highest
 
-    return Key(fits, f"[low, high] with {above:g} < low <= high" + (f" <= {most:g}" if most < math.inf else ""))
+    return Key(fits, f"[low, high] with {above:g} < low <= high" + (f" <= {highest:g}" if highest < math.inf else ""))
 
 
 # -- the keys of a run, of eval and of predict ------------------------------------------------------------------------
@@ -187,8 +187,8 @@ KEYS: dict[str, Key] = {
     "overlay": true_or_false,
     "mask_values": one_of("classes", "dataset"),
 }
-"""What the command line refuses before anything is imported. Keys of what is built (`dataset.*`, `method.*`, ...) are
-checked by its constructor, which also has their ranges."""
+"""Keys that the command line checks before it imports torch. The constructor of a dataset, method, ... owns the ranges
+of its keys (`dataset.*`, `method.*`, ...), and checks them."""
 
 FILES = ("labeled_list", "network.weights", "dataset.lists.train", "dataset.lists.val")
 """Keys that name a file, or are null."""

@@ -12,7 +12,7 @@ from ssl4seg.run.folder import checkpoint_file
 
 
 def run(config: DictConfig) -> None:
-    """Predict a file or every file of a folder."""
+    """Check the keys, then predict a file, or every file of a folder."""
     if missing := [key for key in ("run", "input", "output") if config[key] is None]:
         raise UserError(f"{', '.join(missing)} not set: ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER")
     keys = laid("predict", config, HydraConfig.get()).config
@@ -20,7 +20,8 @@ def run(config: DictConfig) -> None:
     if not Path(keys["input"]).exists():
         raise UserError(f"input={keys['input']}: there is no such file or folder")
     check(keys)
-    from ssl4seg.commands.prediction import predict_files  # imports torch, after the command line is known to be right
+    # It imports torch, so that it is imported after everything that can be refused without it.
+    from ssl4seg.commands.prediction import predict_files
 
     predict_files(keys)
 

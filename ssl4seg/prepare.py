@@ -1,4 +1,4 @@
-"""`ssl4seg-prepare`: `acdc` converts the challenge's folders, `check` reports on a folder of the user's own."""
+"""`ssl4seg-prepare`: `acdc` converts the challenge's folders, `check` reports on a folder of the user."""
 
 import argparse
 import sys
@@ -25,24 +25,28 @@ def check(arguments: argparse.Namespace) -> None:
 @ends_with_its_pipe
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="ssl4seg-prepare", description="Make data ready for ssl4seg-train. It can be run again."
+        prog="ssl4seg-prepare", description="Prepare data for ssl4seg-train. Running it again does no harm."
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="acdc|check")
-    kind = kinds.add_parser("acdc", help="the ACDC challenge's NIfTI folders to h5", description=prepare_acdc.__doc__)
-    kind.add_argument("source", type=Path, metavar="SOURCE", help="folder with patientXXX/patientXXX_frameNN.nii.gz")
-    kind.add_argument("dest", type=Path, metavar="DEST", help="folder to write; becomes dataset.root")
-    kind.set_defaults(run=acdc)
-    kind = kinds.add_parser(
-        "check",
-        help="read a folder of your own (dataset=folder), and list its faults",
-        description="Read every file of a folder for dataset=folder, list the faults, print counts, sizes and classes, "
-        "and paint some images with their masks. The exit code is 1 where there are faults.",
+    convert = kinds.add_parser(
+        "acdc", help="the ACDC challenge's NIfTI folders to h5", description=prepare_acdc.__doc__
     )
-    kind.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and masks/, or train/, val/, test/")
-    kind.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet to write (<name of ROOT>_check.png)")
-    kind.add_argument("--write", action="store_true", help="write the suggested ROOT/dataset.yaml if there is none")
-    kind.add_argument("--all", action="store_true", help="list every fault, not three of each kind")
-    kind.set_defaults(run=check)
+    convert.add_argument("source", type=Path, metavar="SOURCE", help="folder with patientXXX/patientXXX_frameNN.nii.gz")
+    convert.add_argument("dest", type=Path, metavar="DEST", help="folder to write; becomes dataset.root")
+    convert.set_defaults(run=acdc)
+    report = kinds.add_parser(
+        "check",
+        help="read a folder of your own data (dataset=folder), and list its faults",
+        description="Read every file of a folder for dataset=folder, list the faults, print counts, sizes and classes, "
+        "and paint some images with their masks. The exit code is 1 if there are faults.",
+    )
+    report.add_argument(
+        "root", type=Path, metavar="ROOT", help="folder with images/ and masks/, or train/, val/, test/"
+    )
+    report.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet to write (<name of ROOT>_check.png)")
+    report.add_argument("--write", action="store_true", help="write the suggested ROOT/dataset.yaml if there is none")
+    report.add_argument("--all", action="store_true", help="list every fault, not three of each kind")
+    report.set_defaults(run=check)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)

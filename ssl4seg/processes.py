@@ -1,6 +1,6 @@
-"""The processes of one run: which one this is, and what they know together.
+"""The processes of one run: the rank of this one, their number, and values gathered from all of them.
 
-torch is imported only where tensors are at hand, so that rooms without torch can ask for rank and number too.
+Functions import torch themselves, so that rooms without torch can ask for the rank and the number too.
 """
 
 import os
@@ -14,26 +14,26 @@ Item = TypeVar("Item")
 
 
 def launched_rank() -> int:
-    """This process's number as torchrun or srun has told it, before the processes have met."""
+    """The rank that torchrun or srun gave this process; it is known before the processes are connected."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def launched_world() -> int:
-    """The number of processes that torchrun or srun has started; a shell within a Slurm allocation is none of them."""
+    """The number of processes that torchrun or srun started; 1 in an interactive shell of a Slurm allocation."""
     interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
     tasks = "1" if interactive else os.environ.get("SLURM_NTASKS", "1")
     return int(os.environ.get("WORLD_SIZE", tasks))
 
 
 def world_size() -> int:
-    """The number of processes that have met."""
+    """The number of connected processes; 1 before they are connected."""
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def all_sum(value: "Tensor") -> "Tensor":
-    """Sum over the processes, differentiable; the value itself in a single process."""
+    """Sum a value over the processes, differentiably; a single process gets the value itself."""
     if world_size() == 1:
         return value
     import torch.distributed as dist
@@ -48,7 +48,7 @@ def all_sum(value: "Tensor") -> "Tensor":
 
 
 def all_rows(value: "Tensor", dim: int = 0) -> "Tensor":
-    """The values of all processes one after the other along `dim`, in the order of their ranks; no gradient flows."""
+    """Concatenate the values of all processes along `dim`, in the order of their ranks; no gradient flows."""
     if world_size() == 1:
         return value
     import torch
@@ -59,19 +59,19 @@ def all_rows(value: "Tensor", dim: int = 0) -> "Tensor":
     return torch.cat(parts, dim=dim)
 
 
-def all_items(mine: Mapping[str, Item]) -> dict[str, Item]:
-    """The items of all processes by their names, of which each process has others."""
-    parts: list[Any] = [mine]
+def all_items(items: Mapping[str, Item]) -> dict[str, Item]:
+    """Merge the named items of all processes; each name belongs to one process."""
+    parts: list[Any] = [items]
     if world_size() > 1:
         import torch.distributed as dist
 
         parts = [None] * world_size()
-        dist.all_gather_object(parts, mine)
+        dist.all_gather_object(parts, items)
     return {name: item for part in parts for name, item in part.items()}
 
 
 def share_first(tensors: Iterable["Tensor"]) -> None:
-    """Overwrite the tensors with the first process's."""
+    """Overwrite the tensors of every process with the values of the first process."""
     if world_size() > 1:
         import torch.distributed as dist
 

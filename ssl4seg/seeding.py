@@ -1,7 +1,7 @@
 """Random numbers as a pure function of where they are used.
 
-Every generator is seeded by words such as (run seed, purpose, step). Nothing has to be saved to resume a run exactly,
-and what one part draws never shifts what another part draws.
+Every generator is seeded by words such as (run seed, purpose, step). A run resumes exactly without saved random states,
+and the draws of one part never shift the draws of another.
 """
 
 import hashlib

@@ -12,16 +12,18 @@ from ssl4seg.run.folder import remove_empty
 
 
 def run(config: DictConfig) -> float | None:
-    """One run in its folder; the val score that a sweeper may maximise."""
+    """Train one run in its folder; return the val score that a sweeper may maximise."""
     hydra = HydraConfig.get()
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
     folder = Path(hydra.runtime.output_dir)
     try:
         container = resolved(config)
+        names["dataset"] = container["dataset"].get("name") or names["dataset"]
     except UserError:
-        remove_empty(folder)  # which Hydra has made
+        remove_empty(folder)  # Hydra made it
         raise
-    from ssl4seg.run.training import train  # imports torch, after the command line is known to be right
+    # It imports torch, so that it is imported after everything that can be refused without it.
+    from ssl4seg.run.training import train
 
     return train(container, names, folder)
 

@@ -1,4 +1,4 @@
-"""The words that all rooms share.
+"""The types that all rooms share.
 
 Shape letters, here and everywhere: B batch, L labelled, U unlabelled, S slices of a volume, C channels, K classes,
 H height, W width.
@@ -13,7 +13,7 @@ Losses = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """What a method sees in one step, on the training device."""
+    """The images and labels that a method gets in one step, on the training device."""
 
     image: Tensor
     """[L, C, H, W] float32, weak view of the labelled images."""
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
 
 class PseudoLabels(NamedTuple):
-    """What a method teaches about unlabelled images."""
+    """The targets that a method sets for unlabelled images."""
 
     probability: Tensor
     """[U, K, H, W] the target's class probabilities, one-hot or soft."""
@@ -35,7 +35,7 @@ class PseudoLabels(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where the run stands: `step` optimiser steps are done of `total`."""
+    """The position in a run: `step` of `total` optimiser steps are done."""
 
     step: int
     total: int

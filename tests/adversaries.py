@@ -1,4 +1,4 @@
-"""For golden tests of adversarial methods: the discriminator stated once more, and who may move in which phase."""
+"""For golden tests of adversarial methods: the discriminator in NumPy, and a check of what each phase may move."""
 
 import copy
 
@@ -56,7 +56,7 @@ def some_batch(side: int = 16, labeled: int = 2, unlabeled: int = 3) -> Batch:
 
 
 def check_phases_keep_apart(method: Method, batch: Batch) -> None:
-    """No phase leaves a gradient, or a trace in a buffer, in what another phase's optimiser moves; nothing is left out.
+    """No phase leaves a gradient, or changes a buffer, in another phase's modules; each parameter belongs to a phase.
 
     Without the engine, which switches gradients off besides.
     """

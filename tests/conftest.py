@@ -101,14 +101,14 @@ def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(challenge: Path) -> Path:
-    """What ssl4seg-prepare makes of it."""
+    """The h5 folder that ssl4seg-prepare makes from the challenge's."""
     succeed("prepare", "acdc", challenge, challenge.parent / "ACDC", cwd=challenge.parent)
     return challenge.parent / "ACDC"
 
 
 @pytest.fixture(scope="session")
 def acdc_run(prepared: Path) -> Path:
-    """A finished run on it, long enough to segment well above chance."""
+    """A finished run on that folder, long enough to segment well above chance."""
     longer = ("iterations=60", "optimizer.lr=0.05", "labeled_ratio=1")
     succeed("train", *acdc(prepared), *longer, cwd=prepared.parent)
     return prepared.parent / "outputs/acdc/supervised/unet-1-s0"

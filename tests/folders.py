@@ -1,4 +1,4 @@
-"""A folder of the user's own, made here: discs on noise, 8-bit pictures of several sizes."""
+"""Makes a folder of the user's own: discs on noise, 8-bit pictures of several sizes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,6 +52,6 @@ def write_root(root: Path, **keys: Any) -> Path:
 
 
 def folder(root: Path, **keys: Any) -> Folder:
-    """As the configuration makes it, with `keys` from the command line."""
+    """The dataset as the configuration builds it, with `keys` from the command line."""
     given = {"root": str(root), "num_classes": None, "image_size": 32, **keys}
     return Folder(**Folder.completed(given))

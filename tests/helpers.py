@@ -1,4 +1,4 @@
-"""What the integration tests share: real processes, tiny datasets, and readers of what a run leaves behind."""
+"""Helpers of the integration tests: real processes, tiny datasets, and readers of the files of a run."""
 
 import atexit
 import copy
@@ -72,7 +72,7 @@ _server.set_forkserver_preload(
 
 
 class Finished(NamedTuple):
-    """How a process ended, and what it wrote to both streams."""
+    """The exit status of a process, and its output on both streams."""
 
     code: int
     output: str
@@ -80,7 +80,7 @@ class Finished(NamedTuple):
 
 @dataclass
 class Command:
-    """A command of ssl4seg at work in a process of its own, forked from one that has done the imports."""
+    """A running command of ssl4seg, in a process forked from one that has done the imports."""
 
     process: Any
     log: Path
@@ -101,7 +101,7 @@ class Command:
         return Finished(self.process.exitcode, self.log.read_text())
 
     def wait_for(self, event: Callable[[], bool], timeout: float = 120) -> Self:
-        """Until `event` happens, which it must before the process ends."""
+        """Wait until `event` happens; fail if the process ends first."""
         until = time.monotonic() + timeout
         while not event():
             assert self.process.is_alive(), self.log.read_text()
@@ -148,7 +148,7 @@ def succeed(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | N
 
 
 def refused(name: str, *arguments: object, cwd: Path) -> str:
-    """The output of a command that must fail with a message and without a traceback."""
+    """Run a command that must fail with a message and without a traceback; returns its output."""
     code, output = run(name, *arguments, cwd=cwd)
     assert code == 1, output
     assert "error: " in output
@@ -244,7 +244,7 @@ def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
 
 
 def lasting(folder: Path, name: str = "results.json") -> dict[str, Any]:
-    """results.json without what differs from one time to the next."""
+    """results.json without speed and memory, which differ from run to run."""
     return {key: value for key, value in results(folder, name).items() if key not in ("speed", "peak_memory_bytes")}
 
 

@@ -1,4 +1,4 @@
-"""A dataset of small pictures of several sizes, made here: what VOC or Cityscapes are in a run, in a second."""
+"""Makes a dataset of small pictures of several sizes; it stands for VOC and Cityscapes in runs of a second."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -70,7 +70,7 @@ def write_shapes(root: Path, *, train: int = 8, val: int = 3, sizes: Sequence[tu
 
 
 def keys(root: Path, **changes: Any) -> dict[str, Any]:
-    """What conf/dataset would hold, without the recipe."""
+    """The YAML that would stand in conf/dataset, without the recipe."""
     common = {"classes": list(CLASSES), "num_classes": 3, "channels": 3, "image_size": 32, "normalize": "none"}
     own = {"ignore_index": IGNORE, "mean": "auto", "std": "auto", "scoring": "pixels", "root": str(root)}
     return {**common, **own, **changes}

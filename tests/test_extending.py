@@ -1,4 +1,4 @@
-"""What users add from outside the package: every example of docs/extending.md, run as the page says."""
+"""Extensions from outside the package: every example of docs/extending.md, run as the page says."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from helpers import PHANTOM, events, load, refused, results, script, shell, succ
 
 PAGE = (Path(__file__).parents[1] / "docs/extending.md").read_text()
 LACKING = {"network": "network.", "dataset": "dataset.num_"}
-"""By example, the tiny settings that its own choice does not have."""
+"""Example -> tiny settings that its own choice does not have."""
 
 
 class Example(NamedTuple):
     """A section of the page."""
 
     files: dict[str, str]
-    """By path."""
+    """Path -> text of the file."""
     command: str
 
 

@@ -74,7 +74,7 @@ def room(module: str) -> str:
 
 
 def loaded_by(modules: list[str]) -> set[str]:
-    """What a fresh interpreter has loaded after importing the modules."""
+    """The modules that a fresh interpreter has loaded after importing `modules`."""
     code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())

@@ -23,7 +23,7 @@ def mix_labels(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 def cutmix_mask(images: Tensor, area: float = 0.5) -> Tensor:
     """A box for each image [N, C, H, W] (French et al., BMVC 2020).
 
-    The box covers the share `area` of the image. Its height is log-uniform in [area, 1] of the image's, its place
+    The box covers the share `area` of the image. Its height / the image's is log-uniform in [area, 1]; its place is
     uniform.
     """
     num, _, height, width = images.shape

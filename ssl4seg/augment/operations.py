@@ -1,7 +1,7 @@
-"""Photometric operations with random magnitudes: what `views.strong` lists.
+"""Photometric operations with random magnitudes, the items of `views.strong`.
 
-An operation applies a function of photometric.py to a random share of the samples, with a magnitude of each sample's
-own. It draws on the CPU, so that every device gets the same magnitudes.
+An operation applies a function of photometric.py to a random share of the samples, with one magnitude for each sample.
+It draws on the CPU, so that every device gets the same magnitudes.
 """
 
 import math
@@ -41,19 +41,19 @@ class Photometric(ABC):
         self._checked = False
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        """Apply to [B, C, H, W]; draw from `generator`, or with None from PyTorch's global one."""
+        """Apply the operation to [B, C, H, W]; draw from `generator`, or with None from PyTorch's global one."""
         if not self._checked:
             check_range(image)
             self._checked = True
         return self.on(image, torch.ones(len(image), dtype=torch.bool), generator)
 
     def on(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
-        """Apply to a share p of the samples `chosen` [B] (bool, on the CPU)."""
+        """Apply the operation to a share p of the samples `chosen` [B] (bool, on the CPU)."""
         return self.apply(image, chosen & (torch.rand(len(image), generator=generator) < self.p), generator)
 
     @abstractmethod
     def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
-        """Draw parameters for all samples, and apply to those `chosen`."""
+        """Draw parameters for all samples, and apply the operation to the samples `chosen`."""
 
     def require(self, key: Key, **values: object) -> None:
         """Refuse arguments of the constructor that do not fit, by their names in the configuration."""
@@ -171,7 +171,7 @@ class Cutout(_Drawn):
 
 
 class _Whole(Photometric):
-    """Without a magnitude: applied in full."""
+    """An operation without a magnitude: it is applied in full."""
 
     def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
         return on_samples(self.op, image, chosen, torch.ones(len(image)))
@@ -255,7 +255,7 @@ class SomeOf(Photometric):
     """A random number of randomly chosen operations, one after the other, drawn for each sample.
 
     Args:
-        operations: from which it chooses.
+        operations: the operations to choose from.
         num: [low, high], the number of operations, uniform.
         replace: whether an operation may be chosen more than once.
         p: share of the samples.

@@ -18,7 +18,7 @@ TORCHVISION_LUMA = (0.2989, 0.587, 0.114)
 LEVELS = 256
 """Greys that `equalize` distinguishes."""
 TOLERANCE = 1e-3
-"""By which rounding may take an image out of [0, 1]."""
+"""Rounding may take values this far out of [0, 1]."""
 
 
 def brightness(image: Tensor, factor: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def cutout(image: Tensor, side: Tensor, place: Tensor | None = None, fill: float
     """Paint a grey square.
 
     Args:
-        side: of the square [B], as a share of the image's shorter side.
+        side: side of the square [B], as a share of the image's shorter side.
         place: row and column of its centre [B, 2], as shares of the image; None is the middle.
     """
     height, width = image.shape[-2:]
@@ -185,7 +185,7 @@ def _grey(image: Tensor) -> Tensor:
 
 
 def _hat(angle: Tensor) -> Tensor:
-    """The share of the chroma that a channel lacks, by its distance in sixths of the circle from where it begins to."""
+    """The share of the chroma that a channel lacks; `angle` counts sixths of the circle from where the lack begins."""
     return torch.minimum(angle, 4 - angle).clamp_(0, 1)
 
 

@@ -44,12 +44,12 @@ COLUMNS, ROWS = 6, 4
 MAX_CODES = 64
 """A mask with more different numbers or colours than this does not hold classes."""
 DIM = 0.25
-"""Images whose values all lie below this may be 10 or 12 bit in 16."""
+"""If no value of the images reaches this, they may hold 10 or 12 bits in 16."""
 
 
 @dataclass(kw_only=True)
 class Look:
-    """One image with its mask, as read."""
+    """Facts read from one image and its mask, and the faults of both."""
 
     item: Item
     faults: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Look:
     codes: Counter[float] = field(default_factory=Counter)
     """Pixels of each number or colour in the mask, or of each class if the classes are known."""
     refused: Counter[float] = field(default_factory=Counter)
-    """The same for a mask with pixels of no known class."""
+    """Pixels of each number or colour in a mask that is refused, because some belong to no known class."""
 
 
 def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, every: bool = False) -> None:
@@ -91,10 +91,10 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
         _print_colors(keys, looks)
     if not faults and keys["classes"]:
         _attempt(faults, partial(_print_splits, root, keys), None)
-    good = [look for look in looks if not look.faults and look.facts]
-    if good:
+    faultless = [look for look in looks if not look.faults and look.facts]
+    if faultless:
         sheet = sheet or Path(f"{root.resolve().name}_check.png")
-        _attempt(faults, partial(_write_sheet, sheet, good, keys, reader), None)
+        _attempt(faults, partial(_write_sheet, sheet, faultless, keys, reader), None)
     if faults:
         shown = faults if every else by_kind(faults)
         more = [] if every or len(faults) == len(shown) else ["--all lists every one"]
@@ -103,7 +103,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
 
 
 def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
-    """The step's result; if it raises a UserError, that joins the faults, and the result is `otherwise`."""
+    """Return the step's result; if the step raises a UserError, add it to the faults and return `otherwise`."""
     try:
         return step()
     except UserError as error:
@@ -115,14 +115,15 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 
 
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
-    """Read all items; sets `keys["channels"]` if it is None."""
+    """Read all items, with the mask reader if classes are known; set `keys["channels"]` if it is None."""
     reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
-    headers = read_headers(items, None)[0] if keys["channels"] is None else {}  # faults are found when all is read
+    # Faults of headers are dropped here: they are found again when the files are read.
+    headers = read_headers(items, None)[0] if keys["channels"] is None else {}
     if headers:
         commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
         keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
-        reported = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
-        items = [item for item in items if item not in reported]
+        unconvertible = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
+        items = [item for item in items if item not in unconvertible]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(partial(look_at, keys=keys, reader=reader), items)), reader
 
@@ -133,7 +134,7 @@ def _reader(keys: Mapping[str, Any]) -> MaskReader:
 
 
 def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None) -> Look:
-    """Read an image and its mask; each may add its fault."""
+    """Read an image and its mask, and collect the faults of each."""
     look = Look(item=item)
     image = _attempt(look.faults, partial(_image, item, keys), None)
     if image is not None:
@@ -200,7 +201,7 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def _colors(codes: Set[float], pixels: Counter[float]) -> list[Color]:
-    """As dataset.yaml names them; the first, as background, is 0, or the one that most pixels have."""
+    """The `colors` of dataset.yaml; the first, the background, is 0 if a mask holds it, else the commonest."""
     first = 0 if 0 in codes else pixels.most_common(1)[0][0]
     order = [first, *sorted(codes - {first}, key=abs)]
     colored = any(map(is_colored, codes))
@@ -218,7 +219,7 @@ def _ignored(keys: Mapping[str, Any]) -> set[float]:
 
 
 def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, list[float]]:
-    """mean and std of all images that may be trained on, if both are "auto"."""
+    """`mean` and `std` over all images that train may hold; {} unless both keys are "auto"."""
     sums = [look.sums for look in looks if look.sums is not None and look.item.split in (None, "train")]
     if (keys["mean"], keys["std"]) != ("auto", "auto") or not sums:
         return {}
@@ -231,9 +232,9 @@ def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) 
     text = _as_yaml(suggested)
     print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
     if file.exists():
-        print(f"{file} is there already and is left as it is; it names no classes")
+        print(f"{file} exists and is left as it is; it names no classes")
     elif not write:
-        print("--write writes it")
+        print("--write writes this file")
     else:
         try:
             file.write_text(f"# Suggested by ssl4seg-prepare check; give the classes their names.\n{text}")
@@ -275,7 +276,7 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     if layout.copies:
         print(
             f"  {len(layout.copies)} files of unlabeled/ have the names of images, as {layout.copies[0].name}, "
-            "and are left out as their copies; if they are others, rename them"
+            "and are left out as copies; rename them if they are different images"
         )
     if not headers:
         return
@@ -292,7 +293,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     print(f"  values     {low:.4g} to {high:.4g}, before the network standardises them")
     if high < DIM:
         print(
-            f"  they reach only {high:.1%} of [0, 1] (12 bit in 16?); normalize: minmax in {DESCRIPTION} stretches each"
+            f"  they reach only {high:.1%} of [0, 1] (12 bit in 16?); normalize: minmax in {DESCRIPTION} "
+            "stretches every image"
         )
 
 
@@ -332,9 +334,9 @@ def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:
         masked = sum(case.num_images for case in labeled)
         print(f"  {split:<5} {groups} cases, {images} images, {masked} of them with a mask")
     if dataset.tested_on == "val":
-        print("  test has no masks: the model will be tested on val, on which it is chosen")
-    if left := len(dataset.facts) - sum(map(len, cases.values())):
-        print(f"  {left} files without a mask are left out, as their cases are in val or test")
+        print("  test has no masks: the model will be tested on val, which also chooses it")
+    if num_left_out := len(dataset.facts) - sum(map(len, cases.values())):
+        print(f"  {num_left_out} files without a mask are left out, because their cases are in val or test")
 
 
 # -- the contact sheet ------------------------------------------------------------------------------------------------
@@ -357,7 +359,7 @@ def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], rea
 
 
 def _shown(looks: Sequence[Look]) -> list[Look]:
-    """The looks in the sheet, spread evenly over all. Three quarters have a mask, or more if few have none."""
+    """Choose the images of the sheet, spread evenly. Three quarters have a mask; more, if few images have none."""
     labeled, unlabeled = ([look for look in looks if bool(look.item.mask) == masked] for masked in (True, False))
     places = COLUMNS * ROWS
     num_unlabeled = min(len(unlabeled), max(places // 4, places - len(labeled)))
@@ -369,7 +371,7 @@ def _spread(looks: Sequence[Look], number: int) -> list[Look]:
 
 
 def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
-    """The slice with most foreground, with its mask painted over it, below its name."""
+    """Draw the slice with most foreground, its mask painted over it, below its name."""
     image = _image(item, keys)
     label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
     if item.mask and reader:

@@ -1,6 +1,6 @@
-"""What every command does: answer --help, refuse typing errors, hand over to Hydra, and end with a message.
+"""The frame of every command: answer --help, refuse typing errors, hand over to Hydra, and turn errors into messages.
 
-Importing torch takes seconds; help and a mistyped key are answered without it.
+Importing torch takes seconds, so help and typing errors are answered without it.
 """
 
 import os
@@ -24,13 +24,13 @@ from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError, ends_with_its_pipe
 
 Task = Callable[[DictConfig], Any]
-"""Gives what a sweeper may optimise, if anything."""
+"""Does the work of a command; returns the value that a sweeper may optimise, or None."""
 
 
 @ends_with_its_pipe
 def command(name: str, task: Task) -> None:
     """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises to us instead of printing a traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the error instead of printing a traceback
     sys.argv[1:] = _for_hydra(sys.argv[1:])
     arguments = get_args_parser().parse_args()
     extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
@@ -52,28 +52,31 @@ def command(name: str, task: Task) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
-        sys.exit(f"error: {where}")
+        message = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
+        sys.exit(f"error: {message}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if not (told := _explained(error)):
+        if not (explanation := _explained(error)):
             raise
-        sys.exit(f"error: {told}")
+        sys.exit(f"error: {explanation}")
     finally:
-        failed = Sweep.current.failures() if Sweep.current else []
-        if failed:
-            listed = (f"{one['overrides']}\n  {one['error'].splitlines()[0]}" for one in failed)
-            print(f"\n{len(failed)} run(s) failed:\n" + "\n".join(listed), file=sys.stderr)
-    if failed:
+        failures = Sweep.current.failures() if Sweep.current else []
+        if failures:
+            runs = (f"{failure['overrides']}\n  {failure['error'].splitlines()[0]}" for failure in failures)
+            print(f"\n{len(failures)} run(s) failed:\n" + "\n".join(runs), file=sys.stderr)
+    if failures:
         sys.exit(1)
 
 
 def _explained(error: Exception) -> str:
-    """What a launcher or sweeper means, whose package need not be installed; nothing for a fault of our own."""
+    """The message for an error of a launcher or sweeper; empty for a fault of this package.
+
+    Packages of launchers need not be installed, so their errors are recognised by name.
+    """
     if type(error).__name__ == "TerminatedWorkerError":
         return (
-            "a process of the sweep was killed, perhaps for want of memory: compute fewer runs at once "
+            "a process of the sweep was killed, perhaps because memory ran out: compute fewer runs at once "
             "(hydra.launcher.n_jobs); the same command goes on, and finished runs are not computed again"
         )
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -82,13 +85,17 @@ def _explained(error: Exception) -> str:
 
 
 def _for_hydra(words: Sequence[str]) -> list[str]:
-    """-m may stand anywhere; ~ is the home folder, which no shell expands within KEY=~/DATA; a search maximises."""
+    """Rewrite the typed words for Hydra.
+
+    -m may be typed anywhere, but Hydra wants it first. ~ becomes the home folder, as no shell expands it within
+    KEY=~/DATA. A search gets the defaults of `sweeps.SEARCH`.
+    """
     flags = [word for word in words if word in ("-m", "--multirun")]
     home = str(Path.home())
     rest = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
     if SEARCHER in rest:
-        at = rest.index(SEARCHER)
-        rest[at:at] = search_defaults(rest)
+        position = rest.index(SEARCHER)
+        rest[position:position] = search_defaults(rest)
     return flags + rest
 
 

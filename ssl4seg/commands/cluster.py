@@ -1,4 +1,4 @@
-"""Jobs that a cluster ends: killed for memory, on a machine that broke, cancelled. They are runs that fail."""
+"""Jobs that a cluster ends: killed for memory, lost with their machine, cancelled. Each counts as a failed run."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -9,14 +9,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import open_dict
 
 Lost = Callable[[Sequence[str], str, str], float | None]
-"""Takes a run's overrides, its folder below that of the sweep, and the reason; gives the run's score if it has one."""
+"""Called with a run's overrides, its folder within the sweep's, and the reason; returns the run's score, if any."""
 
 
 def outlive_lost_jobs(lost: Lost) -> None:
-    """Let a job without a result be a run without a score, of which `lost` is told.
+    """Treat a job that ended without a result as a failed run, and report it to `lost`.
 
-    submitit raises at the first such job, and Hydra's launcher, which waits for one job after the other, then leaves
-    the others alone. There is no place to step in but the method by which it waits.
+    submitit raises at the first such job. Hydra's launcher, which waits for one job after the other, then abandons the
+    jobs that follow. The only place to step in is the method with which it waits.
     """
     from submitit import Job
     from submitit.core.utils import UncompletedJobError
@@ -27,7 +27,7 @@ def outlive_lost_jobs(lost: Lost) -> None:
     def results(job: Any) -> list[Any]:
         try:
             return list(wait(job))
-        except (UncompletedJobError, UnicodeDecodeError) as error:  # the latter where its log was cut within a letter
+        except (UncompletedJobError, UnicodeDecodeError) as error:  # UnicodeDecodeError: a log cut within a letter
             launcher, (overrides, _, number, *_) = job.submission().function, job.submission().args
             score = lost(overrides, _subdir(launcher, overrides, number) or str(job.job_id), _reason(job, str(error)))
             return [JobReturn(overrides=overrides, _return_value=score, status=JobStatus.COMPLETED)]
@@ -36,8 +36,8 @@ def outlive_lost_jobs(lost: Lost) -> None:
 
 
 def _subdir(launcher: Any, overrides: Sequence[str], number: int) -> str:
-    """hydra.sweep.subdir of the run, composed as in its job; empty if that is what ended the job."""
-    kept = HydraConfig.instance().cfg
+    """Compose the run's hydra.sweep.subdir as its job did; empty if composing fails, which then ended the job."""
+    own_config = HydraConfig.instance().cfg
     try:
         config = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
         with open_dict(config):
@@ -47,17 +47,15 @@ def _subdir(launcher: Any, overrides: Sequence[str], number: int) -> str:
     except Exception:
         return ""
     finally:
-        HydraConfig.instance().cfg = kept
+        HydraConfig.instance().cfg = own_config
 
 
-def _reason(job: Any, told: str) -> str:
-    """What became of the job, on one line: the last one of its traceback, or of its log."""
-    trace = told.partition("failed during processing with trace:\n")[2].strip("-\n").partition("\n-----")[0]
+def _reason(job: Any, message: str) -> str:
+    """Say in one line how the job ended, with the last line of its traceback, or else of its log."""
+    trace = message.partition("failed during processing with trace:\n")[2].strip("-\n").partition("\n-----")[0]
     logs = (path.read_text(errors="replace") for path in (job.paths.stderr, job.paths.stdout) if path.exists())
     text = trace or next((log for log in logs if log.strip()), "it left no log")
     lines = text.splitlines()
     last = next((line for line in reversed(lines) if line.strip() and not line.startswith(" ")), lines[-1])
-    state = (
-        "" if trace else f" ({job.state})"
-    )  # a job that could leave a traceback is not asked about, and may be running
+    state = "" if trace else f" ({job.state})"  # with a traceback the state says nothing: the job may still be running
     return f"job {job.job_id} ended{state} without a result: {last} ({job.paths.folder})"

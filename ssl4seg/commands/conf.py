@@ -1,4 +1,4 @@
-"""conf/: where it is, what can be chosen in it, and the configuration that a command works with.
+"""conf/: its folder, its groups and choices, and the configuration that a command works with.
 
 `ssl4seg-train` composes the configuration of a run from conf/. `ssl4seg-eval` and `ssl4seg-predict` start from the
 config.yaml of a run and lay the typed words on it (`laid`).
@@ -23,10 +23,10 @@ from ssl4seg.keys import FILES, KEYS, expect
 from ssl4seg.run.folder import read_config
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
-"""Groups and keys of a run that an evaluation or a prediction depends on; other keys of a run mean nothing to them."""
+"""Groups and keys of a run that evaluation and prediction depend on; they do not read the run's other keys."""
 
 CHOSEN = {"eval": ("dataset", "network", "inference", "postprocess"), "predict": ("inference", "postprocess")}
-"""Groups of which eval and predict take another choice than the run's."""
+"""Groups whose choice may be typed for eval and predict, in place of the run's."""
 
 MISSING = object()
 
@@ -47,11 +47,21 @@ def run_name(
     return f"{network}-{labelled}{shuffled}-s{seed}{f'-{tag}' if tag else ''}"
 
 
+def dataset_name(choice: str, name: str | None, root: str | None) -> str:
+    """What the folder of a dataset's runs is called: its choice, or the name of a folder of the user's own."""
+    if choice != "folder" or root is None:
+        return choice
+    from ssl4seg.data.folder import name_of  # imports what reads images
+
+    return name or name_of(Path(str(root)).expanduser())
+
+
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+OmegaConf.register_new_resolver("dataset_name", dataset_name, replace=True)
 
 
 def _open_groups() -> DictConfig:
-    """Groups that take keys which the default choice has not, but the run's choice may have; `words` checks them."""
+    """Groups that accept keys which the run's choice has and the default choice lacks; `words` checks these keys."""
     groups = OmegaConf.create({group: {} for group in EVALUATED if group != "precision"})
     for group in groups:
         OmegaConf.set_struct(groups[group], False)
@@ -61,7 +71,7 @@ def _open_groups() -> DictConfig:
 ConfigStore.instance().store(name="open_groups", node=_open_groups())
 
 
-# -- what can be chosen -----------------------------------------------------------------------------------------------
+# -- groups, choices, keys --------------------------------------------------------------------------------------------
 
 
 def group_names(name: str) -> list[str]:
@@ -77,7 +87,7 @@ def _defaults(name: str) -> list[Any]:
 
 
 def own_keys(name: str) -> dict[str, Any]:
-    """The keys of the command itself, in conf/<name>.yaml."""
+    """The command's own keys with their defaults, from conf/<name>.yaml."""
     keys = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())
     return {key: value for key, value in keys.items() if key not in ("defaults", "hydra")}
 
@@ -88,7 +98,7 @@ def choices(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def composed(name: str, words: Sequence[str], extra: Sequence[Path] = ()) -> DictConfig:
-    """conf/<name>.yaml under some words of the command line.
+    """Compose conf/<name>.yaml with words of the command line.
 
     Args:
         extra: folders of --config-dir.
@@ -117,7 +127,7 @@ def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, completed and checked as far as that goes without torch."""
+    """The configuration as plain values, with the dataset completed, and checked as far as torch is not needed."""
     config["dataset"] = completed(to_plain(config["dataset"]))
     plain = to_plain(config)
     check(plain)
@@ -125,7 +135,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
-    """Without interpolations, and with the word nan where YAML has read a number."""
+    """Convert to plain values: interpolations resolved, and the word nan where YAML read it as a number."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     if (metrics := plain.get("metrics")) and metrics["empty"] != metrics["empty"]:
         metrics["empty"] = "nan"
@@ -133,7 +143,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuse values that are out of range, and files that are not there."""
+    """Refuse values that are out of range, and files that do not exist."""
     for key, fits in KEYS.items():
         if (value := value_at(config, key)) is not MISSING:
             expect(key, value, fits)
@@ -143,17 +153,17 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def completed(dataset: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's keys, and those that it reads off its data (`Dataset.completed`)."""
+    """Add the keys that the dataset reads off its data (`Dataset.completed`)."""
     check_root(dataset)
     try:
         complete = getattr(get_class(str(dataset.get("_target_"))), "completed", dict)
-    except Exception:  # whatever its module raises as it is imported: building it will say what is wrong
+    except Exception:  # its module may raise anything on import; building the dataset will report it
         return dataset
     return dict(complete(dataset))
 
 
 def check_root(dataset: Mapping[str, Any]) -> None:
-    """Refuse a missing folder of one of our datasets; what `root` is to others, they know themselves."""
+    """Refuse a missing folder of one of our datasets; datasets from elsewhere check their `root` themselves."""
     root = dataset.get("root", MISSING)
     if root is MISSING or not str(dataset.get("_target_")).startswith("ssl4seg."):
         return
@@ -170,11 +180,11 @@ class Laid:
     config: dict[str, Any]
     """The run's keys and the command's, with the typed words laid on them."""
     usual: dict[str, Any]
-    """The same without the words."""
+    """The run's keys and the command's defaults, without the typed words."""
     typed: tuple[str, ...]
     """Keys and groups on the command line."""
     choices: dict[str, str]
-    """The choice of each group; of several post-processing steps with a + between them."""
+    """The choice of each group; several post-processing steps are joined by +."""
 
 
 def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
@@ -183,7 +193,7 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     Args:
         name: eval or predict.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
-        hydra: its own node: the words, and the choice of each group.
+        hydra: Hydra's own node, with the typed words and the choice of each group.
     """
     typed = tuple(sorted(keys_of(hydra.overrides.task)))
     own = own_keys(name)
@@ -197,12 +207,12 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     plain = to_plain(config)
     for key in ("run", "input", "output", "checkpoint"):
         if plain.get(key) is not None:
-            plain[key] = str(plain[key])  # a folder may be named by a number
+            plain[key] = str(plain[key])  # YAML reads a folder named 2024 as a number
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
 
 
 def keys_of(words: Sequence[str]) -> list[str]:
-    """What words of the command line set."""
+    """The keys and groups that words of the command line set."""
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(words))]

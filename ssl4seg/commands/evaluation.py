@@ -1,4 +1,4 @@
-"""What `ssl4seg-eval` does: score a checkpoint on the cases of a split."""
+"""The work of `ssl4seg-eval`: score a checkpoint on the cases of a split."""
 
 import logging
 import re
@@ -26,19 +26,19 @@ from ssl4seg.scoring.tables import Table
 log = logging.getLogger("ssl4seg")
 
 SHOWN = ("checkpoint", "protocol", "precision", "dataset", "method", "inference", "metrics", "network", "postprocess")
-"""Keys and groups that an evaluation's figures depend on."""
+"""Keys and groups that an evaluation's scores depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights that are evaluated, by the words of results_<split>.json."""
+    """The model that is evaluated, and the entries of results_<split>.json that identify its weights."""
 
     model: nn.Module
-    words: dict[str, Any]
+    identity: dict[str, Any]
 
 
 def evaluate_checkpoint(laid: Laid) -> None:
-    """Score a checkpoint and write results_<split>.json and cases_<split>.csv (for other names see `circumstances`)."""
+    """Score a checkpoint; write results_<split>.json and cases_<split>.csv (`circumstances` may extend the names)."""
     start_log(None)
     settings = read(EvalSettings, laid.config)
     steps = postprocess_of(settings.postprocess)
@@ -70,7 +70,7 @@ def evaluate_checkpoint(laid: Laid) -> None:
 
 
 def _check_channels(settings: EvalSettings, usual: Mapping[str, Any]) -> None:
-    """Refuse a dataset that the run's network does not fit."""
+    """Refuse a dataset with other numbers of classes or channels than the run's network has."""
     for key in ("num_classes", "channels"):
         trained = value_at(usual, f"dataset.{key}")
         if settings.run is not None and settings.dataset[key] != trained:
@@ -80,27 +80,27 @@ def _check_channels(settings: EvalSettings, usual: Mapping[str, Any]) -> None:
 def _weights(settings: EvalSettings, laid: Laid, dataset: Dataset, device: torch.device) -> Weights:
     """A run's checkpoint, or the state dict of a bare network."""
     if settings.run is not None:
-        words = {"run": settings.run, "checkpoint": settings.checkpoint, "seed": laid.usual["seed"]}
-        return Weights(model=load_run(Path(settings.run), settings, settings.checkpoint, device), words=words)
+        identity = {"run": settings.run, "checkpoint": settings.checkpoint, "seed": laid.usual["seed"]}
+        return Weights(model=load_run(Path(settings.run), settings, settings.checkpoint, device), identity=identity)
     make = network_maker(settings.network, dataset.channels, dataset.num_classes, statistics=dataset.statistics())
     model = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    words = {group: laid.choices[group] for group in ("dataset", "network")}
-    return Weights(model=model, words=words | {"weights": str(settings.network["weights"])})
+    identity = {group: laid.choices[group] for group in ("dataset", "network")}
+    return Weights(model=model, identity=identity | {"weights": str(settings.network["weights"])})
 
 
 def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, str]:
-    """The folder of the results, which can be written to, and how their names end."""
+    """Choose the folder of the results, make it, and choose the ending of their file names."""
     output, chosen = _output_of(settings, laid.choices)
     ending = settings.split
     if not chosen:
         ending += circumstances(laid)
-        _check_weights(output / f"results_{ending}.json", weights.words)
+        _check_weights(output / f"results_{ending}.json", weights.identity)
     writable(output)
     return output, ending
 
 
 def _scores(settings: EvalSettings, dataset: Dataset, split: Split, predictor: Predictor) -> tuple[Table, Table | None]:
-    """Of the cases of a split; with post-processing also those without."""
+    """Score the cases of a split; with post-processing a second table holds the scores without it."""
     held = dataset.cases(split)
     cases = read_all(held, dataset.num_classes, resident=decoded_gib(held, dataset) <= settings.resident_gib)
     table = table_of(dataset, held, settings.metrics, settings.protocol)
@@ -113,10 +113,10 @@ def _scores(settings: EvalSettings, dataset: Dataset, split: Split, predictor: P
 def _results(
     settings: EvalSettings, dataset: Dataset, weights: Weights, table: Table, bare: Table | None
 ) -> dict[str, Any]:
-    """What results_<split>.json holds."""
+    """The content of results_<split>.json."""
     split = settings.split
     results = {
-        **weights.words,
+        **weights.identity,
         "dataset": dataset.name,
         "protocol": settings.protocol,
         "empty": "zero" if settings.protocol == "ssl4mis" else settings.metrics.empty,
@@ -130,7 +130,7 @@ def _results(
 
 
 def _show(settings: EvalSettings, where: str, table: Table, results: Mapping[str, Any]) -> None:
-    """The tables and times on the screen."""
+    """Print the tables of scores, and the times."""
     title = f"{where}, {len(table.rows)} cases, protocol {settings.protocol}"
     times = f"{table.seconds:.1f} s ({table.forward_seconds:.1f} s of it predicting"
     if bare := results.get(f"{settings.split}_without_postprocess"):
@@ -142,7 +142,7 @@ def _show(settings: EvalSettings, where: str, table: Table, results: Mapping[str
 
 
 def _output_of(settings: EvalSettings, choices: Mapping[str, str]) -> tuple[Path, bool]:
-    """output=, else the run folder, else a folder named by the weights; and whether the user has chosen it."""
+    """The folder of the results (output=, the run's, or one named by the weights), and whether the user chose it."""
     run = Path(settings.run) if settings.run is not None else None
     if settings.output is not None:
         output = Path(settings.output)
@@ -155,16 +155,13 @@ def _output_of(settings: EvalSettings, choices: Mapping[str, str]) -> tuple[Path
 
 
 def circumstances(laid: Laid) -> str:
-    """How an evaluation's files say in what it is not as usual: "-last-ssl4mis-metrics.unit=mm".
-
-    Settings that differ from the run's are appended to the file names.
-    """
+    """Settings that differ from the run's, as the ending of file names: "-last-ssl4mis-metrics.unit=mm"."""
     bare = laid.config["run"] is None
-    named = ("dataset", "dataset.root", "network", "network.weights") if bare else ()  # by the folder
+    named = ("dataset", "dataset.root", "network", "network.weights") if bare else ()  # the folder's name holds them
     words = []
     for key in laid.typed:
         group = key.split(".")[0]
-        # Under another choice of its group a key has no usual value.
+        # If another choice of its group is typed, a key has no usual value: the groups are compared.
         whole = group if group in laid.typed else key
         if key in named or group not in SHOWN or value_at(laid.config, whole) == value_at(laid.usual, whole):
             continue
@@ -177,15 +174,15 @@ def circumstances(laid: Laid) -> str:
     return ending
 
 
-def _check_weights(file: Path, words: Mapping[str, Any]) -> None:
-    """Refuse to overwrite the results of other weights that have the same name."""
-    old, new = read_json(file).get("weights") if file.exists() else None, words.get("weights")
+def _check_weights(file: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to overwrite the results of another file of weights with the same name."""
+    old, new = read_json(file).get("weights") if file.exists() else None, identity.get("weights")
     if old and new and Path(old).resolve() != Path(new).resolve():
-        raise UserError(f"{file} holds the results of {old}; give those of {new} a place of their own with output=DIR")
+        raise UserError(f"{file} holds the results of {old}; for {new} give another folder, output=DIR")
 
 
 def writable(folder: Path) -> None:
-    """Make the folder of `output`, or refuse."""
+    """Make the folder `output`, or refuse it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,7 @@ USAGE = {
 
 
 def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> str:
-    """The groups with their choices and the keys of a command; before them the keys of choices that were named."""
+    """The help of a command: the keys of typed choices, the groups with their choices, the keys of the command."""
     title, keys = _title_and_keys(conf_dir() / f"{name}.yaml")
     lines = [f"usage: {USAGE[name]}", "", title]
     for group, choice in (override.split("=", 1) for override in overrides if "=" in override):
@@ -30,21 +30,23 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
         for choice in choices(group, folders):
             lines.append(f"    {choice:<{width}}  {_title_and_keys(_file(group, choice, folders))[0]}")
     if name == "train":
-        lines += ["", "Keys:", *_title_and_keys(conf_dir() / "run.yaml")[1], ""]
+        recipe = conf_dir() / "recipe.yaml"
+        lines += ["", "Keys:", *_title_and_keys(conf_dir() / "run.yaml")[1]]
+        lines += ["", _title_and_keys(recipe)[0], *_dotted(recipe), ""]
         lines += ["-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
     else:
         of_the_run = ", ".join(key if key in KEYS else f"{key}.*" for key in EVALUATED if key != "network")
         lines += ["", "Keys:", *keys, "", f"Keys of the run that can be given anew: {of_the_run} (see ssl4seg-train)"]
-    return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help tells of Hydra's own flags."])
+    return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help lists Hydra's own flags."])
 
 
 def _file(group: str, choice: str, folders: Sequence[Path]) -> Path:
-    """The YAML file of a choice, of several the first."""
+    """The YAML file of a choice, in the first folder that holds it."""
     return next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
 
 
 def _title_and_keys(file: Path) -> tuple[str, list[str]]:
-    """The first comment of a YAML file, and its keys (but for defaults, hydra and _target_) with their comments."""
+    """The first comment of a YAML file, and its keys with their comments, without defaults, hydra and _target_."""
     lines = file.read_text().splitlines()
     title = next((line[2:] for line in lines if line.startswith("# ") and "@package" not in line), "")
     keys, hidden = [], False
@@ -56,10 +58,14 @@ def _title_and_keys(file: Path) -> tuple[str, list[str]]:
     return title, keys
 
 
-def _dotted(file: Path, group: str) -> list[str]:
-    """The keys of a group's file as they are given on the command line, with their comments."""
+def _dotted(file: Path, group: str | None = None) -> list[str]:
+    """The keys of a file as they are typed on the command line, with their comments.
+
+    Args:
+        group: of the file; None if its keys are not within a group.
+    """
     text = file.read_text()
-    stack: list[tuple[int, str]] = [] if "@package _global_" in text else [(-1, group)]
+    stack: list[tuple[int, str]] = [] if group is None or "@package _global_" in text else [(-1, group)]
     lines = []
     for line in text.splitlines():
         if not (match := re.match(r"( *)(\w+):(.*)", line)) or match[2] in ("_target_", "defaults"):

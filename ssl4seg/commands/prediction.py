@@ -1,4 +1,4 @@
-"""What `ssl4seg-predict` does: write a mask for every input."""
+"""The work of `ssl4seg-predict`: write a mask for every input."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def predict_files(config: Config) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
 
     Args:
-        config: the run's, with the typed words laid on it.
+        config: the run's configuration, with the typed words laid on it.
 
     Raises:
         UserError: lists the inputs that could not be predicted; the others have their masks.
@@ -49,7 +49,7 @@ def predict_files(config: Config) -> None:
         try:
             with out_of_memory_explained():
                 _predict(file, target, predictor, settings.dataset, mask_colors=colors, overlay=settings.overlay)
-        except Exception as error:  # whatever it is, the other files get their masks
+        except Exception as error:  # of any kind: the other files still get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
@@ -71,7 +71,7 @@ def _predict(
 
     Args:
         data: the run's configuration of its dataset.
-        mask_colors: what each class has in the mask; None: its number, in pictures under the palette.
+        mask_colors: number or colour of each class in the mask; None: the class's number, in pictures with a palette.
     """
     scaled = normalized(read_image(file, data["channels"]), data["normalize"])
     checked(Volume(scaled, None), str(file), data["num_classes"])
@@ -90,7 +90,7 @@ def _predict(
 
 
 def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], colors: Palette) -> Picture:
-    """The fullest slice of [S, C, H, W], bare and with its label, above the names of the classes in it."""
+    """The slice of [S, C, H, W] with most foreground, bare and with its label, above the names of its classes."""
     at = fullest(label, colors)
     picture = panel(image[at], [label[at]], colors)
     if len(label) > 1:
@@ -99,7 +99,7 @@ def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], color
 
 
 def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:
-    """The masks to write, each with its input. Refuses to write over an input, or two masks to one place."""
+    """Map each mask to write to its input. Refuse to overwrite an input, or to write two masks to one file."""
     files = _inputs(source, output)
     inputs = {_identity(file) for file in files}
     targets: dict[Path, Path] = {}
@@ -115,9 +115,9 @@ def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    """The same of two paths that lead to one file."""
-    found = file.stat()
-    return found.st_dev, found.st_ino
+    """Device and inode, which are equal for two paths to one file."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
 
 
 def _inputs(source: Path, output: Path) -> list[Path]:
@@ -126,10 +126,10 @@ def _inputs(source: Path, output: Path) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
-    found = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    images = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
     # ACDC's masks lie beside the images; an output folder inside the input holds masks of an earlier call.
     own = output.resolve() if output.resolve() != source.resolve() else None
-    files = sorted(f for f in found if not stem(f).endswith("_gt") and (own is None or own not in f.resolve().parents))
+    files = sorted(f for f in images if not stem(f).endswith("_gt") and (own is None or own not in f.resolve().parents))
     if not files:
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
     return files

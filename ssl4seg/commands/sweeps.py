@@ -1,7 +1,7 @@
-"""Sweeps: a run that fails does not end the others, wherever they are computed, and is told in the end.
+"""Sweeps: a failed run does not end the others, wherever they are computed, and the command lists it at the end.
 
-A launcher (joblib, Slurm) computes runs in other processes, on other machines. What they have in common is the folder
-of the sweep: a failing run writes a line there, and the process that sweeps reads them.
+A launcher (joblib, Slurm) computes runs in other processes or on other machines. All of them share the folder of the
+sweep: a failed run appends a line to a file there, and the process that sweeps reads that file.
 """
 
 import io
@@ -35,23 +35,22 @@ PLUGINS = {
     "hydra/launcher=submitit_slurm": "hydra_submitit_launcher",
     SEARCHER: "hydra_optuna_sweeper",
 }
-"""What the choices of Hydra's own groups need."""
-
+"""The plugin that each choice of Hydra's own groups needs."""
 
 SEARCH = {
     "direction": "maximize",
-    "n_jobs": "1",  # chosen at a time
-    "max_failure_rate": "1",  # never ends for failures
-    "sampler.seed": "0",  # the same command chooses the same runs, and so goes on where it stopped
+    "n_jobs": "1",  # runs that are proposed together
+    "max_failure_rate": "1",  # failures never end the search
+    "sampler.seed": "0",  # the same command proposes the same runs, and so goes on where it stopped
 }
-"""Keys of hydra/sweeper=optuna that have other defaults here: the objective is the val score."""
+"""Keys of hydra/sweeper=optuna with other defaults than the plugin's: the objective is the val score."""
 
 
 def search_defaults(overrides: Sequence[str]) -> list[str]:
-    """Overrides for those of these keys that a search does not give itself."""
-    given = {word.split("=", 1)[0] for word in overrides}
-    sampler = "hydra/sweeper/sampler" in given  # which need not have a seed
-    keys = [key for key in SEARCH if f"hydra.sweeper.{key}" not in given and not (sampler and "sampler." in key)]
+    """Overrides for the keys of `SEARCH` that were not typed."""
+    typed = {word.split("=", 1)[0] for word in overrides}
+    sampler = "hydra/sweeper/sampler" in typed  # it may have no seed
+    keys = [key for key in SEARCH if f"hydra.sweeper.{key}" not in typed and not (sampler and "sampler." in key)]
     return [f"hydra.sweeper.{key}={SEARCH[key]}" for key in keys]
 
 
@@ -62,13 +61,13 @@ def check_plugin(choice: str) -> None:
 
 
 class Named(io.TextIOBase):
-    """A stream that writes whole lines, with a name before each: runs that are computed at once write to one screen."""
+    """A stream that writes whole lines, each after the name of its run: parallel runs share one screen."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        self.stream, self.name, self.left = stream, name, ""
+        self.stream, self.name, self.unfinished = stream, name, ""
 
     def write(self, text: str) -> int:
-        *lines, self.left = (self.left + text).split("\n")
+        *lines, self.unfinished = (self.unfinished + text).split("\n")
         self.stream.write("".join(f"{self.name}: {line}\n" for line in lines))
         return len(text)
 
@@ -77,15 +76,15 @@ class Named(io.TextIOBase):
 
 
 class Sweep(Callback):
-    """What Hydra calls around a sweep, in the process that sweeps, and around each run, where that is computed.
+    """Hydra's callback: around a sweep, in the process that sweeps, and around each run, in the process of the run.
 
-    The object is sent along with the runs of a sweep.
+    Hydra sends the object to the processes of the runs.
     """
 
     current: ClassVar["Sweep | None"] = None
     """The sweep of this process."""
     error: ClassVar[Exception | None] = None
-    """Of a run that is not part of a sweep, for the command to raise; Hydra would print its own words before."""
+    """The error of a run outside a sweep. The command raises it; Hydra would print a message of its own first."""
 
     def __init__(self) -> None:
         self.name = uuid4().hex
@@ -95,24 +94,24 @@ class Sweep(Callback):
         self.file = Path(config.hydra.sweep.dir).resolve() / FAILURES
         Sweep.current = self
         if self.file.exists() and not self.file.read_bytes().endswith(b"\n"):
-            with self.file.open("a") as lines:  # the last line was cut off; the next must not become a part of it
+            with self.file.open("a") as lines:  # the last line was cut off; the next must not be appended to it
                 lines.write("\n")
         if not config.hydra.launcher._target_.endswith(".BasicLauncher"):
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits leaves its core to other runs
-            os.environ["TERM"] = "dumb"  # no progress bars, which would write over one another
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that no process is left behind
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting thread leaves its core to other runs
+            os.environ["TERM"] = "dumb"  # no progress bars: they would overwrite each other
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that no process is left behind
         if "submitit" in config.hydra.launcher._target_:
             outlive_lost_jobs(self.on_job_lost)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Tell what a search has found."""
+        """Print the best run of a search."""
         if not config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
             return
         file = Path(config.hydra.sweep.dir) / "optimization_results.yaml"
-        found = yaml.safe_load(file.read_text())
-        if "best_params" in found:
-            words = " ".join(f"{key}={value}" for key, value in found["best_params"].items())
-            print(f"best of the search, with {found['best_value']:.4f} on val: {words} ({file})")
+        results = yaml.safe_load(file.read_text())
+        if "best_params" in results:
+            words = " ".join(f"{key}={value}" for key, value in results["best_params"].items())
+            print(f"best of the search, with {results['best_value']:.4f} on val: {words} ({file})")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if self.file and config.hydra.launcher._target_.endswith(".JoblibLauncher"):
@@ -120,10 +119,10 @@ class Sweep(Callback):
             sys.stderr = Named(sys.__stderr__ or sys.stderr, name)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Tell a run's failure and write it down; then, for the sweeper, it is a run without a score."""
+        """Report and record a run's failure; for the sweeper the run then counts as completed, without a score."""
         if job_return.status is not JobStatus.FAILED:
             return
-        error: Exception = job_return._return_value  # the property prints
+        error: Exception = job_return._return_value  # `return_value` would print a message and raise
         job_return.return_value, job_return.status = None, JobStatus.COMPLETED
         if self.file is None:
             Sweep.error = error
@@ -132,16 +131,16 @@ class Sweep(Callback):
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exception(error)
-        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self._write(Path(config.hydra.runtime.output_dir), config.hydra.overrides.task, told)
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._write(Path(config.hydra.runtime.output_dir), config.hydra.overrides.task, message)
         if launched_world() > 1:
-            sys.exit(1)  # so that the launcher ends the other processes, which wait for this one
+            sys.exit(1)  # torchrun or srun then ends the other processes, which wait for this one
 
     def on_job_lost(self, overrides: Sequence[str], subdir: str, error: str) -> float | None:
-        """Write down a run that something else ended, before it could: here, and in its folder if it has one.
+        """Record a run that was ended from outside: in the sweep's file, and in the run's folder if there is one.
 
         Returns:
-            The val score of a run that was finished all the same.
+            The val score, if the run had finished before its job was lost.
         """
         assert self.file
         folder = self.file.parent / subdir
@@ -150,7 +149,7 @@ class Sweep(Callback):
         if done := finished(folder):
             return goodness_of(done, read_config(folder)["metrics"]["more"])
         if (folder / "config.yaml").exists():
-            with suppress(UserError), locked(folder / ".lock"):  # it is at work after all: queued again
+            with suppress(UserError), locked(folder / ".lock"):  # locked: the job was queued again and is at work
                 write_failure(folder, error)
         self._write(folder, filter_overrides(overrides), error)
         return None
@@ -167,7 +166,7 @@ class Sweep(Callback):
             lines.write(json.dumps(line) + "\n")
 
     def failures(self) -> list[dict[str, str]]:
-        """Of this sweep's runs, in the order in which they failed: what the first of a run's processes said."""
+        """The failed runs of this sweep, in the order of failure, each with the error of its first process to fail."""
         first: dict[str, dict[str, str]] = {}
         for line in read_failures(self.file)[0] if self.file else []:
             if line["sweep"] == self.name:

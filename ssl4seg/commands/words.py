@@ -1,4 +1,4 @@
-"""The words of the command line, checked before anything that takes time is imported: groups, keys and values."""
+"""The words of the command line, checked before anything slow is imported: groups, keys and values."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     """
     parsed = [override for word in overrides for override in _parsed(word)]
     if any(override.key_or_group == "hydra.searchpath" for override in parsed):
-        return  # configurations from elsewhere: Hydra itself must judge
+        return  # configurations outside of conf/, which only Hydra can check
     folders = [*extra, conf_dir()]
     groups = {group: choices(group, folders) for group in group_names(name)}
     for override in parsed:
@@ -75,14 +75,14 @@ def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool)
 
 
 def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
-    """GROUP=CHOICE; of a sweep the first choice."""
+    """GROUP=CHOICE, with the first choice of a sweep."""
     first = _values(override, groups[override.key_or_group])[0]
     several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
     return f"{override.key_or_group}={several}"
 
 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:
-    """What the words are laid on: `config`, or in eval and predict each run's own configuration."""
+    """The configurations that the words change: `config`, or for eval and predict each run's own configuration."""
     typed = [override.key_or_group for override in parsed]
     folders = [Path(str(value)) for o in parsed if o.key_or_group == "run" for value in _values(o)]
     runs = [read_config(folder) for folder in folders if name != "train" and is_run(folder)]
@@ -108,35 +108,35 @@ def _check_key(
 
 
 def _check_used(name: str, config: Config, parsed: Sequence[Override]) -> None:
-    """Refuse a word that eval or predict would take and that changes nothing."""
+    """Refuse a word that eval or predict would accept without effect."""
     used = {*EVALUATED, *own_keys(name)}
     for override in parsed:
         group = override.key_or_group.split(".")[0].split("/")[0]
         if group != "hydra" and group not in used:
             raise UserError(f"{override.input_line}: ssl4seg-{name} does not depend on {group}")
         run = next((o.value() for o in parsed if o.key_or_group == "run"), None)
-        chosen_there = override.key_or_group in set(group_names("train")) - set(group_names(name))
-        if run is not None and (chosen_there or group == "network"):
+        fixed_by_run = override.key_or_group in set(group_names("train")) - set(group_names(name))
+        if run is not None and (fixed_by_run or group == "network"):
             raise UserError(f"{override.input_line}: the {group} comes from run={run}; leave one of the two out")
 
 
 def _is_argument(config: Config, key: str) -> bool:
-    """Whether a key may be added: it lies within something that is built, whose constructor judges it."""
+    """Whether a key may be added: it belongs to an object that is built, whose constructor checks it."""
     parents = key.split(".")[:-1]
     nodes = (value_at(config, ".".join(parents[: depth + 1])) for depth in range(len(parents)))
     return any(isinstance(node, Mapping) and "_target_" in node for node in nodes)
 
 
 def _check_labels(parsed: Sequence[Override], config: Config) -> None:
-    """Refuse two answers to the question how much is labelled, of which one would be ignored."""
+    """Refuse two keys that say how much is labelled: one of them would be ignored."""
     keys = ("labeled_ratio", "labeled_cases", "labeled_list")
     given = {o.key_or_group: o for o in parsed if o.key_or_group in keys}
-    told = {key: o.input_line for key, o in given.items() if _values(o) != [None]}
+    settings = {key: o.input_line for key, o in given.items() if _values(o) != [None]}
     for key in keys[1:]:  # an experiment may set them; the ratio is always set
         if key not in given and config.get(key) is not None:
-            told[key] = f"{key}={config[key]}"
-    if len(told) > 1 and given:
-        raise UserError(f"{' '.join(map(str, told.values()))}: only one of {', '.join(keys)} can be given")
+            settings[key] = f"{key}={config[key]}"
+    if len(settings) > 1 and given:
+        raise UserError(f"{' '.join(map(str, settings.values()))}: only one of {', '.join(keys)} can be given")
 
 
 def _check_choice(override: Override, known: Sequence[str]) -> None:
@@ -152,7 +152,7 @@ def _check_choice(override: Override, known: Sequence[str]) -> None:
 
 
 def _with_key(key: str, groups: Iterable[str], folders: Sequence[Path]) -> list[str]:
-    """The choices of a group that have such a key, where the one that is chosen has not."""
+    """The choices of the key's group that have this key."""
     group = key.partition(".")[0]
     if group not in groups:
         return []
@@ -160,7 +160,7 @@ def _with_key(key: str, groups: Iterable[str], folders: Sequence[Path]) -> list[
 
 
 def _content(group: str, choice: str, folders: Sequence[Path]) -> Config:
-    """A choice's keys as they stand in a configuration."""
+    """A choice's keys, in their places in a configuration."""
     file = next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
     content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     whole = "@package _global_" in file.read_text()
@@ -168,10 +168,10 @@ def _content(group: str, choice: str, folders: Sequence[Path]) -> Config:
 
 
 def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -> str:
-    """The message for a key that is not there.
+    """The message for an unknown key.
 
     Args:
-        others: choices of its group that have it.
+        others: choices of its group that have the key.
     """
     group, _, name = key.rpartition(".")
     if others:
@@ -186,11 +186,11 @@ def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -
 
 
 def _sibling(group: str, name: str, known: Sequence[str]) -> str:
-    """Of the keys of the same group the nearest, or else one of which `name` is a part."""
+    """Suggest the nearest key of the same group, or else a key of which `name` is one word."""
     names = [rest for key in known if (rest := key.removeprefix(f"{group}.")) != key and "." not in rest]
-    part = [other for other in names if len(name) > 2 and name in other.split("_")]
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or part[:1]
-    return f"; did you mean {group}.{found[0]}?" if found else ""
+    longer = [other for other in names if len(name) > 2 and name in other.split("_")]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or longer[:1]
+    return f"; did you mean {group}.{near[0]}?" if near else ""
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -199,7 +199,7 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _values(override: Override, names: Sequence[str] = ()) -> list[Any]:
-    """What an override can become; `names` is what a glob chooses from."""
+    """The values that an override stands for; a glob chooses from `names`."""
     if isinstance(pattern := override.value(), Glob):
         return pattern.filter(list(names)) or [f"glob({','.join(pattern.include)})"]
     if isinstance(interval := override.value(), IntervalSweep):

@@ -87,6 +87,7 @@ class ACDC(Dataset):
             read=partial(self._read, file, None, labeled),
             read_slice=partial(self._read, file),
             spacing=spacing,
+            files=(file,),
         )
 
     def _read(self, file: Path, index: int | None, label: bool) -> Volume:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ class Case:
     """(index, with mask) -> that slice as a volume of one, where that saves reading the other slices."""
     spacing: Spacing | None = None
     """None if unknown."""
+    files: tuple[Path, ...] = ()
+    """The files with image and mask, by which a run knows its data; empty where the data are made in memory."""
 
     def volume(self, *, label: bool) -> Volume:
         """Read the pixels. Without `label` the mask is left out, unless it cannot be read apart from the image."""

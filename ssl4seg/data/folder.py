@@ -32,6 +32,7 @@ from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, numbe
 
 DESCRIPTION = "dataset.yaml"
 DEFAULTS: dict[str, Any] = {
+    "name": None,
     "classes": None,
     "colors": None,
     "ignore_index": None,
@@ -49,8 +50,16 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 """The keys of dataset.yaml with their defaults; see conf/dataset/folder.yaml."""
+
+
+def is_name(value: Any) -> bool:
+    """Whether it can name a folder of runs."""
+    return isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None
+
+
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
 OWN = {
+    "name": optional(Key(is_name, "letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
@@ -68,6 +77,7 @@ class Folder(Dataset):
 
     Args:
         root: the folder.
+        name: of the dataset, in run folders, results and reports; None is the folder's own.
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
         ignore_color: colour in the masks that no loss and no metric counts.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
@@ -84,6 +94,7 @@ class Folder(Dataset):
         self,
         *,
         root: str | None,
+        name: str | None = None,
         colors: Sequence[Color] | None = None,
         ignore_color: Color | None = None,
         group: str | None = None,
@@ -94,8 +105,9 @@ class Folder(Dataset):
     ) -> None:
         super().__init__(**common)
         folder = self.folder(root)
-        own = {"colors": colors, "ignore_color": ignore_color, "group": group}
+        own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
+        self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
@@ -122,6 +134,7 @@ class Folder(Dataset):
             read_image=partial(self._image, item),
             read_slice=partial(self._slice, item) if fact.num_images > 1 and _sliceable(item) else None,
             spacing=fact.spacing,
+            files=tuple(dict.fromkeys(file for file in (item.image, item.mask) if file)),
         )
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
@@ -160,6 +173,7 @@ class Folder(Dataset):
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
             )
+        full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         if full["channels"] is None or full["scoring"] is None:
@@ -168,6 +182,12 @@ class Folder(Dataset):
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
         return full | {key: None for key in ("mean", "std") if full[key] == "none"}
+
+
+def name_of(root: Path) -> str:
+    """What a folder's dataset is called: its `name` in dataset.yaml, else the name of the folder."""
+    name = read_description(root).get("name") or root.resolve().name
+    return re.sub(r"[^\w-]+", "_", str(name)).strip("_") or "folder"
 
 
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:

@@ -98,6 +98,7 @@ def _case(pair: Pair, *, normalize: str) -> Case:
         labeled=True,
         read=partial(read_pair, pair, normalize),
         read_image=partial(read_image, pair, normalize),
+        files=(pair.image, pair.mask),
     )
 
 

@@ -68,7 +68,7 @@ class Batches:
     Args:
         labeled, unlabeled: images in memory or on the disk; `unlabeled` is None for a method that uses none.
         sizes: labelled and unlabelled images in the batch of each process.
-        side: of the square input in pixels.
+        side: side of the square input in pixels.
         weak: the weak view.
         strong: the operations of a strong view; `num_strong` such views are made.
         rank, world: number of this process, and number of processes.

@@ -68,7 +68,7 @@ class Images(ABC):
         """Slice `index` [C, H, W] and its label [H, W]; None without a mask."""
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
-        """The slices `indices`, in that order; with `boxes` only that part of each."""
+        """The slices `indices`, in that order; with `boxes` only the part of each in its box."""
         images: list[Tensor] = []
         labels: list[Tensor | None] = []
         for row, index in enumerate(indices):
@@ -113,7 +113,7 @@ class Order:
     """An endless order of `num` images: a new permutation every epoch, each a function of the seed and the epoch.
 
     Args:
-        words: of the seed, see `seeding`.
+        words: the words of the seed, see `seeding.seed_of`.
     """
 
     def __init__(self, num: int, *words: int | str) -> None:

@@ -102,7 +102,7 @@ class CropView(View):
     do not leave out, the network would learn classes for black.
 
     Args:
-        side: of the crop in pixels.
+        side: side of the crop in pixels.
         scale: range of the zoom factor, uniform; 1 is the image's own resolution.
         flip: share of the images that are mirrored.
         fill_label: label outside the image: IGNORE, or 0 (background).

@@ -69,7 +69,7 @@ class CCT(Method):
         expect("method.perturbations", perturbations, list_of(one_of(*PERTURBATIONS)))
         expect("method.noise", noise, at_least(0))
         expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
-        expect("method.drop_threshold", drop_threshold, low_high(most=1))
+        expect("method.drop_threshold", drop_threshold, low_high(highest=1))
         self.student = network()
         self.auxiliary = nn.ModuleList(new_decoder(network) for _ in perturbations)
         self.perturbations, self.noise, self.dropout = tuple(perturbations), noise, dropout

@@ -1,8 +1,11 @@
-"""Run folders in, rows out (a row is the runs that differ only in their seed), and what is in no row and why."""
+"""Read run folders and group the finished runs into rows: the runs of a row differ only in their seed.
+
+Every run that is in no row is listed with the reason.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,10 @@ from ssl4seg.scoring.selection import selected_by
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
 MAIN = {name: METRICS[name].mean_title or METRICS[name].title for name in ("dice", "iou")}
-"""The metrics by which runs are compared, as their means are called: of cases, of pixels."""
+"""The metrics by which runs are compared, with the title of the mean: of cases, of pixels."""
 
 LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
-"""Keys that say which cases are labelled, of which a row's labels speak."""
+"""Keys that choose the labelled cases; the column `labels` shows their effect."""
 
 NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "dataset": str,
@@ -29,10 +32,10 @@ NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "labeled.of_cases": int,
     "labeled.of_images": int,
 }
-"""What results.json must hold, beside the scores."""
+"""Entries that results.json must hold beside the scores, and their types."""
 
 Settings = dict[str, Any]
-"""config.yaml, flat, without nulls and without what may differ between the runs of a row."""
+"""config.yaml as dotted keys, without nulls and without the keys that may differ between the runs of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,9 @@ class Run:
     """results.json"""
     settings: Settings
     split: str = ""
-    """The hash in split.json; empty where there is none."""
+    """The hash in split.json; empty if there is none."""
+    data: str = ""
+    """The fingerprint of its data in split.json; empty if there is none."""
 
     @property
     def seed(self) -> int:
@@ -60,17 +65,17 @@ class Run:
 
     @property
     def cases(self) -> tuple[int, int]:
-        """Labelled ones, of how many."""
+        """The number of labelled cases, and of all training cases."""
         return self.result["labeled"]["cases"], self.result["labeled"]["of_cases"]
 
     @property
     def seconds(self) -> float:
-        """Wall time of training, validations and test; NaN where the run does not say."""
+        """Wall time of training, validations and test; NaN if results.json does not hold it."""
         seconds = (self.result.get("speed") or {}).get("run_seconds")
         return math.nan if seconds is None else float(seconds)
 
     def score(self, split: str, metric: str, name: str = "mean") -> float:
-        """Of val or test; NaN where the run has none, or had NaN (null in the file)."""
+        """A score on val or test; NaN if results.json has none, or null, which stands for NaN."""
         value = (self.result[split].get(metric) or {}).get(name)
         return math.nan if value is None else float(value)
 
@@ -81,7 +86,7 @@ class Row:
 
     runs: tuple[Run, ...]
     differs: str = ""
-    """ "key=value ..." of the settings by which rows of the same method and number of labelled cases differ."""
+    """ "key=value ..." of the settings that differ between rows of the same method and number of labelled cases."""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ class Row:
 
     @property
     def first(self) -> dict[str, Any]:
-        """results.json of the first run, for what all of them share."""
+        """results.json of the first run, for entries that all runs of the row share."""
         return self.runs[0].result
 
     @property
@@ -111,7 +116,7 @@ class Row:
 
     @property
     def cases(self) -> int:
-        """Labelled."""
+        """The number of labelled cases."""
         return self.runs[0].cases[0]
 
     @property
@@ -126,14 +131,14 @@ class Row:
 
     @property
     def selected_by(self) -> str:
-        """What chose the best model on val: "Dice", "myocardium HD95"."""
+        """The metric that chose the best model on val: "Dice", "myocardium HD95"."""
         _, metric, name = selected_by(self.first)
         title = METRICS[metric].title if metric in METRICS else metric
         return MAIN.get(metric, title) if name == "mean" else f"{name} {title}"
 
     @property
     def variant(self) -> str:
-        """What tells the row from another of the same method and number of labelled cases."""
+        """The tag and the differing settings: they tell apart rows of one method and number of labelled cases."""
         return " ".join(word for word in (self.key[4], self.differs) if word)
 
     @property
@@ -142,7 +147,7 @@ class Row:
         return f"{self.method} {self.variant}".strip()
 
     def values(self, split: str, metric: str, name: str = "mean") -> list[float]:
-        """One a seed."""
+        """The score of each seed."""
         return [run.score(split, metric, name) for run in self.runs]
 
 
@@ -151,7 +156,7 @@ class Missing:
     """A run that is in no row."""
 
     run: str
-    """Its folder, or the command line of one that was refused before it had a folder."""
+    """The run's folder; its command line if it was refused before it had a folder."""
     status: str
     reason: str
 
@@ -160,7 +165,11 @@ class Missing:
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Row], list[Missing]]:
-    """Rows of all finished runs below `roots`, and every run that is in none."""
+    """Return the rows of all finished runs below `roots`, and every run that is in no row.
+
+    Raises:
+        UserError: a root is no folder, or no root holds a run.
+    """
     runs: list[Run] = []
     missing: list[Missing] = []
     seen: set[Path] = set()
@@ -171,13 +180,15 @@ def collect(roots: Sequence[Path]) -> tuple[list[Row], list[Missing]]:
             if folder.resolve() in seen:  # below two of the roots
                 continue
             seen.add(folder.resolve())
-            found = _read(folder)
-            runs += [found] if isinstance(found, Run) else []
-            missing += [found] if isinstance(found, Missing) else []
-        missing += [lost for file in sorted(root.rglob(FAILURES)) for lost in _refused(file)]
+            run = _read(folder)
+            if isinstance(run, Run):
+                runs.append(run)
+            else:
+                missing.append(run)
+        missing += [refused for file in sorted(root.rglob(FAILURES)) for refused in _refused(file)]
     if not runs and not missing:
         raise UserError(f"{', '.join(map(str, roots))}: holds no run folder")
-    groups, copies = _grouped(runs)
+    groups, copies = _grouped(_named_by_data(runs))
     return _rows(groups), missing + copies
 
 
@@ -192,11 +203,30 @@ def _read(folder: Path) -> Run | Missing:
         labeled = read_json(split) if split.exists() else {}
     except UserError as error:
         return Missing(run=str(folder), status="damaged", reason=str(error))
-    return Run(folder=folder, result=result, settings=settings, split=str(labeled.get("sha256", "")))
+    return Run(
+        folder=folder,
+        result=result,
+        settings=settings,
+        split=str(labeled.get("sha256", "")),
+        data=str(labeled.get("data_sha256") or ""),
+    )
+
+
+def _named_by_data(runs: Sequence[Run]) -> list[Run]:
+    """Tell data sets of one name apart: "mine (1f3a5c)", so that no table, figure or comparison pools them."""
+    data: dict[str, set[str]] = {}
+    for run in runs:
+        data.setdefault(run.result["dataset"], set()).update({run.data} - {""})
+    return [
+        replace(run, result=run.result | {"dataset": f"{name} ({run.data[:6] or 'unknown'})"})
+        if len(data[name := run.result["dataset"]]) > 1
+        else run
+        for run in runs
+    ]
 
 
 def _check(file: Path, result: Mapping[str, Any]) -> None:
-    """Refuse results.json of a run that says it is finished and lacks what a row is made of."""
+    """Refuse a finished run's results.json that lacks an entry which a row needs."""
     facts = flat(result)
     wrong = [key for key, kind in NEEDED.items() if not isinstance(facts.get(key), kind)]
     if not wrong:
@@ -210,23 +240,23 @@ def _check(file: Path, result: Mapping[str, Any]) -> None:
         scores = {key: facts.get(key, "missing") for key in (f"{split}.{main}.mean" for split in ("val", "test"))}
         wrong = [key for key, value in scores.items() if not isinstance(value, int | float | None)]
     if wrong:
-        raise UserError(f"{file}: the run is finished, but there is no {wrong[0]}, or what it says makes no sense")
+        raise UserError(f"{file}: the run is finished, but there is no {wrong[0]}, or its value is not valid")
 
 
 def main_of(result: Mapping[str, Any]) -> str:
-    """The metric by which a run is compared, read off its results.json."""
+    """The metric by which the run of a results.json is compared."""
     val = result.get("val")
     return "iou" if isinstance(val, Mapping) and ("miou" in val or "dice" not in val) else "dice"
 
 
 def _settings(config: Mapping[str, Any]) -> Settings:
-    """In the order of the keys; a null is the same as a key that an older version did not have."""
+    """The settings in the order of their keys. Nulls are dropped: a null equals a key that an older version lacked."""
     left_out = (*MAY_DIFFER, "seed")
     return {key: value for key, value in sorted(_leaves(config)) if value is not None and key not in left_out}
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Of nested mappings, and of lists that hold such (views.strong.0.p): what differs is then a key and a value."""
+    """Dotted keys and values of nested mappings; an item of a list of mappings has a key too: views.strong.0.p."""
     if isinstance(value, Mapping):
         items: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
@@ -239,13 +269,13 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _refused(file: Path) -> list[Missing]:
-    """Runs of a sweep that left no folder: the last word on each. Those with a folder speak for themselves."""
+    """The jobs of a sweep that ended before they had a run folder, each with its latest error."""
     lines, damaged = read_failures(file)
     last = {line["folder"]: line for line in lines}
-    told = (
+    unreadable = (
         [Missing(run=str(file), status="damaged", reason=f"{damaged} of its lines cannot be read")] if damaged else []
     )
-    return told + [
+    return unreadable + [
         Missing(run=line["overrides"], status="refused", reason=line["error"])
         for folder, line in last.items()
         if not (file.parent / folder / "config.yaml").exists()
@@ -253,7 +283,7 @@ def _refused(file: Path) -> list[Missing]:
 
 
 def _grouped(runs: Iterable[Run]) -> tuple[list[list[Run]], list[Missing]]:
-    """The runs of each row by seed, and those whose settings and seed another run has too, which count once."""
+    """The runs of each row in the order of seeds, and the copies: runs with the settings and seed of another run."""
     grouped: dict[str, dict[int, Run]] = {}
     copies = []
     for run in runs:
@@ -282,22 +312,24 @@ def _rows(groups: Sequence[Sequence[Run]]) -> list[Row]:
 
 
 def _differs(run: Run, family: Sequence[Run]) -> str:
-    """ "key=value ..." of the keys by which rows of a method differ, so that a row is called alike with any labels.
+    """ "key=value ..." of the settings in which rows of a method differ, the same text with any number of labels.
 
     Args:
         family: a run of each row with the same dataset, method, network and tag.
     """
-    told: dict[str, None] = {}
+    keys: dict[str, None] = {}
     for cases in dict.fromkeys(other.cases for other in family):
-        keys = _differing([other.settings for other in family if other.cases == cases])
-        told |= {key: None for key in keys if cases == run.cases or key not in LABELS}
-    values = ((key, run.settings.get(key)) for key in told)
+        differing = _differing([other.settings for other in family if other.cases == cases])
+        keys |= {key: None for key in differing if cases == run.cases or key not in LABELS}
+    values = ((key, run.settings.get(key)) for key in keys)
     return " ".join(f"{key}={'null' if value is None else value}" for key, value in values)
 
 
-def _differing(alike: Sequence[Settings]) -> list[str]:
-    """Keys whose values are not the same in all of them."""
-    keys = [key for key in {key: None for one in alike for key in one} if len({repr(s.get(key)) for s in alike}) > 1]
-    # What a recipe says shows in the keys that follow it.
-    told = [key for key in keys if not key.startswith("recipe.")]
-    return told if len({repr([s.get(key) for key in told]) for s in alike}) == len(alike) else keys
+def _differing(several: Sequence[Settings]) -> list[str]:
+    """The keys whose values are not the same in all settings."""
+    known = dict.fromkeys(key for settings in several for key in settings)
+    keys = [key for key in known if len({repr(settings.get(key)) for settings in several}) > 1]
+    # A recipe's keys set other keys, which differ too; the other keys are enough where they tell all settings apart.
+    others = [key for key in keys if not key.startswith("recipe.")]
+    apart = len({repr([settings.get(key) for key in others]) for settings in several}) == len(several)
+    return others if apart else keys

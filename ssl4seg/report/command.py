@@ -1,4 +1,4 @@
-"""The command `ssl4seg-report DIR ...`. Help comes at once: what takes long to import is imported where it is used."""
+"""The command `ssl4seg-report DIR ...`. Slow modules are imported where they are used: --help answers at once."""
 
 import argparse
 import re
@@ -9,8 +9,8 @@ from textwrap import indent
 from typing import TYPE_CHECKING
 
 from ssl4seg.errors import UserError, ends_with_its_pipe
-from ssl4seg.report.folder import FigureFolder
-from ssl4seg.report.words import PATIENT
+from ssl4seg.report.figure_folder import FigureFolder
+from ssl4seg.report.names import PATIENT
 
 if TYPE_CHECKING:
     from ssl4seg.report.collect import Missing, Row
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The parser of the command line."""
     result = argparse.ArgumentParser(
         prog="ssl4seg-report",
         description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds. "
-        "Runs that differ in more than their seed are rows of their own; those in no row are listed with the reason.",
+        "Runs that differ in more than their seed are rows of their own; runs in no row are listed with the reason.",
     )
     add = result.add_argument
     add("folders", nargs="+", type=Path, metavar="DIR", help="run folders, or folders that hold them")
     add("--output", type=Path, metavar="DIR", help="where report.html, .md ... go (default: the first DIR)")
     add("--classes", action="store_true", help="columns for every class")
-    add("--baseline", default="supervised", metavar="METHOD", help="what is compared with (default: supervised)")
+    add("--baseline", default="supervised", metavar="METHOD", help="compare with this method (default: supervised)")
     add(
         "--patient",
         default=PATIENT,
         metavar="REGEX",
-        help="what in a test case's name, in its one group, is the patient, the unit of the comparison; a name that "
+        help="its one group is the patient in a test case's name; the comparison pairs patients; a case whose name "
         f"does not match is a patient of its own (default: {PATIENT})",
     )
     add(
         "--pictures",
         nargs="*",
         metavar="METHOD",
-        help="predict and draw the worst, median and best test patient of these methods (none named: of all); "
-        "needs the checkpoints and the datasets. Stands after the folders",
+        help="predict and draw the worst, median and best test patient of these methods, or of all if none is "
+        "named; needs the checkpoints and the datasets; give it after the folders",
     )
-    add("--no-figures", action="store_true", help="tables alone, in a second")
+    add("--no-figures", action="store_true", help="write only tables, in a second")
     return result
 
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     output: Path = arguments.output or arguments.folders[0]
-    from ssl4seg.report.collect import collect  # imports NumPy, which --help is spared
+    from ssl4seg.report.collect import collect  # imports NumPy, which --help does not need
 
     try:
         rows, missing = collect(arguments.folders)
@@ -63,20 +63,20 @@ def main() -> None:
         raise
     except OSError as error:
         sys.exit(f"error: {error.filename}: cannot be written or read ({error.strerror})")
-    for one in missing:
-        print(one, file=sys.stderr)
+    for run in missing:
+        print(run, file=sys.stderr)
     if not rows:
         sys.exit("error: no run is finished yet")
 
 
 def check(arguments: argparse.Namespace, methods: Collection[str]) -> None:
-    """Refuse what cannot be done before anything is written.
+    """Refuse contradictory options and unknown methods before anything is written.
 
     Args:
-        methods: of the finished runs.
+        methods: the methods of the finished runs.
     """
     if arguments.no_figures and arguments.pictures is not None:
-        raise UserError("--pictures: --no-figures leaves them out; give one of the two")
+        raise UserError("--pictures: --no-figures leaves the pictures out; give one of the two")
     named = [("--pictures", name) for name in arguments.pictures or ()]
     named += [("--baseline", arguments.baseline)] if arguments.baseline != "supervised" else []
     for option, name in named if methods else ():
@@ -85,7 +85,7 @@ def check(arguments: argparse.Namespace, methods: Collection[str]) -> None:
 
 
 def report(arguments: argparse.Namespace, rows: "Sequence[Row]", missing: "Sequence[Missing]", output: Path) -> None:
-    """Write everything into `output`, and the tables onto the screen."""
+    """Write all files into `output`, and print the tables."""
     from ssl4seg.report import compare, page, sheets
 
     patient = compare.patient_of(arguments.patient)
@@ -102,7 +102,7 @@ def report(arguments: argparse.Namespace, rows: "Sequence[Row]", missing: "Seque
     sheets.write_csv(results, output / "report.csv")
     compare.write_csv(comparisons, output / "comparison.csv")
     sheets.write_runs(rows, output / "runs.csv")
-    images = figures(arguments, rows, patient, FigureFolder(output / "figures"), notes)
+    images = write_figures(arguments, rows, patient, FigureFolder(output / "figures"), notes)
     (output / "report.html").write_text(page.page(rows, shown, images, missing, notes))
     for note in notes:
         print(f"left out: {note}", file=sys.stderr)
@@ -112,40 +112,40 @@ def report(arguments: argparse.Namespace, rows: "Sequence[Row]", missing: "Seque
 
 
 def markdown_of(missing: "Sequence[Missing]") -> str:
-    """A list with the reasons as they are."""
+    """The runs that are in no table, as a list with their whole reasons."""
     from ssl4seg.report.page import MISSING
 
-    told = (f"- `{one.run}`: {one.status}\n\n{indent(one.reason, ' ' * 6)}\n" for one in missing)
-    return "\n".join([f"## {MISSING}\n", *told]) if missing else ""
+    items = (f"- `{entry.run}`: {entry.status}\n\n{indent(entry.reason, ' ' * 6)}\n" for entry in missing)
+    return "\n".join([f"## {MISSING}\n", *items]) if missing else ""
 
 
-def figures(
+def write_figures(
     arguments: argparse.Namespace,
     rows: "Sequence[Row]",
     patient: re.Pattern[str],
     folder: FigureFolder,
     notes: list[str],
 ) -> "list[Image]":
-    """Drawn and written; what cannot be drawn goes into `notes`."""
+    """Draw and write the figures; add a message to `notes` for each figure that cannot be drawn."""
     if arguments.no_figures:
         return []
-    from ssl4seg.report import figures as drawn
+    from ssl4seg.report import figures
     from ssl4seg.report.page import Image
 
     images = []
-    for group in drawn.groups(rows):
-        for drawing in drawn.draw(group, patient, notes):
+    for group in figures.groups(rows):
+        for drawing in figures.draw(group, patient, notes):
             images.append(Image(file=Path(f"{folder.save(drawing)}.svg"), caption=drawing.caption))
     wanted = arguments.pictures
     if wanted is None:
         return images
-    from ssl4seg.report import pictures  # imports torch
+    from ssl4seg.report import patients  # imports torch
 
     for row in rows:
         if wanted and row.method not in wanted:
             continue
         try:
-            drawing = pictures.draw(row, patient)
+            drawing = patients.draw(row, patient)
         except UserError as error:
             notes.append(f"pictures of {row.name}, {row.labels}: {error}")
             continue

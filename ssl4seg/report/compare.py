@@ -13,11 +13,12 @@ import numpy as np
 from ssl4seg.errors import UserError
 from ssl4seg.report.collect import LABELS, MAIN, Row, Run
 from ssl4seg.report.sheets import WORDS, Sheet
+from ssl4seg.scoring.metrics import mean_of_known
 
 RESAMPLES = 10_000
 
 Scores = Mapping[str, float]
-"""By patient, in [0, 1]."""
+"""The score of each case, in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Comparison:
     row: Row
     baseline: Row
     num_seeds: int
-    """That both have; no other is used."""
+    """Seeds that both rows have; only these are used."""
     difference: float
     low: float
     high: float
@@ -42,11 +43,15 @@ class Comparison:
     better: int
     num_patients: int
     other: tuple[str, ...] = ()
-    """Settings beside the method's own that differ from the baseline's."""
+    """Keys, beside the method's own, whose values differ from the baseline's."""
 
 
 def patient_of(pattern: str) -> re.Pattern[str]:
-    """The compiled pattern."""
+    """Compile the pattern of --patient.
+
+    Raises:
+        UserError: it is no regular expression, or has not exactly one group.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -57,35 +62,29 @@ def patient_of(pattern: str) -> re.Pattern[str]:
 
 
 def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
-    """Of cases_test.csv, by case: mean over the classes that have a score, NaN where none has.
+    """Read from cases_test.csv each case's mean over the classes that have a score; NaN if none has one.
 
     Raises:
-        UserError: the file cannot be read or does not hold all that results.json was computed from.
+        UserError: the file cannot be read, or lacks cases or classes that results.json counts.
     """
     file = run.folder / "cases_test.csv"
-    found: dict[str, list[float]] = {}
+    of_case: dict[str, list[float]] = {}
     try:
         with file.open(newline="") as handle:
             for line in csv.DictReader(handle):
-                found.setdefault(line["case"], []).append(float(line[metric]))
+                of_case.setdefault(line["case"], []).append(float(line[metric]))
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
-    expected = run.result["test"].get("num_cases", len(found))
-    if len(found) != expected or not found:
-        raise UserError(f"{file}: holds {len(found)} cases, and results.json {expected}; it is not complete")
-    if metric == "dice" and len(set(map(len, found.values()))) > 1:
-        raise UserError(f"{file}: its cases have not all the same number of classes; it is not complete")
-    return {case: mean_of_known(values) for case, values in found.items()}
-
-
-def mean_of_known(values: Sequence[float]) -> float:
-    """NaN is left out."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    expected = run.result["test"].get("num_cases", len(of_case))
+    if len(of_case) != expected or not of_case:
+        raise UserError(f"{file}: holds {len(of_case)} cases, but results.json counts {expected}; it is not complete")
+    if metric == "dice" and len(set(map(len, of_case.values()))) > 1:
+        raise UserError(f"{file}: its cases differ in their number of classes; it is not complete")
+    return {case: mean_of_known(values) for case, values in of_case.items()}
 
 
 def by_patient(cases: Scores, patient: re.Pattern[str]) -> dict[str, dict[str, float]]:
-    """The cases of each patient. What `patient` does not match is a patient of its own; NaN is left out."""
+    """The cases of each patient, without NaN. A case whose name `patient` does not match is a patient of its own."""
     patients: dict[str, dict[str, float]] = {}
     for case, score in cases.items():
         if not math.isnan(score):
@@ -95,34 +94,43 @@ def by_patient(cases: Scores, patient: re.Pattern[str]) -> dict[str, dict[str, f
 
 
 def scores_of_patients(row: Row, patient: re.Pattern[str]) -> dict[str, float]:
-    """Mean over the volumes of a patient, of each the mean over seeds."""
+    """Each patient's score: the mean over its volumes, of which each has the mean over seeds.
+
+    Raises:
+        UserError: a cases_test.csv cannot be used, or the seeds have different cases.
+    """
     each = [scores_of_cases(run, row.main) for run in row.runs]
     for run, scores in zip(row.runs, each, strict=True):
         if other := sorted(scores.keys() ^ each[0].keys()):
             first = row.runs[0].seed
-            raise UserError(f"{run.folder}/cases_test.csv: has not the cases of seed {first}: {other[0]} for one")
+            raise UserError(
+                f"{run.folder}/cases_test.csv: its cases are not those of seed {first}, for example {other[0]}"
+            )
     cases = {case: mean_of_known([scores[case] for scores in each]) for case in each[0]}
     return {name: mean_of_known([*volumes.values()]) for name, volumes in by_patient(cases, patient).items()}
 
 
 def baseline_of(row: Row, bases: Sequence[Row]) -> Row | None:
-    """The one of the same dataset, network and number of labelled cases that is most alike."""
+    """The most similar of the `bases` with the same dataset, network and number of labelled cases.
 
-    def unlike(other: Row) -> tuple[bool, bool, int]:
+    A common seed counts most, then the same labelled cases, then the number of different settings.
+    """
+
+    def distance(other: Row) -> tuple[bool, bool, int]:
         return not _common(row, other), not _same_labels(row, other), len(_other_settings(row, other))
 
     place = (row.dataset, row.network, row.runs[0].cases)
     same = [other for other in bases if (other.dataset, other.network, other.runs[0].cases) == place]
-    return min(same, key=unlike, default=None)
+    return min(same, key=distance, default=None)
 
 
 def _common(row: Row, other: Row) -> set[int]:
-    """Seeds."""
+    """The seeds that both rows have."""
     return {run.seed for run in row.runs} & {run.seed for run in other.runs}
 
 
 def _same_labels(row: Row, other: Row) -> bool:
-    """Whether the same cases are labelled, as far as it can be known."""
+    """Whether the same cases are labelled, by the hash of the split; without a hash by `split_seed`."""
     a, b = row.runs[0], other.runs[0]
     if a.result["labeled"] != b.result["labeled"]:
         return False
@@ -138,19 +146,19 @@ def _other_settings(row: Row, other: Row) -> tuple[str, ...]:
 
 
 def compare(rows: Sequence[Row], method: str, patient: re.Pattern[str]) -> tuple[list[Comparison], list[str]]:
-    """Every row that has a baseline against it; and a message for each that cannot be compared."""
+    """Compare every row with its baseline; return also a message for each row that cannot be compared."""
     bases = [row for row in rows if row.method == method]
     if rows and not bases:
         return [], [f"the comparison: no finished run has the method {method} (--baseline)"]
-    found, notes = [], []
+    comparisons, notes = [], []
     for row in rows:
         if row.method == method:
             continue
         try:
-            found.append(_compared(row, baseline_of(row, bases), patient))
+            comparisons.append(_compared(row, baseline_of(row, bases), patient))
         except UserError as error:
             notes.append(f"{row.name}, {row.labels}: not compared with {method}: {error}")
-    return [one for group in _by_dataset(found) for one in _adjusted(group)], notes
+    return [comparison for group in _by_dataset(comparisons) for comparison in _adjusted(group)], notes
 
 
 def _compared(row: Row, baseline: Row | None, patient: re.Pattern[str]) -> Comparison:
@@ -160,14 +168,13 @@ def _compared(row: Row, baseline: Row | None, patient: re.Pattern[str]) -> Compa
         raise UserError(f"one is scored by {row.main}, the other by {baseline.main}")
     if not (common := _common(row, baseline)):
         raise UserError("they have no seed in common")
-    mine, theirs = (
-        scores_of_patients(replace(one, runs=tuple(run for run in one.runs if run.seed in common)), patient)
-        for one in (row, baseline)
+    scores, base_scores = (
+        scores_of_patients(replace(each, runs=tuple(run for run in each.runs if run.seed in common)), patient)
+        for each in (row, baseline)
     )
-    if mine.keys() != theirs.keys():
-        only = sorted(mine.keys() ^ theirs.keys())
-        raise UserError(f"{len(only)} test cases are not in both, {only[0]} for one")
-    differences = np.array([mine[name] - theirs[name] for name in theirs])
+    if only := sorted(scores.keys() ^ base_scores.keys()):
+        raise UserError(f"{len(only)} test patients are not in both, for example {only[0]}")
+    differences = np.array([scores[name] - base_scores[name] for name in base_scores])
     low, high = interval(differences)
     return Comparison(
         row=row,
@@ -193,15 +200,15 @@ def _adjusted(group: Sequence[Comparison]) -> list[Comparison]:
 
 
 def interval(differences: Any) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean; the same numbers give the same interval."""
+    """95 % percentile bootstrap interval of the mean, drawn with a fixed seed."""
     draws = np.random.default_rng(0).integers(len(differences), size=(RESAMPLES, len(differences)))
     low, high = np.percentile(np.asarray(differences)[draws].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def wilcoxon(differences: Any) -> float:
-    """Two-sided p; 1 where nothing differs."""
-    from scipy.stats import wilcoxon as test  # takes a moment, which --help is spared
+    """Two-sided p of Wilcoxon's signed-rank test; 1 if all differences are 0."""
+    from scipy.stats import wilcoxon as test  # slow to import, and --help does not need it
 
     return float(test(differences).pvalue) if np.any(differences) else 1.0
 
@@ -216,7 +223,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
-    """A line a comparison, numbers as they are (differences in [-1, 1])."""
+    """Write one line for each comparison, numbers not rounded, differences in [-1, 1]."""
     head = ("seeds", "difference", "low", "high", "better", "patients", "p", "p_holm")
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
@@ -227,12 +234,12 @@ def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
 
 
 def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:
-    """A table for each dataset."""
+    """One table for each dataset."""
     return [_sheet(group, method) for group in _by_dataset(comparisons)]
 
 
 def _sheet(group: Sequence[Comparison], method: str) -> Sheet:
-    words = " or ".join(dict.fromkeys(MAIN[c.row.main] for c in group))
+    metrics = " or ".join(dict.fromkeys(MAIN[c.row.main] for c in group))
     lines = [
         (
             *c.row.key,
@@ -252,7 +259,7 @@ def _sheet(group: Sequence[Comparison], method: str) -> Sheet:
     return Sheet(
         title=f"Difference from {method} on {group[0].row.dataset}",
         caption=(
-            f"Mean difference in test {words} (points) over patients, each patient's score the mean over classes, "
+            f"Mean difference in test {metrics} (points) over patients, each patient's score the mean over classes, "
             f"volumes and the seeds that both have; 95 % bootstrap interval ({RESAMPLES:,} resamples of patients); how "
             "many patients are better; Wilcoxon's signed-rank test, two-sided"
             + (f", and adjusted by Holm for the {num} comparisons here." if num > 1 else ".")
@@ -264,7 +271,7 @@ def _sheet(group: Sequence[Comparison], method: str) -> Sheet:
 
 
 def _signed(difference: float) -> str:
-    """In points."""
+    """A difference in points, with its sign: "+1.25"."""
     return f"{100 * difference:+.2f}".replace("-", "−")
 
 

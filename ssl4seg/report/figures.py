@@ -1,6 +1,7 @@
-"""Figures of a dataset and network: score against labelled cases and against step, and over patients.
+"""Figures of a dataset and network: score against labelled cases, against steps, and over patients.
 
-Figure sizes are in inches. Colours are Okabe and Ito's, which the colour-blind tell apart; markers and dashes besides.
+Figure sizes are in inches. Colours are Okabe and Ito's, which the colour-blind can tell apart; lines also differ in
+markers and dashes.
 """
 
 import itertools
@@ -23,19 +24,19 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from ssl4seg.errors import UserError
 from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import scores_of_patients
-from ssl4seg.report.words import short
+from ssl4seg.report.names import short
 
 BOUND = "supervised"
-"""The method that bounds the others: from below with the same labels, from above with all of them."""
+"""The method that bounds the others: from below with the same labels, from above with all labels."""
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f4f24", "#999999")
 MARKERS = "osD^vP*X"
 DASHES = ("-", "--", ":", "-.")
 TOGETHER = len(COLORS)
-"""Lines in one pair of axes; more get a panel each."""
+"""Lines that share one pair of axes at most; more get a panel each."""
 BLUE: dict[str, Any] = {"color": COLORS[0], "marker": "o", "linestyle": "-"}
-"""A method alone."""
+"""The style of a method that has a panel or a line to itself."""
 BLACK: dict[str, Any] = {"color": "black", "marker": "s", "linestyle": "--"}
-"""The bound."""
+"""The style of a bound."""
 STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -57,18 +58,18 @@ Curve = dict[int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A figure with what is written below it."""
+    """A figure and its caption."""
 
     name: str
-    """Stem of its files."""
+    """The stem of its files' names."""
     caption: str
     figure: Figure
 
     def save(self, file: Path) -> None:
-        """PNG and SVG, the same bytes for the same figure.
+        """Write PNG and SVG; the same figure gives the same bytes.
 
         Args:
-            file: without the ending.
+            file: the path without the ending.
         """
         with rc_context(STYLE):
             self.figure.savefig(f"{file}.png", dpi=150, metadata={"Software": None})
@@ -77,11 +78,11 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Points of a row's name: x, mean and standard deviation over seeds, in %."""
+    """The points of all rows of one name: x, and mean and standard deviation over seeds in %."""
 
     name: str
     label: str
-    """What it is called in the figure."""
+    """Its name in the figure."""
     bound: bool
     x: Sequence[float]
     mean: Sequence[float]
@@ -112,40 +113,40 @@ class Group:
         return MAIN[self.rows[0].main]
 
     @property
-    def words(self) -> str:
-        """For titles."""
+    def title(self) -> str:
+        """Dataset, network, and the tag that all rows share."""
         return ", ".join(filter(None, (self.dataset, self.network, self.tag)))
 
     @property
     def tag(self) -> str:
-        """Of all rows, which then need not be called by it."""
+        """The tag that all rows share, which their names then leave out; empty if they differ."""
         tags = {row.key[4] for row in self.rows}
         return tags.pop() if len(tags) == 1 else ""
 
     @property
     def labels(self) -> dict[str, list[Row]]:
-        """Rows by labels, as few as possible first."""
-        found: dict[str, list[Row]] = {}
+        """The rows by their labels, fewest labels first."""
+        by_labels: dict[str, list[Row]] = {}
         for row in sorted(self.rows, key=lambda row: (row.cases, row.first["labeled"]["images"])):
-            found.setdefault(row.labels, []).append(row)
-        return found
+            by_labels.setdefault(row.labels, []).append(row)
+        return by_labels
 
     @property
     def upper(self) -> list[Row]:
-        """The bound with all labels, of each setting that it was computed with."""
+        """The rows of the bound with all labels; several if its settings differ."""
         return [row for row in self.rows if row.all_labeled and row.method == BOUND]
 
     @cached_property
-    def called(self) -> dict[str, str]:
-        """What a row's name is in figures."""
+    def names(self) -> dict[str, str]:
+        """Name of a row -> its name in figures."""
         names = {row.name: f"{row.method} {row.differs}".strip() if self.tag else row.name for row in self.rows}
-        cut = short(names.values())
-        return {name: cut[called] for name, called in names.items()}
+        shortened = short(names.values())
+        return {name: shortened[long] for name, long in names.items()}
 
     def style(self, line: Line) -> dict[str, Any]:
-        """The same for a name in all figures; bounds are black."""
-        alike = [row.name for row in self.rows if (row.method == BOUND) == line.bound]
-        i = list(dict.fromkeys(alike)).index(line.name)
+        """The style of a name's line, the same in all figures; bounds are black."""
+        names = [row.name for row in self.rows if (row.method == BOUND) == line.bound]
+        i = list(dict.fromkeys(names)).index(line.name)
         if line.bound:
             return BLACK | {"linestyle": ("--", "-.", ":", "-")[i % 4]}
         dash = DASHES[i // len(COLORS) % len(DASHES)]
@@ -153,28 +154,28 @@ class Group:
 
 
 def file_name(words: str) -> str:
-    """What of them can stand in the name of a file."""
+    """The words with "_" for all characters that may not stand in the name of a file."""
     return re.sub(r"[^\w.=+-]+", "_", words).strip("_")
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """Rows by dataset, network and the metric that chose the model."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+    """Group rows by dataset, network and the metric by which they are compared."""
+    by_key: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault((row.dataset, row.network, row.main), []).append(row)
-    return [Group(rows=tuple(group)) for group in found.values()]
+        by_key.setdefault((row.dataset, row.network, row.main), []).append(row)
+    return [Group(rows=tuple(group)) for group in by_key.values()]
 
 
 def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[Drawing]:
-    """All figures of a group; what cannot be drawn is said in `notes`."""
+    """Draw all figures of a group; add a message to `notes` for each row that cannot be drawn."""
     with rc_context(STYLE):
-        few = [row for row in group.rows if row not in group.upper]
-        if scored := [row for row in few if _scored(row, notes)]:
+        compared = [row for row in group.rows if row not in group.upper]
+        if scored := [row for row in compared if _scored(row, notes)]:
             yield labels(group, scored)
         counts = [rows[0].cases for rows in group.labels.values()]
         for key, rows in group.labels.items():
-            if few and all(row in group.upper for row in rows):
-                continue  # nothing to compare it with
+            if compared and all(row in group.upper for row in rows):
+                continue  # the upper bound alone: nothing is compared with it
             stem = f"{group.stem}-{rows[0].cases}cases"
             if counts.count(rows[0].cases) > 1:
                 stem += f"-{rows[0].first['labeled']['images']}images"
@@ -185,56 +186,57 @@ def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[D
 
 
 def _scored(row: Row, notes: list[str]) -> bool:
-    lost = [run.seed for run in row.runs if math.isnan(run.score("test", row.main))]
-    if lost:
-        notes.append(f"{row.name}, {row.labels}, among the labels: no test {MAIN[row.main]} with seed {lost[0]}")
-    return not lost
+    """Whether all seeds have a test score; else a message is added to `notes`."""
+    unscored = [run.seed for run in row.runs if math.isnan(run.score("test", row.main))]
+    if unscored:
+        notes.append(f"{row.name}, {row.labels}, among the labels: no test {MAIN[row.main]} with seed {unscored[0]}")
+    return not unscored
 
 
 # -- score against labelled cases -------------------------------------------------------------------------------------
 
 
 def labels(group: Group, rows: Sequence[Row]) -> Drawing:
-    """Lines over the numbers of labelled cases; where there is one number only, the methods in order."""
+    """Draw the scores against the number of labelled cases; if there is one number only, rank the methods."""
     counts = sorted({row.cases for row in rows})
-    caption = f"Test {group.score} {{}} ({group.words}). "
+    caption = f"Test {group.score} {{}} ({group.title}). "
     if max(len(row.runs) for row in rows) > 1:
         caption += "Mean and standard deviation over seeds. "
     caption += f"Lower bound: {BOUND} with as many labels. "
     if group.upper:
         caption += f"Upper bound: {BOUND} with all {group.upper[0].cases} labelled."
     if len(counts) == 1:
-        where, figure = f"with {_labelled(rows)} labelled", _ranking(group, rows)
+        against, figure = f"with {_labelled(rows)} labelled", _ranking(group, rows)
     else:
-        where, figure = "against labelled cases", _over_labels(group, rows, counts)
-    return Drawing(name=f"{group.stem}-labels", caption=caption.format(where).strip(), figure=figure)
+        against, figure = "against labelled cases", _over_labels(group, rows, counts)
+    return Drawing(name=f"{group.stem}-labels", caption=caption.format(against).strip(), figure=figure)
 
 
 def _labelled(rows: Sequence[Row]) -> str:
-    """ "2 of 40", with the share of the images if they all have the same."""
+    """ "2 of 40", with the share of labelled images if all rows have the same."""
     cases, of_cases = rows[0].runs[0].cases
     return rows[0].labels if len({row.labels for row in rows}) == 1 else f"{cases} of {of_cases}"
 
 
 def _over_labels(group: Group, rows: Sequence[Row], counts: Sequence[int]) -> Figure:
-    found = {row.name: sorted((r for r in rows if r.name == row.name), key=lambda r: r.cases) for row in rows}
-    together = sum(mine[0].method != BOUND for mine in found.values()) <= TOGETHER
-    shifts = _shifts(len(found) if together else 2, counts)
+    by_name = {row.name: sorted((r for r in rows if r.name == row.name), key=lambda r: r.cases) for row in rows}
+    together = sum(named[0].method != BOUND for named in by_name.values()) <= TOGETHER
+    shifts = _shifts(len(by_name) if together else 2, counts)
     lines = []
-    for i, (name, mine) in enumerate(found.items()):
-        shift = shifts[i if together else int(mine[0].method != BOUND)]
-        mean, deviation = zip(*(percent(row.values("test", row.main)) for row in mine), strict=True)
-        x = [row.cases * shift for row in mine]
-        bound = mine[0].method == BOUND
-        label = f"{group.called[name]} (lower bound)" if bound else group.called[name]
+    for i, (name, named) in enumerate(by_name.items()):
+        shift = shifts[i if together else int(named[0].method != BOUND)]
+        mean, deviation = zip(*(percent(row.values("test", row.main)) for row in named), strict=True)
+        x = [row.cases * shift for row in named]
+        bound = named[0].method == BOUND
+        label = f"{group.names[name]} (lower bound)" if bound else group.names[name]
         lines.append(Line(name=name, label=label, bound=bound, x=x, mean=mean, deviation=deviation))
-    figure, axes = _lines(group, lines, group.words, dots=True)
-    for each in axes:
-        each.set_xscale("log")
-        each.xaxis.set_minor_locator(NullLocator())
-        each.set_xticks(counts, [str(count) for count in counts])
+    figure, axes = _lines(group, lines, group.title, dots=True)
+    for panel in axes:
+        panel.set_xscale("log")
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xticks(counts, [str(count) for count in counts])
         for row in group.upper:
-            _bound(each, row)
+            _bound(panel, row)
     _label(figure, axes, x="labelled cases", y=f"test {group.score} (%)")
     _legend(figure, axes, lines, {"upper bound": {"color": "black", "linestyle": ":"}} if group.upper else {})
     return figure
@@ -248,7 +250,7 @@ def _shifts(num: int, counts: Sequence[int]) -> list[float]:
 
 
 def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
-    """A line a method, the best on top; small dots are seeds."""
+    """Draw one line for each method, the best on top; small dots are seeds."""
     ordered = sorted(rows, key=lambda row: percent(row.values("test", row.main))[0])
     figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
@@ -258,18 +260,18 @@ def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
         axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **{**style, "linestyle": "none"})
         if len(row.runs) > 1:
             axes.plot([100 * v for v in row.values("test", row.main)], [y] * len(row.runs), "k.", markersize=2.5)
-    for kind, found, dash in (
+    for kind, bounds, dash in (
         ("lower", [row for row in rows if row.method == BOUND], "--"),
         ("upper", group.upper, ":"),
     ):
-        for number, row in enumerate(found):
+        for number, row in enumerate(bounds):
             mean, _ = percent(row.values("test", row.main))
             label = "_" if number else f"{kind} bound"
             axes.axvline(mean, color="black", linestyle=dash, linewidth=1, label=label)
-    axes.set_yticks(range(len(ordered)), [group.called[row.name] for row in ordered])
+    axes.set_yticks(range(len(ordered)), [group.names[row.name] for row in ordered])
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlabel(f"test {group.score} (%)")
-    axes.set_title(f"{group.words}: {_labelled(rows)} labelled")
+    axes.set_title(f"{group.title}: {_labelled(rows)} labelled")
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower right", ncols=2)
     return figure
@@ -283,7 +285,7 @@ def _bound(axes: Axes, row: Row) -> None:
 
 
 def percent(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (0 for a single value) in %; NaN and 0 where there is a NaN."""
+    """Mean and standard deviation (0 for a single value) in %; NaN and 0 if a value is NaN."""
     scaled = [100 * value for value in values]
     if any(map(math.isnan, scaled)):
         return math.nan, 0.0
@@ -294,7 +296,7 @@ def percent(values: Sequence[float]) -> tuple[float, float]:
 
 
 def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list[str]) -> Drawing | None:
-    """Validation curves, mean and standard deviation over seeds where all of them were validated."""
+    """Draw validation curves, mean and standard deviation over seeds, at the steps where all seeds were validated."""
     lines = []
     for row in rows:
         try:
@@ -302,31 +304,35 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
         except UserError as error:
             notes.append(f"the curve of {row.name}, {labels}: {error}")
             continue
-        x = sorted(set.intersection(*(set(one) for one in curves)))
-        scores = [percent([one[step] for one in curves]) for step in x]
-        mean, deviation = [m for m, _ in scores], [d for _, d in scores]
-        called, bound = group.called[row.name], row.method == BOUND
-        lines.append(Line(name=row.name, label=called, bound=bound, x=x, mean=mean, deviation=deviation))
+        x = sorted(set.intersection(*map(set, curves)))
+        points = [percent([scores[step] for scores in curves]) for step in x]
+        mean, deviation = [m for m, _ in points], [d for _, d in points]
+        label, bound = group.names[row.name], row.method == BOUND
+        lines.append(Line(name=row.name, label=label, bound=bound, x=x, mean=mean, deviation=deviation))
     if not any(len(line.x) > 1 for line in lines):
         return None
-    figure, axes = _lines(group, lines, f"{group.words}: {labels} labelled")
-    for each in axes:
-        each.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
+    figure, axes = _lines(group, lines, f"{group.title}: {labels} labelled")
+    for panel in axes:
+        panel.xaxis.set_major_locator(MaxNLocator(4 if len(axes) > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
     _label(figure, axes, x="step", y=f"val {group.score} (%)")
     _legend(figure, axes, lines)
     spread = " Bands: standard deviation over seeds." if any(max(line.deviation, default=0) for line in lines) else ""
-    caption = f"Val {group.score} against step ({group.words}, {labels} labelled).{spread}"
+    caption = f"Val {group.score} against step ({group.title}, {labels} labelled).{spread}"
     return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
 
 
 def curve(run: Run, metric: str) -> Curve:
-    """Of the TensorBoard files of a run; of steps that were done twice (a run that was gone on with) the later."""
+    """Read a run's curve on val from its TensorBoard files; of a step that a resumed run did twice, the later score.
+
+    Raises:
+        UserError: the run has no such curve.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # warns of every run that was gone on with
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
     folder, tag = run.folder / "tensorboard", f"val/{metric}/mean"
-    kept = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
-    events = EventAccumulator(str(folder), size_guidance=kept)
+    limits = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
+    events = EventAccumulator(str(folder), size_guidance=limits)  # 0 is no limit
     if not folder.is_dir() or tag not in events.Reload().Tags()["scalars"]:
         raise UserError(f"{folder}: holds no curve {tag}")
     return {event.step: event.value for event in events.Scalars(tag)}
@@ -338,37 +344,37 @@ def curve(run: Run, metric: str) -> Curve:
 def patients(
     group: Group, labels: str, rows: Sequence[Row], stem: str, patient: re.Pattern[str], notes: list[str]
 ) -> Drawing | None:
-    """Boxes of the patients' scores, the best median on top."""
-    found: list[tuple[Row, list[float]]] = []
+    """Draw a box of the patients' scores for each row, the best median on top."""
+    scored: list[tuple[Row, list[float]]] = []
     for row in rows:
         try:
-            found.append((row, [100 * score for score in scores_of_patients(row, patient).values()]))
+            scored.append((row, [100 * score for score in scores_of_patients(row, patient).values()]))
         except UserError as error:
             notes.append(f"the patients of {row.name}, {labels}: {error}")
-    found = sorted((one for one in found if one[1]), key=lambda one: statistics.median(one[1]))
-    if not found:
+    scored = sorted((pair for pair in scored if pair[1]), key=lambda pair: statistics.median(pair[1]))
+    if not scored:
         return None
-    figure = Figure(figsize=(6.4, 1.0 + 0.28 * len(found)), layout="constrained")
+    figure = Figure(figsize=(6.4, 1.0 + 0.28 * len(scored)), layout="constrained")
     axes = figure.add_subplot()
     boxes = axes.boxplot(
-        [scores for _, scores in found],
+        [scores for _, scores in scored],
         orientation="horizontal",
         widths=0.6,
         patch_artist=True,
         showfliers=False,
         medianprops={"color": "black", "linewidth": 1.4},
     )
-    for at, ((row, scores), box) in enumerate(zip(found, boxes["boxes"], strict=True), start=1):
+    for at, ((row, scores), box) in enumerate(zip(scored, boxes["boxes"], strict=True), start=1):
         box.set(facecolor="#cccccc" if row.method == BOUND else "#9ecae1", edgecolor="#444444", linewidth=0.8)
         jitter = np.random.default_rng(at).uniform(-0.16, 0.16, len(scores))
-        few = len(scores) <= 100  # more than that hide the box
+        few = len(scores) <= 100  # more dots would hide the box
         axes.plot(scores, at + jitter, ".", color="#222222", markersize=2.5, alpha=0.6 if few else 0)
-    axes.set_yticks(range(1, len(found) + 1), [group.called[row.name] for row, _ in found])
+    axes.set_yticks(range(1, len(scored) + 1), [group.names[row.name] for row, _ in scored])
     axes.set_xlabel(f"test {group.score} of a patient (%)")
-    axes.set_title(f"{group.words}: {labels} labelled")
-    num = max(len(scores) for _, scores in found)
+    axes.set_title(f"{group.title}: {labels} labelled")
+    num = max(len(scores) for _, scores in scored)
     caption = (
-        f"Test {group.score} of {num} patients, each the mean over classes, volumes and seeds ({group.words}, "
+        f"Test {group.score} of {num} patients, each the mean over classes, volumes and seeds ({group.title}, "
         f"{labels} labelled). Boxes: quartiles and median; whiskers: the furthest patient within 1.5 times the box."
     )
     return Drawing(name=f"{stem}-patients", caption=caption, figure=figure)
@@ -378,7 +384,7 @@ def patients(
 
 
 def _lines(group: Group, lines: Sequence[Line], title: str, *, dots: bool = False) -> tuple[Figure, list[Axes]]:
-    """All in one pair of axes, or, where they are many, a panel each with the bound in all of them."""
+    """Draw all lines in one pair of axes; more than TOGETHER in a panel each, with the bound in all panels."""
     base = [line for line in lines if line.bound]
     others = [line for line in lines if not line.bound]
     together = len(others) <= TOGETHER
@@ -391,14 +397,14 @@ def _lines(group: Group, lines: Sequence[Line], title: str, *, dots: bool = Fals
     axes: list[Axes] = grid[:panels]
     for spare in grid[panels:]:
         spare.remove()
-    for i, each in enumerate(axes):
+    for i, panel in enumerate(axes):
         shown = [*base, *others] if together else [*base, others[i]]
         for line in shown:
             style = group.style(line) if together or line.bound else BLUE
-            _line(each, line, {**style, "label": line.label}, dots=dots)
+            _line(panel, line, {**style, "label": line.label}, dots=dots)
         if not together:
-            each.set_title(others[i].label, fontsize=8)
-            each.tick_params(labelbottom=i + columns >= panels)  # the last of its column
+            panel.set_title(others[i].label, fontsize=8)
+            panel.tick_params(labelbottom=i + columns >= panels)  # the last of its column
     if together:
         axes[0].set_title(title)
     else:
@@ -429,13 +435,15 @@ def _label(figure: Figure, axes: Sequence[Axes], *, x: str, y: str) -> None:
 def _legend(
     figure: Figure, axes: Sequence[Axes], lines: Sequence[Line], more: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Beside the axes; of panels, whose titles name their lines, only the bounds.
+    """Add a legend beside the axes; with panels, whose titles name their lines, it holds only the bounds.
 
     Args:
-        more: styles of lines that are in no axes' legend, by name.
+        more: styles of further lines by their names.
     """
-    told = {line.label for line in lines if line.bound or len(axes) == 1}
-    shown = [(handle, word) for handle, word in zip(*axes[0].get_legend_handles_labels(), strict=True) if word in told]
+    wanted = {line.label for line in lines if line.bound or len(axes) == 1}
+    shown = [
+        (handle, word) for handle, word in zip(*axes[0].get_legend_handles_labels(), strict=True) if word in wanted
+    ]
     shown += [(axes[0].plot([], [], linewidth=1.2, **style)[0], name) for name, style in (more or {}).items()]
     if not shown:
         return

@@ -1,4 +1,4 @@
-"""One HTML page with all of it, which opens from the disk: figures inside, no script, no style from elsewhere."""
+"""The report as one HTML page that opens from the disk: it embeds its figures and style, and has no script."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ pre { white-space: pre-wrap; background: #f6f6f6; padding: .5rem .8rem; overflow
 
 
 MISSING = "Runs that are not in the tables"
-"""The heading of those that failed, are not finished, ..."""
+"""The heading above the runs that failed, are not finished, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A figure's file and what is written below it."""
+    """A figure's file and caption."""
 
     file: Path
     caption: str
@@ -48,15 +48,15 @@ def page(
     num = sum(len(row.runs) for row in rows)
     datasets = ", ".join(dict.fromkeys(row.dataset for row in rows))
     title = f"Segmentation runs on {datasets}" if rows else "Segmentation runs"
-    told = f"{num} finished runs in {len(rows)} settings. {_machines(rows)}" if rows else "No run is finished yet."
-    parts = [f"<h1>{escape(title)}</h1>", f"<p>{told}</p>"]
+    summary = f"{num} finished runs in {len(rows)} settings. {_machines(rows)}" if rows else "No run is finished yet."
+    parts = [f"<h1>{escape(title)}</h1>", f"<p>{summary}</p>"]
     parts += map(_table, sheets)
     if images:
         parts += ["<h2>Figures</h2>", *map(_figure, images)]
     if missing:
         parts += [
             f"<h2>{MISSING} ({len(missing)})</h2>",
-            *(f"<pre>{escape(str(one))}</pre>" for one in missing),
+            *(f"<pre>{escape(str(run))}</pre>" for run in missing),
         ]
     if notes:
         parts += ["<h2>Left out</h2>", *(f"<p>{escape(note)}</p>" for note in notes)]
@@ -69,12 +69,12 @@ def page(
 
 
 def _machines(rows: Sequence[Row]) -> str:
-    """The devices and versions that they were computed with."""
+    """The devices and versions with which the runs were computed."""
     versions = [run.result.get("versions", {}) for row in rows for run in row.runs]
     devices = dict.fromkeys(str(v.get("device")) for v in versions)
-    told = {name: dict.fromkeys(str(v.get(name)) for v in versions) for name in ("ssl4seg", "torch")}
-    words = "; ".join(f"{name} {', '.join(found)}" for name, found in told.items())
-    return escape(f"Computed on {', '.join(devices)}; {words}.")
+    packages = {name: dict.fromkeys(str(v.get(name)) for v in versions) for name in ("ssl4seg", "torch")}
+    listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in packages.items())
+    return escape(f"Computed on {', '.join(devices)}; {listed}.")
 
 
 def _table(sheet: Sheet) -> str:

@@ -1,4 +1,4 @@
-"""Tables, and how they are written: Markdown, CSV, LaTeX (booktabs), the screen."""
+"""The tables of the report, written as Markdown, CSV and LaTeX (booktabs) and shown on the screen."""
 
 import csv
 import math
@@ -15,20 +15,20 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ssl4seg.report.collect import HEAD, MAIN, Row
-from ssl4seg.report.words import short
+from ssl4seg.report.names import short
 from ssl4seg.scoring.metrics import METRICS
 
 WORDS = (*HEAD, "differs")
 """The columns that name a row."""
 
-NAME = 60
-"""Characters of a name in a table."""
+MAX_NAME = 60
+"""Characters of a name in a table; longer names are cut."""
 
-ABREAST = 6
-"""Classes in a table."""
+MAX_CLASSES = 6
+"""Classes in one table; more classes are spread over several tables."""
 
 EMPTY = {"worst": "HD95 is the volume's diagonal", "nan": "left out of the mean HD95", "zero": "HD95 0"}
-"""What the policies for empty masks do."""
+"""What each policy for empty masks does to HD95, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +40,21 @@ class Sheet:
     head: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     words: tuple[str, ...] = WORDS
-    """Columns that hold words: on the left, and into the caption where all lines say the same."""
+    """The columns of text: aligned left, and moved into the caption if all lines hold the same."""
 
     def shown(self) -> "Sheet":
-        """For reading: long names cut, and what all lines say said once, in the caption."""
+        """The table for reading: long names are cut; a column of text with one value only moves into the caption."""
         columns = {name: list(cells) for name, *cells in zip(self.head, *self.lines, strict=True)}
         same: dict[str, str] = {}
         for name in (name for name in self.head if name in self.words):
-            cut = short(columns[name], NAME)
-            columns[name] = [cut[cell] for cell in columns[name]]
-            if name != "method" and len(cut) == 1:
+            shortened = short(columns[name], MAX_NAME)
+            columns[name] = [shortened[cell] for cell in columns[name]]
+            if name != "method" and len(shortened) == 1:
                 same[name] = columns.pop(name)[0]
-        told = ", ".join(f"{name} {value}" for name, value in same.items() if value)
+        shared = ", ".join(f"{name} {value}" for name, value in same.items() if value)
         return replace(
             self,
-            caption=f"{told[:1].upper()}{told[1:]}. {self.caption}" if told else self.caption,
+            caption=f"{shared[:1].upper()}{shared[1:]}. {self.caption}" if shared else self.caption,
             head=tuple(columns),
             lines=tuple(zip(*columns.values(), strict=True)),
         )
@@ -70,7 +70,7 @@ class Column:
     name: str = "mean"
 
     def cell(self, row: Row, unit: str) -> str:
-        """Mean ± deviation; where the rows have no common `unit`, with the row's."""
+        """Mean ± deviation; a distance has the row's own unit behind it if the rows share no `unit`."""
         metric = METRICS[self.metric]
         cell = spread(row.values(self.split, self.metric, self.name), metric.factor)
         own_unit = str(row.first["test"].get("distance_unit", "")) if metric.unit == "distance" and not unit else ""
@@ -78,7 +78,7 @@ class Column:
 
 
 def results(rows: Sequence[Row], *, classes: bool) -> list[Sheet]:
-    """A table for each dataset: val and test, mean ± deviation over seeds; with `classes` also of every class."""
+    """One table for each dataset: val and test, mean ± deviation over seeds; with `classes` also of every class."""
     return [
         _results(
             f"Results on {group[0].dataset}", group, [*_means(group), *(_classes(group) if classes else ())], timed=True
@@ -88,17 +88,17 @@ def results(rows: Sequence[Row], *, classes: bool) -> list[Sheet]:
 
 
 def results_of_classes(rows: Sequence[Row]) -> list[Sheet]:
-    """A table for each dataset and metric, or, where the classes are many, several."""
+    """One table for each dataset, metric and MAX_CLASSES classes."""
     sheets = []
     for group in _by_dataset(rows):
         of_metric = groupby(_classes(group), key=lambda column: column.metric)
-        for metric, columns in ((metric, list(found)) for metric, found in of_metric):
+        for metric, columns in ((metric, list(same)) for metric, same in of_metric):
             word = METRICS[metric].head(_unit(group))
-            parts = [columns[i : i + ABREAST] for i in range(0, len(columns), ABREAST)]
+            parts = [columns[i : i + MAX_CLASSES] for i in range(0, len(columns), MAX_CLASSES)]
             for number, part in enumerate(parts, start=1):
-                which = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+                count = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
                 named = [replace(column, head=column.name) for column in part]
-                sheets.append(_results(f"Test {word} of each class on {group[0].dataset}{which}", group, named))
+                sheets.append(_results(f"Test {word} of each class on {group[0].dataset}{count}", group, named))
     return sheets
 
 
@@ -107,27 +107,27 @@ def _by_dataset(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _means(rows: Sequence[Row]) -> list[Column]:
-    found = [
+    columns = [
         Column(head=f"{split} {MAIN[metric]} %", split=split, metric=metric)
         for metric in _mains(rows)
         for split in ("val", "test")
     ]
     if any("hd95" in row.first["test"] for row in rows):
-        found.append(Column(head=f"test {METRICS['hd95'].head(_unit(rows))}", split="test", metric="hd95"))
-    return found
+        columns.append(Column(head=f"test {METRICS['hd95'].head(_unit(rows))}", split="test", metric="hd95"))
+    return columns
 
 
 def _classes(rows: Sequence[Row]) -> list[Column]:
-    found = []
+    columns = []
     for metric in (*_mains(rows), "hd95"):
         names = dict.fromkeys(name for row in rows for name in row.first["test"].get(metric) or {} if name != "mean")
         word = METRICS[metric].head(_unit(rows))
-        found += [Column(head=f"{name} {word}", split="test", metric=metric, name=name) for name in names]
-    return found
+        columns += [Column(head=f"{name} {word}", split="test", metric=metric, name=name) for name in names]
+    return columns
 
 
 def _unit(rows: Sequence[Row]) -> str:
-    """Of distances, if it is the same in all rows that have them."""
+    """The unit of distances, if all rows that have distances share it; else empty."""
     units = {unit for row in rows if (unit := row.first["test"].get("distance_unit"))}
     return str(units.pop()) if len(units) == 1 else ""
 
@@ -141,39 +141,38 @@ def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, time
         time = ("" if math.isnan(minutes) else f"{minutes:.3g}",) if timed else ()
         cells = (column.cell(row, unit) for column in columns)
         lines.append((*row.key, row.differs, str(len(row.runs)), *time, *cells))
-    told = "Minutes: wall time of a run. " if timed else ""
+    minutes_mean = "Minutes: wall time of a run. " if timed else ""
     return Sheet(
         title=title,
-        caption=told + _conventions(rows),
+        caption=minutes_mean + _conventions(rows),
         head=(*WORDS, "seeds", *(("minutes",) if timed else ()), *(column.head for column in columns)),
         lines=tuple(lines),
     )
 
 
 def _conventions(rows: Sequence[Row]) -> str:
-    """What the numbers of these rows are."""
-    told = [_budget(rows)]
+    """Sentences on how the numbers of these rows came about, for the caption."""
+    sentences = [_budget(rows)]
     if any(len(row.runs) > 1 for row in rows):
-        told.append("Mean ± standard deviation over seeds.")
-    told.append(
+        sentences.append("Mean ± standard deviation over seeds.")
+    sentences.append(
         f"The model is the one that is best on val by {' or '.join(dict.fromkeys(row.selected_by for row in rows))}."
     )
     if any(row.first.get("tested_on") == "val" for row in rows):
-        told.append("Test is val: the dataset's test split has no masks.")
+        sentences.append("Test is val: the dataset's test split has no masks.")
     policies = sorted({EMPTY[row.first["empty"]] for row in rows if row.first.get("empty") in EMPTY})
     if policies and any("hd95" in row.first["test"] for row in rows):
-        told.append(f"A class that is there and not found: {' or '.join(policies)}.")
-    return " ".join(filter(None, told))
+        sentences.append(f"A class that is there and not found: {' or '.join(policies)}.")
+    return " ".join(filter(None, sentences))
 
 
 def _budget(rows: Sequence[Row]) -> str:
-    """Steps and image size, where all rows have the same: they say what a score can be compared with."""
+    """Steps and image size, if all runs share them: scores are comparable only with the same ones."""
     shared = []
     for key, words in (("iterations", "{} steps"), ("dataset.image_size", "image_size {}")):
         values = {str(run.settings.get(key)) for row in rows for run in row.runs}
         shared += [words.format(values.pop())] if len(values) == 1 and "None" not in values else []
-    told = ", ".join(shared)
-    return f"{told}." if told else ""
+    return f"{', '.join(shared)}." if shared else ""
 
 
 def _mains(rows: Sequence[Row]) -> list[str]:
@@ -181,14 +180,14 @@ def _mains(rows: Sequence[Row]) -> list[str]:
 
 
 def spread(values: Sequence[float], scale: float = 1.0) -> str:
-    """ "mean ± standard deviation" (of the sample; none for a single seed); nothing where a seed has no value."""
+    """ "mean ± standard deviation" (of the sample; a single seed has none); "nan" if a value is NaN, "" if all are."""
     if any(math.isnan(value) for value in values):
         return "" if all(math.isnan(value) for value in values) else "nan"
     mean = statistics.fmean(values) * scale
     return f"{mean:.2f} ± {statistics.stdev(values) * scale:.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
-# -- how they are written ---------------------------------------------------------------------------------------------
+# -- writing tables --------------------------------------------------------------------------------------------------
 
 
 def markdown(sheet: Sheet) -> str:
@@ -200,7 +199,7 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A floating table with booktabs' rules, made smaller where it is wider than a line."""
+    """A floating table with booktabs' rules, shrunk if it is wider than a line."""
     kind = "".join("l" if name in sheet.words else "r" for name in sheet.head)
     rows = [" & ".join(map(_escaped, line)) + r" \\" for line in sheet.lines]
     head = " & ".join(map(_escaped, sheet.head)) + r" \\"
@@ -230,7 +229,7 @@ def _escaped(text: str) -> str:
 
 
 def write_csv(sheets: Iterable[Sheet], file: Path) -> None:
-    """All of them as one table: a column that a sheet does not have is empty on its lines."""
+    """Write all sheets as one table; on a sheet's lines the columns that it lacks are empty."""
     sheets = list(sheets)
     head = list(dict.fromkeys(name for sheet in sheets for name in sheet.head))
     with file.open("w", newline="") as handle:
@@ -241,7 +240,7 @@ def write_csv(sheets: Iterable[Sheet], file: Path) -> None:
 
 
 def show(sheet: Sheet) -> None:
-    """On the screen."""
+    """Print a sheet on the screen."""
     table = RichTable(
         title=Text(sheet.title), title_justify="left", caption=Text(sheet.caption), caption_justify="left"
     )
@@ -254,7 +253,7 @@ def show(sheet: Sheet) -> None:
 
 
 def write_runs(rows: Sequence[Row], file: Path) -> None:
-    """A line a run, numbers as they are."""
+    """Write one line for each run, numbers not rounded."""
     numbers = ("val_dice", "test_dice", "val_iou", "test_iou", "test_hd95")
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)

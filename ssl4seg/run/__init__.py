@@ -1,1 +1,1 @@
-"""One run: its folder, its loop, and what it is assembled from."""
+"""One run: its settings, its objects, its loop, its folder."""

@@ -1,4 +1,4 @@
-"""From a configuration to objects. Only this room and the entry points know Hydra."""
+"""Build objects from a configuration. Below the commands only this module knows Hydra."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ from ssl4seg.scoring.postprocess.base import Step
 from ssl4seg.scoring.predictor import Predictor
 
 STANDARD = ("mean", "std")
-"""Buffers of a network that standardises its input."""
+"""The buffers of a network that standardises its input."""
 
 
 def build(config: Config, where: str, **more: Any) -> Any:
-    """Instantiate `_target_`; a UserError of its constructor passes, any other error names `where`."""
+    """Instantiate `_target_`. A UserError of its constructor passes; any other error becomes one that names `where`."""
     try:
         return hydra.utils.instantiate(dict(config), **more, _convert_="all")
     except InstantiationException as error:
@@ -52,13 +52,13 @@ def network_maker(
     """Make a builder of the network that the keys `network` describe.
 
     Args:
-        statistics: mean and standard deviation by which its input is standardised.
-        load: whether it starts from the weights that the keys name; false where the weights of a run follow.
+        statistics: mean and standard deviation that standardise the network's input; None: it stays as it is.
+        load: whether the network starts from the weights that the keys name; false if a run's weights follow.
     """
     keys = _without(network, "weights")
     weights = network.get("weights") if load else None
     if "encoder_weights" in keys and (weights or not load):
-        keys["encoder_weights"] = None  # others are to replace them
+        keys["encoder_weights"] = None  # the other weights replace them
 
     def make(**more: object) -> Network:
         built: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
@@ -74,8 +74,8 @@ def network_maker(
 def load_network(network: Network, file: Path) -> None:
     """Load a run's best model, or a state dict under our names or the public ones.
 
-    Weights go with the numbers by which their input was standardised; where the file has none, as a public one, the
-    network keeps its own.
+    The mean and std by which the input is standardised are loaded too, if the file holds them; public files do not, and
+    the network keeps its own.
     """
     rename: Callable[..., Any] = getattr(network, "rename", dict)
     state = rename(checkpoint.network_state(file))
@@ -97,7 +97,7 @@ def postprocess_of(postprocess: Config) -> list[Step]:
 
 
 def mask_colors_of(data: Config) -> Sequence[Color] | None:
-    """What each class has in the masks of a dataset, which need not be there; None: its number."""
+    """Number or colour of each class in a dataset's masks, without reading the dataset; None: the class's number."""
     try:
         kind: type[Dataset] = hydra.utils.get_class(data["_target_"])
     except Exception as error:
@@ -140,12 +140,12 @@ def predictor_of(
     protocol: str = "default",
     steps: Sequence[Step] = (),
 ) -> Predictor:
-    """What predicts with a method or a network, as the settings say.
+    """Build the predictor of a method or a network from the settings.
 
     Args:
         batch_size: slices in one forward pass.
         protocol: default or ssl4mis, see `Predictor`.
-        steps: of post-processing.
+        steps: post-processing, in its order.
     """
     data = settings.dataset
     return Predictor(
@@ -161,7 +161,7 @@ def predictor_of(
 
 
 def forward_of(model: nn.Module, fabric: Fabric) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`predict` of a method, or `forward` of a network, under the run's precision and in evaluation mode."""
+    """Wrap `predict` of a method, or `forward` of a network, in the run's precision and in evaluation mode."""
     forward = model.predict if isinstance(model, Method) else model.__call__
 
     def predict(image: torch.Tensor) -> torch.Tensor:

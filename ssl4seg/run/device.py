@@ -1,4 +1,4 @@
-"""The machine: which device and precision, and what makes the CPU fast."""
+"""The machine: device, precision, processes and memory."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ from ssl4seg.processes import launched_world
 
 
 def resolve_device(device: str) -> str:
-    """cpu, cuda or mps; auto takes the fastest that is there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """cpu, cuda or mps; auto takes the fastest available one."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[device]:
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if not available[device]:
         raise UserError(f"device={device}: PyTorch finds none on this machine; use device=auto or device=cpu")
     return device
 
@@ -50,7 +50,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def _check_processes(expected: int) -> None:
-    """Refuse a number of processes that torchrun or srun has not started."""
+    """Refuse to train if torchrun or srun started another number of processes than the keys say."""
     if (started := launched_world()) != expected:
         raise UserError(
             f"engine.devices x engine.num_nodes is {expected}, but {started} process(es) were started; use\n"
@@ -59,7 +59,7 @@ def _check_processes(expected: int) -> None:
 
 
 class Mixed(MixedPrecision):
-    """Mixed precision that leaves a method's inputs in float32; the layers cast what they compute in less."""
+    """Mixed precision that keeps a method's inputs in float32; each layer casts its own input."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -74,10 +74,10 @@ def fabric_of(
     num_nodes: int = 1,
     partial: bool = False,
 ) -> Fabric:
-    """Device, precision and threads, and DDP where there are several processes.
+    """Set up device, precision and threads, and DDP for several processes.
 
     Args:
-        partial: a backward pass may leave out parameters, as with several phases or a frozen encoder.
+        partial: whether a backward pass may leave out parameters, as with several phases or a frozen encoder.
 
     Raises:
         UserError: the machine has no such device or precision, or another number of processes was started.
@@ -102,7 +102,7 @@ def fabric_of(
 def keep_freed_memory() -> None:
     """Let glibc reuse large blocks instead of giving them back to the system at every free.
 
-    By default each tensor above 32 MB is mapped anew and every page of it faulted in: half of a CPU step's time.
+    By default glibc maps each tensor above 32 MB anew, and its page faults take half of a CPU step's time.
     """
     if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
         return
@@ -115,12 +115,12 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def out_of_memory_explained() -> Iterator[None]:
-    """Running out of memory, here or in a worker process, becomes a UserError that says which keys to turn."""
+    """Turn an out-of-memory error, here or in a worker process, into a UserError that names the keys to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        if text.startswith("DataLoader worker (pid"):  # PyTorch says so wherever the program is at that moment
+        if text.startswith("DataLoader worker (pid"):  # PyTorch raises this at any place of the main process
             raise UserError(KILLED) from None
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "allocate memory" not in text and "out of memory" not in text:
@@ -134,7 +134,7 @@ def out_of_memory_explained() -> Iterator[None]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's memory in use at most, or of the process on the CPU."""
+    """Peak memory in bytes: of tensors on the GPU, or of the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource

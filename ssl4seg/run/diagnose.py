@@ -1,6 +1,6 @@
-"""What the pseudo-labels are worth, on unlabelled training cases that do have masks (benchmarks).
+"""The quality of pseudo-labels, measured on unlabelled training cases whose masks exist (benchmarks).
 
-The masks are read here only, never by a loss, and nothing that training depends on is touched: a run is the same to the
+Only this module reads these masks, no loss does. It changes nothing that training depends on: a run is the same to the
 last bit with the diagnosis on or off.
 """
 
@@ -26,10 +26,10 @@ class Diagnosis:
     """Scores `Method.pseudo_labels` at the training size.
 
     Args:
-        cases: the unlabelled training cases; those without a mask are left out.
-        num_images: so many slices of them at most, evenly spaced.
-        classes: all K names.
-        background: whether class 0 belongs to nothing, so that no Dice is taken of it.
+        cases: the unlabelled training cases; cases without a mask are left out.
+        num_images: largest number of slices that are scored, evenly spaced over the cases.
+        classes: the names of all K classes.
+        background: whether class 0 is the background; no Dice is computed of the background.
         side: pixels of the training input.
         view: the weak views.
         batch_size: images in one call of the method.
@@ -60,10 +60,14 @@ class Diagnosis:
     def __call__(self, method: Method, progress: Progress) -> dict[str, float]:
         """Scores by name; {} if the method has no pseudo-labels or no case has a mask.
 
-        coverage: share of the pixels used. accuracy, dice/<class>, dice/mean (without background): of the used pixels,
-        pooled over the images. calibration_error: mean |confidence - accuracy| over 15 bins, weighted by their pixels
-        (ECE, Guo et al. 2017), of all pixels. share/<class>: of the used pixels; 0 is a class that collapsed; beside it
-        true_share/<class>, of all pixels. teacher_distance: ||teacher - student|| / ||student|| over the parameters.
+        Pixels are pooled over the images.
+
+        - coverage: share of the pixels that are used.
+        - accuracy, dice/<class>, dice/mean (without background): over the used pixels.
+        - calibration_error: mean |confidence - accuracy| over 15 bins, weighted by their pixels (ECE, Guo et al. 2017),
+          over all pixels.
+        - share/<class>: share of the used pixels; 0 is a class that collapsed. true_share/<class>: share of all pixels.
+        - teacher_distance: ||teacher - student|| / ||student|| over the parameters.
         """
         method.eval()
         torch.manual_seed(seed_of("diagnosis", progress.step))
@@ -72,10 +76,10 @@ class Diagnosis:
             return {}
         for image, label in self.batches():
             with self.autocast():
-                found = method.pseudo_labels(image, progress)
-            if found is None:
+                pseudo_labels = method.pseudo_labels(image, progress)
+            if pseudo_labels is None:
                 return {}
-            counts.add(found, label)
+            counts.add(pseudo_labels, label)
         return {**counts.scores(self.classes, background=self.background), **_distance(method)}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -86,7 +90,7 @@ class Diagnosis:
 
 
 class Counts:
-    """Pixels counted over batches; read once, at the end."""
+    """Pixels counted over batches; they leave the device once, at the end."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -95,11 +99,11 @@ class Counts:
         self.bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)
         """Pixels, summed confidence and hits of each confidence bin."""
 
-    def add(self, found: PseudoLabels, label: Tensor) -> None:
+    def add(self, pseudo_labels: PseudoLabels, label: Tensor) -> None:
         num_classes = len(self.true)
-        best = found.probability.float().max(dim=1)
+        best = pseudo_labels.probability.float().max(dim=1)
         counted = label != IGNORE
-        used, true, pseudo = counted & found.used, label[counted], best.indices[counted]
+        used, true, pseudo = counted & pseudo_labels.used, label[counted], best.indices[counted]
         self.true += torch.bincount(true, minlength=num_classes)
         pairs = label[used] * num_classes + best.indices[used]
         self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
@@ -110,7 +114,7 @@ class Counts:
         self.bins += torch.stack([(values * (place == i)).sum(dim=1) for i in range(NUM_BINS)], dim=1)
 
     def scores(self, classes: Sequence[str], *, background: bool) -> dict[str, float]:
-        """As `Diagnosis` describes them; a score is left out where there is nothing to divide by."""
+        """The scores of `Diagnosis.__call__`; a score whose denominator is 0 is left out."""
         confusion, true = self.confusion.double().cpu(), self.true.double().cpu()
         num, confidence, hits = self.bins.cpu()
         used, total = confusion.sum(), true.sum()

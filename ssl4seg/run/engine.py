@@ -1,4 +1,4 @@
-"""The loop: step, log, validate, keep the best, resume. It knows methods only by their contract."""
+"""The training loop: step, log, validate, keep the best, resume. It knows methods only by their contract."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ from ssl4seg.types import Losses, Progress
 log = logging.getLogger("ssl4seg")
 
 Validate = Callable[[], tuple[Table, Mapping[str, Picture]]]
-"""Scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
+"""Returns the scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -40,16 +40,16 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 Diagnose = Callable[[Method, Progress], Mapping[str, float]]
-"""Scores of the method's pseudo-labels, by name."""
+"""Returns the scores of the method's pseudo-labels, by name."""
 
 
 Transfer = Callable[[int], None]
-"""Told the number of a step within its stage, before it; freezes and thaws parameters."""
+"""Called before each step with its number within the stage; freezes and thaws parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long and how: the keys of conf/engine and the budget."""
+    """The budget of the training, and the keys of conf/engine that the loop needs."""
 
     total: int
     eval_every: int
@@ -64,10 +64,11 @@ class Engine:
 
     Args:
         optimizers: one for each of the method's phases.
-        selection: what makes a validation the best one.
-        schedule: factor of every optimiser's own learning rate.
+        selection: decides which of two validations is better.
+        schedule: factor by which every optimiser's own learning rate is multiplied.
         folder: None in all processes but the first.
-        diagnose: told after each validation; it changes nothing.
+        diagnose: called after each validation; it changes nothing that training depends on.
+        transfer: called before each step.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Engine:
                     raise Interrupted
 
     def train_step(self) -> Losses:
-        """One optimiser step of every phase; returns the losses of all phases, detached."""
+        """Make one optimiser step for every phase; return the losses of all phases, detached."""
         plan, progress = self.plan, Progress(self.step, self.plan.total)
         self.method.train()
         stage, within = self.method.stage(progress)
@@ -132,7 +133,7 @@ class Engine:
         self.transfer(within.step)
         factor = self.schedule(within)
         batches = [self.batches(self.step * plan.accumulate + part) for part in range(plan.accumulate)]
-        told: Losses = {}
+        step_losses: Losses = {}
         for phase, optimizer in self.optimizers.items():
             for group, lr in zip(optimizer.param_groups, self.base_lr[phase], strict=True):
                 group["lr"] = lr * factor
@@ -143,18 +144,18 @@ class Engine:
                         losses: Losses = self.model(phase, batch, progress)
                         self.fabric.backward(torch.stack(list(losses.values())).sum() / plan.accumulate)
                     for name, value in losses.items():
-                        told[name] = told.get(name, 0) + value.detach() / plan.accumulate
+                        step_losses[name] = step_losses.get(name, 0) + value.detach() / plan.accumulate
                 if plan.clip_norm is not None:
                     self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
         self.method.after_step(progress)
-        finite = torch.stack(list(told.values())).isfinite().all()
+        finite = torch.stack(list(step_losses.values())).isfinite().all()
         self.first_bad = torch.where(finite, self.first_bad, self.first_bad.clamp(max=self.step + 1))
-        return told
+        return step_losses
 
     def begin_stage(self, stage: int) -> None:
-        """The method turns to another stage, with optimisers as new and the same buffers in all processes."""
+        """Move the method to another stage: equal buffers in all processes, optimisers without state."""
         self.same_buffers()
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
@@ -163,17 +164,17 @@ class Engine:
         self.batches.restrict(self.chosen)
 
     def _seed(self, phase: str, part: int) -> None:
-        """Dropout and noise are functions of where they are drawn, so that a resumed run draws the same."""
+        """Seed dropout and noise by phase, step, part and process, so that a resumed run draws the same."""
         torch.manual_seed(seed_of(self.plan.seed, phase, self.step, part, self.fabric.global_rank))
 
     @contextmanager
     def _only(self, phase: str) -> Iterator[None]:
-        """Only this phase's parameters get gradients (needed only where there are several phases)."""
+        """Let only this phase's parameters get gradients; with a single phase there is nothing to do."""
         if len(self.method.phases) == 1:
             yield
             return
-        mine = set(self.method.parameters_of(phase))
-        others = [p for p in self.method.parameters() if p.requires_grad and p not in mine]
+        own = set(self.method.parameters_of(phase))
+        others = [p for p in self.method.parameters() if p.requires_grad and p not in own]
         for p in others:
             p.requires_grad_(False)
         try:
@@ -183,17 +184,17 @@ class Engine:
                 p.requires_grad_(True)
 
     def _agreed(self, stop: list[int], now: bool) -> bool:
-        """Whether to stop: all processes must stop after the same step, so they ask each other when they log."""
+        """Whether to stop. All processes must stop after the same step, so they ask each other when they log."""
         if self.fabric.world_size == 1:
             return bool(stop)
         if not now:
             return False
         return bool(all_sum(torch.tensor(len(stop), device=self.fabric.device)).item())
 
-    # -- telling ------------------------------------------------------------------------------------------------------
+    # -- logging and checks -------------------------------------------------------------------------------------------
 
     def log_scalars(self, record: Record, losses: Losses) -> None:
-        """The only place in the loop that waits for the device."""
+        """Log losses, learning rate and weights. Between validations the loop waits for the device only here."""
         self.check_finite()
         progress = Progress(self.step - 1, self.plan.total)
         values = {name: float(value) for name, value in losses.items()}
@@ -207,32 +208,31 @@ class Engine:
         record.scalars(self.step, scalars, self.images_per_second)
 
     def check_finite(self, *, weights: bool = False) -> None:
-        """Raise a UserError if a loss became NaN or infinite since the start, or (before saving) a weight is."""
-        what, bad = "the loss", float(self.first_bad)
-        if weights and bad == math.inf and not all(v.isfinite().all() for v in self.method.state_dict().values()):
-            what, bad = "a weight", self.step
-        if bad < math.inf:
-            kept = (
-                f"; {self.folder.last} is the last good checkpoint" if self.folder and self.folder.last.exists() else ""
-            )
+        """Raise a UserError if a loss became NaN or infinite since the start, or, with `weights`, if a weight is."""
+        subject, bad_step = "the loss", float(self.first_bad)
+        if weights and bad_step == math.inf and not all(v.isfinite().all() for v in self.method.state_dict().values()):
+            subject, bad_step = "a weight", self.step
+        if bad_step < math.inf:
+            last = self.folder.last if self.folder and self.folder.last.exists() else None
+            saved = f"; {last} is the last good checkpoint" if last else ""
             raise UserError(
-                f"{what} became NaN or infinite at step {bad:.0f} of {self.plan.total}{kept}. "
+                f"{subject} became NaN or infinite at step {bad_step:.0f} of {self.plan.total}{saved}. "
                 "Lower optimizer.lr, set engine.clip_norm=1, or use precision=32"
             )
 
     @property
     def seconds_per_step(self) -> float:
-        """Median over the run, the warm-up left out; NaN before that."""
+        """Median over the run without its first steps, up to the first log; NaN before any step is timed."""
         return statistics.median(self.step_seconds) if self.step_seconds else math.nan
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run: steps, validations, test; of a process that was killed, to its last checkpoint."""
+        """Wall time of the run: steps, validations, test; a killed process counts up to its last checkpoint."""
         return time.perf_counter() - self._start
 
     @property
     def images_per_second(self) -> float:
-        """Labelled and unlabelled images of all processes; NaN before anything was timed."""
+        """Labelled and unlabelled images of all processes, in a second; NaN before any step is timed."""
         images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
         return images / self.seconds_per_step
 
@@ -258,17 +258,17 @@ class Engine:
                 checkpoint.save(self.model_state() | self.best, self.folder.best)
 
     def same_buffers(self) -> None:
-        """Every process takes the first one's batch-norm statistics."""
+        """Give every process the buffers of the first one, such as batch-norm statistics."""
         share_first(self.method.buffers())
 
     def model_state(self) -> dict[str, Any]:
-        """What a checkpoint needs to predict; `predictor` is the prefix of the network that does."""
+        """The part of a checkpoint that prediction needs; `predictor` is the prefix of the network that predicts."""
         names = {id(module): name for name, module in self.method.named_modules()}
         network = getattr(self.method.predictor, "network", self.method.predictor)
         return {"format": 1, "method": self.method.state_dict(), "predictor": names[id(network)]}
 
     def save(self) -> None:
-        """last.pt: everything that the next step depends on."""
+        """Write last.pt, with everything that the next step depends on."""
         if not self.folder:
             return
         state = self.model_state() | {
@@ -284,10 +284,10 @@ class Engine:
         checkpoint.save(state, self.folder.last)
 
     def resume(self, state: Mapping[str, Any], source: Any) -> None:
-        """Take up what `save` wrote."""
+        """Continue from the state that `save` wrote."""
         if state["precision"] != (now := self.fabric.strategy.precision.precision):
             raise UserError(
-                f"{source}: was trained with precision {state['precision']}, and this machine would go on with {now}; "
+                f"{source}: was trained with precision {state['precision']}, but this run would go on with {now}; "
                 f"set precision={state['precision'].removesuffix('-true')}"
             )
         checkpoint.load_into(self.method, state["method"], source)
@@ -305,21 +305,21 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that a step is never cut in half; a second one stops at once."""
+    """Collect SIGINT and SIGTERM, so that no step is cut in half; a second signal stops at once."""
     asked: list[int] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        log.info("stopping after this step (once more: at once) ...")
+        log.info("stopping after this step (a second signal stops at once) ...")
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's business
-        before = {}
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # only the main thread may handle signals
+        previous = {}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

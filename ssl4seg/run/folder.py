@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind, and whether it may be gone on with.
+"""The run folder: the files of a run, and whether a run may be resumed.
 
 config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_test.csv  tensorboard/  train.log
 """
@@ -7,7 +7,7 @@ import fcntl
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,29 +29,40 @@ MAY_DIFFER = (
     "engine.resident_gib",
     "engine.num_workers",
 )
-"""Keys that say where a run is computed, where its data lies and in which colours it is shown, not what it is: a run
-goes on with other values of these."""
+"""Keys of the machine, of the place of the data and of colours, which do not change the trained model: a run may be
+resumed with other values of them."""
 
 FAILURES = "failed.jsonl"
-"""In a sweep's folder: a line for each run that failed, also of those that were refused and have no folder."""
+"""A file in a sweep's folder with a line for each failed run, also for a refused run, which has no folder."""
 
 
 class RunFolder:
     """A folder that belongs to one configuration and, while it runs, to one process. A finished run is left as it is.
 
+    Args:
+        fingerprint: of the data now; asked for if the folder holds a run.
+
     Raises:
-        UserError: it cannot be written, holds a run of another configuration, or is in use.
+        UserError: it cannot be written, holds a run of another configuration or on other data, or is in use.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, resume: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        fingerprint: Callable[[], str] = str,
+    ) -> None:
         self.path = path
         try:
-            # Hydra has made the folder itself already.
+            # Hydra makes the folder before this constructor runs, so that an empty folder counts as new.
             self.fresh = not path.exists() or (path.is_dir() and not any(path.iterdir()))
             done = finished(path) is not None
-            # A run that failed before it had anything to lose does not hold the folder.
+            # A run that failed before its first checkpoint has no claim to the folder.
             if self.config_file.exists() and (done or self.last.exists() or self.best.exists()):
                 self._check(config, resume)
+                self._check_data(fingerprint)
                 if done:
                     return
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
@@ -78,15 +89,15 @@ class RunFolder:
 
     @property
     def split_file(self) -> Path:
-        """Written when everything that can be refused has been taken, before the first step."""
+        """Written before the first step, when nothing can be refused any more."""
         return self.path / "split.json"
 
     def refused(self) -> bool:
-        """Whether there is nothing to keep: this run made the folder, and it came to no step."""
+        """Whether the folder holds nothing to keep: this run made it, and was refused before its first step."""
         return self.fresh and not self.split_file.exists()
 
     def remove(self) -> None:
-        """Everything in the folder, and the folder."""
+        """Delete the folder with everything in it."""
         for entry in self.path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         remove_empty(self.path)
@@ -102,30 +113,44 @@ class RunFolder:
         if not resume:
             raise UserError(f"{self.path} holds a run, and resume=false; use tag=WORD, or delete the folder")
 
+    def _check_data(self, fingerprint: Callable[[], str]) -> None:
+        trained_on = data_sha256(self.path)
+        if trained_on and trained_on != fingerprint():
+            raise UserError(
+                f"{self.path} holds a run on other data: the dataset's files have other names, sizes or contents now. "
+                "Give this run a name of its own with tag=WORD, or delete the folder."
+            )
+
+
+def data_sha256(run: Path) -> str:
+    """The fingerprint of the data that a run was trained on; "" where its split.json has none, as in version 0.1."""
+    file = run / "split.json"
+    return str((read_json(file) if file.exists() else {}).get("data_sha256") or "")
+
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """results.json of a run that is finished."""
+    """The content of results.json if the run is finished, else None."""
     file = path / "results.json"
     results = read_json(file) if file.exists() else {}
     return results if results.get("status") == "finished" else None
 
 
 def write_failure(run: Path, error: str, **facts: Any) -> None:
-    """results.json of a run that failed."""
+    """Write results.json of a failed run."""
     write_json(run / "results.json", {**facts, "status": "failed", "error": error})
 
 
 def remove_empty(run: Path) -> None:
-    """Remove an empty run folder, and those of the method and the dataset above it if they become so."""
-    here = Path.cwd()
+    """Remove an empty run folder, then the folders of its method and its dataset if they are empty too."""
+    working_dir = Path.cwd()
     for folder in (run, *run.parents[:2]):
-        if not folder.is_dir() or any(folder.iterdir()) or here.is_relative_to(folder):
+        if not folder.is_dir() or any(folder.iterdir()) or working_dir.is_relative_to(folder):
             return
         folder.rmdir()
 
 
 def locked(path: Path) -> IO[str]:
-    """A lock that the operating system takes back however the process ends."""
+    """Lock a file; the operating system releases the lock however the process ends."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +167,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"dataset.root": ...} of a nested configuration."""
+    """Flatten a nested configuration to dotted keys: {"dataset.root": ...}."""
     result: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -153,11 +178,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def checkpoint_file(run: Path, which: str) -> Path:
-    """The checkpoint of a run that best, last or the path of a file names."""
+    """The file of a checkpoint: `which` is best or last, for the run's own, or the path of a file."""
     path = run / f"{which}.pt" if which in ("best", "last") else Path(which)
     if not path.exists():
-        there = ", ".join(sorted(file.name for file in run.glob("*.pt"))) or "none yet"
-        raise UserError(f"checkpoint={which}: there is no {path} (checkpoints of this run: {there})")
+        available = ", ".join(sorted(file.name for file in run.glob("*.pt"))) or "none yet"
+        raise UserError(f"checkpoint={which}: there is no {path} (checkpoints of this run: {available})")
     return path
 
 
@@ -167,7 +192,7 @@ def is_run(folder: Path) -> bool:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """config.yaml of a run folder, under this version's names."""
+    """Read config.yaml of a run folder, translated to this version's names."""
     file = run / "config.yaml"
     if not is_run(run):
         raise UserError(f"run={run}: is no run folder, it has no config.yaml")
@@ -181,7 +206,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, or a UserError that names the file."""
+    """Read a JSON object; a UserError names a damaged file."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -192,26 +217,26 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_failures(file: Path) -> tuple[list[dict[str, str]], int]:
-    """Lines of a FAILURES file, and how many of its lines are damaged: of a process that was ended as it wrote."""
+    """The entries of a FAILURES file, and the number of lines that were damaged when a process was ended."""
     lines = [line for line in file.read_text(errors="replace").splitlines() if line] if file.exists() else []
-    read: list[dict[str, str]] = []
+    entries: list[dict[str, str]] = []
     for line in lines:
         try:
-            found = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(found, dict) and found.keys() >= {"sweep", "overrides", "folder", "error"}:
-            read.append(found)
-    return read, len(lines) - len(read)
+        if isinstance(entry, dict) and entry.keys() >= {"sweep", "overrides", "folder", "error"}:
+            entries.append(entry)
+    return entries, len(lines) - len(entries)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """NaN becomes null, which every JSON reader takes."""
+    """Write JSON atomically. NaN becomes null, which every JSON reader accepts."""
     write_text(file, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Atomically."""
+    """Write a text atomically: the file holds the whole earlier text or the whole new one."""
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text)
     partial.replace(file)

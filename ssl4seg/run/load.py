@@ -1,4 +1,4 @@
-"""A trained model, back from its run folder."""
+"""Load a trained model from its run folder."""
 
 from pathlib import Path
 
@@ -17,16 +17,16 @@ def load_run(run: Path, settings: ModelSettings, which: str, device: torch.devic
     """Build the run's method and load the weights of a checkpoint into it.
 
     Args:
-        run: its folder.
-        settings: the run's, perhaps with keys laid on them.
-        which: best, last or a file.
+        run: the folder of the run.
+        settings: the settings of the run, with the typed keys laid on them.
+        which: best, last or the path of a file.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another method or network.
     """
     path = checkpoint_file(run, which)
     data = settings.dataset
-    standardized = data.get("mean") is not None  # by numbers that the checkpoint holds
+    standardized = data.get("mean") is not None  # the checkpoint holds the numbers
     make = network_maker(
         settings.network,
         data["channels"],

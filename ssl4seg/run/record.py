@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, the log file, the progress bar. Only the first process tells anything."""
+"""The output of a run: TensorBoard, the log file, the progress bar, tables. Only the first process writes it."""
 
 import logging
 import math
@@ -23,15 +23,15 @@ from ssl4seg.scoring.tables import Summary
 log = logging.getLogger("ssl4seg")
 
 FINAL = ".final"
-"""Ending of the event file that holds the test and the hparams; a run killed before its end writes it anew."""
+"""Ending of the event file with the test's scores and the hparams; a resumed run writes this file anew."""
 
 
 FILE_ONLY = {"file_only": True}
-"""`extra` of a message that the screen shows otherwise."""
+"""`extra` of a message for the log file alone, because the screen shows it in another way."""
 
 
 class Screen(logging.Handler):
-    """Writes to what sys.stderr is at the moment, which the progress bar redirects to keep lines apart."""
+    """Writes to the present sys.stderr, which the progress bar replaces to keep its line below the messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not hasattr(record, "file_only"):
@@ -39,7 +39,7 @@ class Screen(logging.Handler):
 
 
 def start_log(file: Path | None, *, quiet: bool = False) -> None:
-    """Messages to the screen and, with times, to `file`; of a quiet process only warnings."""
+    """Send messages to the screen and, with times, to `file`; a quiet process sends only warnings."""
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
     for handler in list(log.handlers):
@@ -49,23 +49,24 @@ def start_log(file: Path | None, *, quiet: bool = False) -> None:
     screen.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(screen)
     if file:
-        kept = logging.FileHandler(file)
-        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(kept)
+        to_file = logging.FileHandler(file)
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(to_file)
 
 
 class Record:
     """TensorBoard and the progress bar of a run.
 
     Args:
-        folder: of the TensorBoard events; None tells nothing (the other processes).
-        step, total: steps done before, which a resumed run writes over, and steps in all.
+        folder: of the TensorBoard events; None in all processes but the first, which write nothing.
+        step: number of steps that are done; later events in the folder are overwritten.
+        total: number of steps of the run.
     """
 
     def __init__(self, folder: Path | None, *, step: int, total: int) -> None:
         self.folder, self.step = folder, step
-        for left in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
-            left.unlink()
+        for old_events in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
+            old_events.unlink()
         self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
         shown = folder is not None and sys.stderr.isatty()
         self.bar = Progress(
@@ -89,7 +90,7 @@ class Record:
             self.writer.close()
 
     def config(self, config: Mapping[str, Any]) -> None:
-        """The configuration as text, once."""
+        """Write the configuration as text, once."""
         if self.writer and not self.step:
             text = yaml.safe_dump(dict(config), sort_keys=False)
             self.writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), 0)
@@ -98,7 +99,7 @@ class Record:
         self.bar.advance(self.task)
 
     def scalars(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """train/<name>, with "loss" among them."""
+        """Write train/<name>; one of the names is "loss"."""
         self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}".replace("nan", "-"))
         for name, value in values.items():
             if self.writer:
@@ -107,10 +108,10 @@ class Record:
     def scores(
         self, split: str, step: int, summary: Summary, pictures: Mapping[str, Picture], headline: str | None = None
     ) -> None:
-        """<split>/<metric>/mean and /<class>, <split>/<metric> of one number, and the overlays.
+        """Write <split>/<metric>/mean and /<class>, <split>/<metric> for a metric of one number, and the overlays.
 
         Args:
-            headline: for the progress bar.
+            headline: the score that the progress bar shows.
         """
         if headline is not None:
             self.bar.update(self.task, score=headline)
@@ -126,19 +127,19 @@ class Record:
         self.writer.flush()
 
     def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
-        """pseudo/<score>."""
+        """Write pseudo/<score>."""
         for name, value in scores.items():
             if self.writer:
                 self.writer.add_scalar(f"pseudo/{name}", value, step)
 
     def conclude(self) -> None:
-        """From here on into the event file of the test."""
+        """Write all that follows to the event file of the test."""
         if self.writer:
             self.writer.close()
             self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Settings and final metrics, so that a sweep can be sorted in the HPARAMS tab."""
+        """Write settings and final metrics, by which the HPARAMS tab sorts the runs of a sweep."""
         if not self.writer:
             return
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
@@ -152,7 +153,7 @@ def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
     """Print the scores of each class and their means, and below them the metrics of one number.
 
     Args:
-        metrics: those that are shown, in this order.
+        metrics: the metrics that are shown, in this order.
     """
     unit = str(summary.get("distance_unit", ""))
     shown = [metric for metric in metrics if metric.name in summary]

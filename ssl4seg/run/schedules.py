@@ -1,4 +1,4 @@
-"""Schedules: factors of the learning rate, as pure functions of the step."""
+"""Schedules: factors of the learning rate as pure functions of the step."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,7 +8,7 @@ from ssl4seg.types import Progress
 
 
 class Schedule(ABC):
-    """Factor in [0, 1] of the base learning rate at a step; the first `warmup` steps rise linearly to it."""
+    """The factor in [0, 1] of the base learning rate at a step; it rises linearly over the first `warmup` steps."""
 
     def __init__(self, *, warmup: int = 0) -> None:
         expect("schedule.warmup", warmup, whole(0))
@@ -36,7 +36,7 @@ class Poly(Schedule):
 
 
 class Constant(Schedule):
-    """1 throughout."""
+    """1 in every step after the warm-up."""
 
     def factor(self, fraction: float) -> float:
         return 1.0

@@ -1,7 +1,7 @@
-"""The configuration of a run as frozen dataclasses: what run/ reads of it, mypy sees.
+"""The configuration of a run as frozen dataclasses, so that mypy checks how the package reads it.
 
-The fields are named as the keys of conf/run.yaml, which holds the defaults; `keys.KEYS` holds the ranges. What is built
-by `_target_` (dataset, network, method, ...) stays a mapping: its constructor is its schema.
+The fields are named as the keys of conf/run.yaml, which holds the defaults; `keys.KEYS` holds the ranges. A group with
+a `_target_` (dataset, network, method, ...) stays a mapping: the constructor is its schema.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def read(kind: type[Kind], config: Config, where: str = "") -> Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """What a trained model is built from and predicts with, and the machine that it is computed on."""
+    """The keys that build a trained model and its inference, and the keys of the machine."""
 
     dataset: Config
     network: Config
@@ -56,7 +56,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How a step is run and how often it is told: conf/engine."""
+    """How a step is run and how often it is logged: conf/engine."""
 
     devices: int
     num_nodes: int
@@ -109,7 +109,7 @@ class RunSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings(ModelSettings):
-    """The keys of ssl4seg-eval, and those of the run that it depends on."""
+    """The keys of ssl4seg-eval, and the run's keys that it depends on."""
 
     run: str | None
     split: str
@@ -124,7 +124,7 @@ class EvalSettings(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings(ModelSettings):
-    """The keys of ssl4seg-predict, and those of the run that it depends on."""
+    """The keys of ssl4seg-predict, and the run's keys that it depends on."""
 
     run: str
     input: str

@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, LabelArray, Volume
-from ssl4seg.data.dataset import SPLITS, Split
+from ssl4seg.data.dataset import SPLITS, Dataset, Split
+from ssl4seg.data.fingerprint import fingerprint
 from ssl4seg.data.reading import decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError
@@ -49,7 +51,7 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
     """Train, validate and test in the folder `path`, going on where an earlier run of the same configuration stopped.
 
     Args:
-        config: resolved, as it will stand in config.yaml.
+        config: the resolved configuration, which is written to config.yaml.
         names: the choices of dataset, method and network.
 
     Returns:
@@ -57,12 +59,13 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         it; None in all processes but the first.
 
     Raises:
-        UserError: for anything that the user can mend. It is in results.json and train.log too, but a run that is
-            refused before its first step leaves nothing in a folder that was not there.
+        UserError: for anything that the user can mend. results.json and train.log hold the message too. A run that is
+            refused before its first step removes the folder that it made.
     """
     first = launched_rank() == 0
-    folder = RunFolder(path, config, resume=config["resume"]) if first else None
-    done = finished(path)  # every process looks for itself: one that returned alone would leave the others waiting
+    data = partial(data_of, config["dataset"])
+    folder = RunFolder(path, config, resume=config["resume"], fingerprint=data) if first else None
+    done = finished(path)  # every process looks: if one returned alone, the others would wait for it
     start_log(path / "train.log" if first and done is None else None, quiet=not first)
     if done is not None:
         log.info(f"{path} is finished; its results:")
@@ -74,7 +77,7 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
             Training(config, names, folder).run()
         return goodness_of(read_json(folder.results_file), config["metrics"]["more"]) if folder else None
     except (Interrupted, KeyboardInterrupt):
-        log.info(f"stopped; what was saved is in {path}, and the same command goes on from there:")
+        log.info(f"stopped; the same command goes on from the last checkpoint in {path}:")
         log.info(f"  {shlex.join(sys.argv)}")
         sys.exit(130)
     except UserError as error:
@@ -87,19 +90,33 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         raise
     except Exception as error:
         if folder:
-            log.exception("a fault of the program, or of a method from elsewhere:", extra=FILE_ONLY)
+            log.exception("a fault of the program, or of a class from elsewhere:", extra=FILE_ONLY)
             write_failure(path, f"{type(error).__name__}: {error}", **names, seed=config["seed"])
         raise
 
 
+def cases_of(dataset: Dataset) -> dict[Split, list[Case]]:
+    """The cases of train, val and, where it has masks, test; none is in two of them."""
+    cases = {split: dataset.cases(split) for split in SPLITS[:2]}
+    if dataset.tested_on == "test":
+        cases["test"] = dataset.cases("test")
+    check_disjoint(cases, dataset.remedy)
+    return cases
+
+
+def data_of(dataset: Config) -> str:
+    """The fingerprint of a dataset's data."""
+    return fingerprint(cases_of(dataset_of(dataset)))
+
+
 class Training:
-    """The objects of one run. Everything that can be refused is refused in the constructor, before training."""
+    """The objects of one run. The constructor refuses everything that can be refused, before training."""
 
     def __init__(self, config: Config, names: Mapping[str, str], folder: RunFolder | None) -> None:
         self.config, self.names, self.folder = config, names, folder
         self.settings = settings = read(RunSettings, config)
         self.dataset = dataset_of(settings.dataset)
-        cases = self._cases()
+        self.cases = cases = cases_of(self.dataset)
         self.split = self._split(cases["train"])
         self.plan = _plan(settings)
         self.weak: View = build(settings.views.weak, "views.weak")
@@ -120,16 +137,8 @@ class Training:
         tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
         self.selection = selection_of(settings.select, tables["val"])
 
-    def _cases(self) -> dict[Split, list[Case]]:
-        """The cases of train, val and, where it has masks, test; none is in two of them."""
-        cases = {split: self.dataset.cases(split) for split in SPLITS[:2]}
-        if self.dataset.tested_on == "test":
-            cases["test"] = self.dataset.cases("test")
-        check_disjoint(cases, self.dataset.remedy)
-        return cases
-
     def _split(self, train: Sequence[Case]) -> LabeledSplit:
-        """Which training cases keep their masks."""
+        """Choose the training cases that keep their masks."""
         settings = self.settings
         if settings.labeled_list is not None and settings.labeled_cases is not None:
             raise UserError("labeled_cases and labeled_list are both set; set one of them to null")
@@ -143,7 +152,7 @@ class Training:
         )
 
     def _log_setup(self) -> None:
-        """Say what is labelled, what the test is, and how encoders move; warn of what is probably not meant."""
+        """Log the labelled cases, a missing test and the encoders' schedule; warn of probable mistakes in settings."""
         log.info(f"labelled: {self.split}")
         if shortage := self.split.shortage:
             log.info(shortage)
@@ -156,7 +165,7 @@ class Training:
             log.warning(doubt)
 
     def _method(self) -> Method:
-        """The method with its networks and its supervised loss; its weights depend on the seed alone."""
+        """Build the method with its networks and its supervised loss; the weights depend on the seed alone."""
         torch.manual_seed(seed_of(self.plan.seed, "weights"))
         data = self.dataset
         make = network_maker(self.settings.network, data.channels, data.num_classes, statistics=data.statistics())
@@ -205,7 +214,7 @@ class Training:
         )
 
     def engine(self) -> Engine:
-        """The engine at the last checkpoint, or at the start."""
+        """Build the engine, at the last checkpoint or at the start."""
         method = self.method.to(memory_format=torch.channels_last)
         engine = Engine(
             fabric=self.fabric,
@@ -246,7 +255,7 @@ class Training:
         """Train, then test the best model."""
         engine, folder = self.engine(), self.folder
         if folder:
-            write_json(folder.split_file, self.split.as_dict())
+            write_json(folder.split_file, self.split.as_dict() | {"data_sha256": fingerprint(self.cases)})
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
             record.config(self.config)
@@ -257,7 +266,7 @@ class Training:
             self.test(engine, record)
 
     def _resume(self, engine: Engine) -> None:
-        """Every process reads the first one's checkpoint (the folder is shared, or there is one machine)."""
+        """Let every process read the first one's checkpoint (machines share the folder)."""
         path = self.fabric.broadcast(str(self.folder.last) if self.folder and self.folder.last.exists() else "")
         if path:
             engine.resume(checkpoint.load(Path(path)), path)
@@ -266,20 +275,20 @@ class Training:
     # -- validation and test ------------------------------------------------------------------------------------------
 
     def evaluate(self, split: Split) -> tuple[Table, dict[str, Picture]]:
-        """Score a split with all processes; overlays of its first cases (image, label, prediction)."""
+        """Score a split with all processes; also return overlays (image, label, prediction) of the first cases."""
         pictures: dict[str, Picture] = {}
         colors = palette(self.dataset.palette, background=self.dataset.background)
         names = [case.name for case in self.held_cases[split]]
         shown = names[: self.settings.engine.num_overlays]
 
-        def keep(case: Case, volume: Volume, prediction: LabelArray) -> None:
+        def draw_overlay(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
                 at = fullest(volume.label, colors)
                 pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
 
         table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
         part = slice(self.fabric.global_rank, None, self.fabric.world_size)
-        evaluate(self.predictor, self.held_out[split], table, part=part, keep=keep)
+        evaluate(self.predictor, self.held_out[split], table, part=part, keep=draw_overlay)
         rows = all_items(table.rows)
         table.rows = {name: rows[name] for name in names}
         return table, all_items(pictures)
@@ -288,7 +297,7 @@ class Training:
         return self.evaluate("val")
 
     def test(self, engine: Engine, record: Record) -> None:
-        """Once, with the best model: cases_test.csv, results.json, TensorBoard, and the table on the screen."""
+        """Test the best model; write cases_test.csv, results.json and TensorBoard, and print the table."""
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
         checkpoint.load_into(self.method, checkpoint.load(Path(best))["method"], best)
         table, pictures = self.evaluate(self.dataset.tested_on)
@@ -313,7 +322,7 @@ class Training:
         log.info(f"finished; results and curves in {self.folder.path}")
 
     def results(self, engine: Engine, test: Summary, eval_seconds: float) -> dict[str, Any]:
-        """What results.json holds."""
+        """The content of results.json."""
         return {
             **self.names,
             "seed": self.plan.seed,
@@ -347,7 +356,7 @@ class Training:
 
 
 def _launched(settings: RunSettings, *, partial: bool) -> Fabric:
-    """The machine, with all processes met."""
+    """Set up the machine, and connect all processes."""
     fabric = fabric_of(
         device=settings.device,
         precision=settings.precision,
@@ -371,7 +380,7 @@ def _labeled_in_a_step(settings: RunSettings) -> int:
 
 
 def _pretrained(network: Config) -> bool:
-    """Whether a network starts from weights; one without keys of ours for them may do so on its own."""
+    """Whether a network starts from weights; true if it lacks our keys for them, as it may load its own."""
     keys = [key for key in ("weights", "encoder_weights") if key in network]
     return not keys or any(network[key] is not None for key in keys)
 
@@ -388,7 +397,7 @@ def _plan(settings: RunSettings) -> Plan:
 
 
 def _hparams(settings: RunSettings) -> dict[str, Any]:
-    """The settings that sweeps turn."""
+    """The settings that sweeps vary."""
     keys = ("labeled_ratio", "labeled_cases", "seed", "iterations", "batch_size", "unlabeled_batch_size")
     groups = ("method", "optimizer", "transfer")
     within = {f"{g}.{k}": v for g in groups for k, v in getattr(settings, g).items() if k != "_target_"}

@@ -1,4 +1,4 @@
-"""Transfer learning as a schedule: when, and how fast, the encoders of a method's networks move."""
+"""Transfer learning as a schedule: when and how fast the encoders of a method's networks are trained."""
 
 import math
 import re
@@ -15,19 +15,20 @@ from ssl4seg.types import Progress
 
 
 class Transfer:
-    """Holds the encoders still for `freeze_encoder` steps, and says what share of the learning rate they then have.
+    """Freezes the encoders for `freeze_encoder` steps, then trains them at a share of the learning rate.
 
-    The learning rate of layer l of an encoder's n layers, l = 0 at the input, is that of the optimiser times
-    `encoder_lr_scale` x `layer_decay`^(n - 1 - l); the decoder, the head and what else a method moves have the
-    optimiser's own. While a parameter is frozen it has no gradient, no weight decay and no optimiser state, and the
-    encoder's batch norm is in evaluation mode. In a method with stages each stage begins frozen, as with its schedule.
+    The learning rate of layer l of an encoder's n layers, l = 0 at the input, is the optimiser's times
+    `encoder_lr_scale` x `layer_decay`^(n - 1 - l); the decoder, the head and all other parameters have the optimiser's
+    own. While a parameter is frozen it has no gradient, no weight decay and no optimiser state, and the
+    encoder's batch norm is in evaluation mode. In a method with stages each stage begins frozen, as its learning rate
+    begins anew.
 
-    This holds for every network of the method that an optimiser moves, and for no discriminator. EMA teachers follow
+    This holds for every network of the method that an optimiser trains, and for no discriminator. EMA teachers follow
     their student, so their encoders' batch norm is in evaluation mode whenever the student's is.
 
     Args:
-        method: not yet wrapped for several processes.
-        steps_per_epoch: labelled images / labelled images in a step; needed where epochs are given.
+        method: the method, not yet wrapped for several processes.
+        steps_per_epoch: labelled images / labelled images in a step; needed if `freeze_encoder` is in epochs.
         freeze_encoder: steps, or "2 epochs".
         encoder_lr_scale: 0.025 with AdamW and lr 2e-4 is the recipe of UniMatch V2 (encoder 5e-6, the rest 40 x that).
         layer_decay: in (0, 1] (Clark et al. 2020, section 3: 0.8); None is 1.
@@ -61,18 +62,18 @@ class Transfer:
             if frozen_batchnorm:
                 norm.requires_grad_(False)
             if frozen_batchnorm or self.frozen:
-                norm.register_forward_pre_hook(self._hold_still)  # whatever mode a method puts its networks in
+                norm.register_forward_pre_hook(self._hold_still)  # also after the method calls train()
         self.scales = {p: scale for network in networks for p, scale in self._scales(network).items()}
 
     def __call__(self, step: int) -> None:
-        """Before every step, counted from the start of its stage."""
+        """Freeze or thaw the encoders before a step, counted from the start of its stage."""
         self.frozen = step < self.frozen_steps
         if self.frozen_steps:
             for p in self.scales:
                 p.requires_grad_(not self.frozen)
 
     def groups(self, parameters: Iterable[Parameter]) -> dict[float, list[Parameter]]:
-        """Those that an optimiser is to move, by their share of its learning rate; the whole of it comes first."""
+        """The trainable parameters, grouped by learning-rate factor; the group with factor 1 comes first."""
         groups: dict[float, list[Parameter]] = {1.0: []}
         for p in parameters:
             if p.requires_grad:
@@ -80,7 +81,7 @@ class Transfer:
         return {scale: group for scale, group in groups.items() if group}
 
     def doubts(self, method: Method, total: int, *, pretrained: bool) -> list[str]:
-        """What is probably not meant, for the log.
+        """Warnings, for the log, of settings that are probably mistakes.
 
         Args:
             total: steps of the run.
@@ -90,37 +91,37 @@ class Transfer:
             return []
         starts = (0, *(round(share * total) for share in method.stages))
         longest = max(method.stage(Progress(start, total))[1].total for start in starts)
-        told = []
+        doubts = []
         if self.frozen_steps >= longest:
             where = f"a stage has {longest} steps at most" if method.stages else f"the run has {total}"
-            told.append(f"the encoder never moves: it is frozen for {self.frozen_steps} steps, and {where}")
+            doubts.append(f"the encoder never moves: it is frozen for {self.frozen_steps} steps, and {where}")
         if not pretrained:
-            told.append(
-                "the encoder is frozen as it was drawn at random: give weights to start from, network.weights=FILE or "
+            doubts.append(
+                "the encoder is frozen with random weights: give weights to start from, network.weights=FILE or "
                 "network.encoder_weights, or leave transfer.freeze_encoder out"
             )
-        return [f"warning: {doubt}" for doubt in told]
+        return [f"warning: {doubt}" for doubt in doubts]
 
     def __str__(self) -> str:
-        """For the log; "" where nothing is unusual."""
-        told = []
+        """Describe the schedule for the log; "" if every key has its default."""
+        parts = []
         if self.frozen_steps:
             num_weights = sum(p.numel() for p in self.scales)
-            told.append(f"frozen for {self.frozen_steps} steps ({num_weights:,} parameters)")
+            parts.append(f"frozen for {self.frozen_steps} steps ({num_weights:,} parameters)")
         if self.scale_of_encoder != 1:
-            told.append(f"{self.scale_of_encoder:g} x the learning rate")
+            parts.append(f"{self.scale_of_encoder:g} x the learning rate")
         if self.decay != 1:
-            told.append(f"x {self.decay:g} for each layer above ({len(set(self.scales.values()))} rates)")
+            parts.append(f"x {self.decay:g} for each layer above ({len(set(self.scales.values()))} rates)")
         if self.frozen_batchnorm:
-            told.append(f"{len(self.norms)} batch norms frozen")
-        return f"encoder: {', '.join(told)}" if told else ""
+            parts.append(f"{len(self.norms)} batch norms frozen")
+        return f"encoder: {', '.join(parts)}" if parts else ""
 
     def _hold_still(self, norm: nn.Module, inputs: object) -> None:
         if self.frozen or self.frozen_batchnorm:
             norm.eval()
 
     def _scales(self, network: Network) -> dict[Parameter, float]:
-        """Of an encoder's parameters; one in none of its layers (an embedding of positions) counts to the first."""
+        """Learning-rate factors of an encoder's parameters; a parameter outside of all layers counts to the first."""
         layers = network.encoder_layers
         above = {p: len(layers) - 1 - i for i, layer in enumerate(layers) for p in layer.parameters()}
         first = max(len(layers) - 1, 0)
@@ -132,7 +133,7 @@ class Transfer:
 
 
 def _steps(given: int | str, steps_per_epoch: float) -> int:
-    """The number of steps that `freeze_encoder` stands for; a part of a step counts as one."""
+    """Convert `freeze_encoder` to a number of steps; a part of a step counts as one."""
     epochs = re.fullmatch(r"(\d+(?:\.\d+)?) ?epochs?", given) if isinstance(given, str) else None
     if epochs:
         return math.ceil(float(epochs[1]) * steps_per_epoch)

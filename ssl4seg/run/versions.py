@@ -1,6 +1,6 @@
-"""Configurations that earlier versions have written, brought to the keys and names of this one.
+"""Translate configurations of earlier versions to this version's keys and names.
 
-Two tables own what has changed: where classes are now, and which keys are new. `folder.read_config` applies them, so
+Two tables own the differences: modules that moved, and keys that are new. `folder.read_config` applies them, so
 that run folders of every version evaluate, predict, resume and are reported.
 """
 
@@ -18,28 +18,28 @@ MODULES: Mapping[str, str] = {
 """Module of a `_target_` as version 0.1 wrote it -> the module that holds the class now."""
 
 NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": []}
-"""Keys that version 0.1 did not have, with the value that says what it did."""
+"""Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
 
 def current(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration under this version's names; one that has them already is returned as it is."""
+    """Translate a run's configuration; a configuration of this version comes back unchanged."""
     result: dict[str, Any] = _renamed(copy.deepcopy(dict(config)))
     dataset = result.get("dataset")
     if isinstance(dataset, dict) and "recipe" in dataset:
         result["recipe"] = dataset.pop("recipe")
     for key, value in NEW_KEYS.items():
         *path, last = key.split(".")
-        place = result
+        node = result
         for name in path:
-            place = place.get(name, {})
-        if path and not place:
+            node = node.get(name, {})
+        if path and not node:
             continue
-        place.setdefault(last, copy.copy(value))
+        node.setdefault(last, copy.copy(value))
     return result
 
 
 def _renamed(value: Any) -> Any:
-    """The same with every `_target_` at its present place."""
+    """The same value, with every `_target_` in its present module."""
     if isinstance(value, dict):
         return {key: _target(item) if key == "_target_" else _renamed(item) for key, item in value.items()}
     return [_renamed(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""How images of any size are brought to a network, and its logits back to that size (`inference=`)."""
+"""Ways to bring images of any size to a network, and its logits back to that size (the group `inference`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ class Inference(ABC):
     """One way to bring an image to the network.
 
     Args:
-        side: of the square training input in pixels.
-        scales: the image is predicted at each of these multiples of its size, and the probabilities are averaged.
-        flip: at each scale the mirrored image is predicted too.
+        side: side of the square training input in pixels.
+        scales: multiples of its size at which the image is predicted; the probabilities are averaged.
+        flip: whether the mirrored image is predicted too, at each scale.
     """
 
     def __init__(self, *, side: int, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
@@ -81,9 +81,9 @@ class Sliding(Inference):
     """Predict overlapping windows, and average the logits where several cover a pixel.
 
     Args:
-        window: side of the windows in pixels; None takes that of the training input. Along a shorter side of the image
-            a window covers all of it.
-        overlap: of neighbouring windows, as a share of the window; the last window ends at the image's edge.
+        window: side of the windows in pixels; None takes the side of the training input. A side of the image that is
+            shorter than the window is covered by one window.
+        overlap: overlap of neighbouring windows, as a share of the window; the last window ends at the image's edge.
         batch_size: windows in one forward pass, from one image or several.
     """
 

@@ -1,10 +1,10 @@
-"""The metrics: one table that says of each its name, unit and range, which way is better, and how it is computed.
+"""The table of metrics: each with its name, unit, range, better direction and formula.
 
-A metric more is one `Metric`, here or anywhere (`metrics.more=[my_module.my_metric]`): tables, CSV, TensorBoard, the
-choice of the best model and the report follow.
+To add a metric, write one `Metric`, here or in a module of your own (`metrics.more=[my_module.my_metric]`): tables,
+CSV, TensorBoard, the choice of the best model and the report take it from the table.
 
-Distances are medpy's, computed in the box that holds both masks: the same numbers to the last bit (a voxel's nearest
-border voxel lies in the box), an order of magnitude sooner.
+medpy computes the distances, in the box that holds both masks. That is ten times as fast and changes no bit: the
+nearest border voxel of every border voxel lies in the box.
 """
 
 import importlib
@@ -24,11 +24,11 @@ from ssl4seg.keys import IGNORE
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 Scores = dict[str, float]
-"""By metric, of one class of one case."""
+"""Name of a metric -> score of one class in one case."""
 
 
 class Masks:
-    """Prediction and truth of one class in one case, both [S, H, W] or [H, W], and what metrics share.
+    """Prediction and truth of one class in one case, both [S, H, W] or [H, W], with values that several metrics use.
 
     Args:
         spacing: mm per axis; None measures in voxels.
@@ -40,15 +40,15 @@ class Masks:
 
     @cached_property
     def num_both(self) -> int:
-        """Voxels of both masks."""
+        """The number of voxels that both masks hold."""
         return int((self.prediction & self.truth).sum())
 
     @cached_property
     def distances(self) -> tuple[FloatArray, FloatArray]:
         """From each border voxel of the prediction to the truth's border, and the other way; neither mask is empty."""
-        from medpy.metric import binary  # imports SciPy, which --help and tables are spared
+        from medpy.metric import binary  # imports SciPy, which --help and tables do not need
 
-        # What medpy's own `hd95` and `asd` call, three times for two directions; here each direction is taken once.
+        # medpy's `hd95` and `asd` call this function three times for two directions; here it runs once a direction.
         surface_distances = getattr(binary, "__surface_distances")
         box = _box(self.prediction | self.truth)
         a, b = self.prediction[box], self.truth[box]
@@ -62,7 +62,7 @@ class Masks:
 
 
 class Pixels(NamedTuple):
-    """Of each class the pixels that have it, those that are predicted to have it, and those of both: [K] each."""
+    """Numbers of pixels by class, [K] each: of the true class, of the predicted class, and of both (hits)."""
 
     true: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
@@ -71,17 +71,17 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What a metric is called, how it is printed, and how it is computed.
+    """A metric: its names, unit and range, and its formula.
 
     Args:
-        name: in results.json, CSV files and TensorBoard.
-        title: in tables and on the screen.
+        name: the name in results.json, CSV files and TensorBoard.
+        title: the name in tables and on the screen.
         unit: "share" (in [0, 1], printed in %), "distance" (voxel or mm) or "number" (printed as it is).
         range: smallest and largest value.
         higher_is_better: which end of the range is the good one.
-        of_masks: of one class of a case, neither mask being empty; None if it is not scored by cases.
-        of_pixels: of the pixels of all cases together: [K], or one number; None if it is not scored by pixels.
-        mean_title: of its mean over the classes, where that has a name of its own.
+        of_masks: computes the score of one class of a case from masks that are not empty; None if cases have no score.
+        of_pixels: computes it from the pixels of all cases together, [K] or one number; None if pixels have no score.
+        mean_title: the title of the mean over the classes, if it has a name of its own.
     """
 
     name: str
@@ -105,15 +105,15 @@ class Metric:
 
     @property
     def factor(self) -> float:
-        """By which values are multiplied in print."""
+        """Values are multiplied by it before they are printed."""
         return 100.0 if self.unit == "share" else 1.0
 
     def unit_word(self, distance_unit: str) -> str:
-        """%, voxel or mm, or nothing."""
+        """The unit in print: %, voxel, mm or nothing."""
         return {"share": "%", "distance": distance_unit, "number": ""}[self.unit]
 
     def head(self, distance_unit: str) -> str:
-        """Of a column: "Dice %", "HD95 mm"."""
+        """The head of a column: "Dice %", "HD95 mm"."""
         return f"{self.title} {self.unit_word(distance_unit)}".rstrip()
 
     def printed(self, value: float, distance_unit: str) -> str:
@@ -215,13 +215,13 @@ METRICS: Mapping[str, Metric] = {
 
 
 def metric_table(more: Sequence[str] = ()) -> dict[str, Metric]:
-    """METRICS, and those that `metrics.more` names.
+    """METRICS and the metrics that `metrics.more` names.
 
     Args:
         more: dotted names of `Metric` objects.
 
     Raises:
-        UserError: a name cannot be imported, is no metric, or stands for one that there is.
+        UserError: a name cannot be imported, is no `Metric`, or the table has a metric of this name already.
     """
     table = dict(METRICS)
     for dotted in more:
@@ -233,7 +233,9 @@ def metric_table(more: Sequence[str] = ()) -> dict[str, Metric]:
                 f"metrics.more={dotted}: cannot be imported ({error}); is its folder on PYTHONPATH?"
             ) from None
         if not isinstance(metric, Metric):
-            raise UserError(f"metrics.more={dotted}: is a {type(metric).__name__}; expected a ssl4seg Metric")
+            raise UserError(
+                f"metrics.more={dotted}: is a {type(metric).__name__}; expected an ssl4seg.scoring.metrics.Metric"
+            )
         if metric.name in table:
             raise UserError(f"metrics.more={dotted}: there is a metric {metric.name!r} already; give it another name")
         table[metric.name] = metric
@@ -251,12 +253,12 @@ def score(
 
     Args:
         spacing: mm per axis; None measures in voxels.
-        empty: what is scored where a mask is empty.
-            worst: one empty: the bad end of the metric's range (of a distance the diagonal of the volume); both empty:
+        empty: the score if a mask is empty.
+            worst: one empty: the bad end of the metric's range (for a distance the diagonal of the volume); both empty:
             the good end.
             nan: one empty: the bad end where it is finite, else NaN; both empty: NaN. NaN is left out of means.
             zero: all 0, the literature's habit (it flatters HD95 and ASD).
-        metrics: those without `of_masks` are left out.
+        metrics: the metrics to compute; a metric without `of_masks` is left out.
     """
     masks = Masks(prediction, truth, spacing)
     return {
@@ -269,7 +271,7 @@ def score(
 
 
 def _score_of_empty(metric: Metric, masks: Masks, empty: str) -> float:
-    """As `score` describes it; at least one mask is empty."""
+    """The score if at least one mask is empty, as `score` describes it."""
     if empty == "zero":
         return 0.0
     if not masks.num_predicted and not masks.num_true:
@@ -289,9 +291,9 @@ def score_classes(
     first: int = 1,
     metrics: Sequence[Metric] = tuple(METRICS.values()),
 ) -> list[Scores]:
-    """Scores of the classes first..K-1 of a case, both [S, H, W]; ignored pixels count as none in both."""
+    """Scores of the classes first..K-1 of a case, both [S, H, W]; ignored pixels belong to no class in either."""
     counted = label != IGNORE
-    if label.shape[0] == 1:  # one slice is an image: medpy would take its whole area for the surface of a volume
+    if label.shape[0] == 1:  # in a volume of one slice medpy would take every voxel for surface
         prediction, label, counted = prediction[0], label[0], counted[0]
         spacing = spacing and spacing[1:]  # type: ignore[assignment]
     masks = (((prediction == k) & counted, (label == k) & counted) for k in range(first, num_classes))

@@ -17,11 +17,11 @@ Picture = npt.NDArray[np.uint8]
 Pixels = TypeVar("Pixels", bound=npt.NDArray[np.uint8])
 
 COLORS = ("#e64b35", "#4dbbd5", "#f2b705", "#3c5488", "#00a087", "#f39b7f", "#8491b4", "#91d1c2", "#b09c85", "#7e6148")
-"""Colours of the classes but the background in a dataset without a palette; after the last they begin again."""
+"""Colours of the classes except the background, if the dataset has no palette; after the last they repeat."""
 TINT = 0.35
 """Share of a class's colour in the pixels within its contour."""
 MIN_SIDE, MAX_SIDE = 256, 2048
-"""In pixels: small pictures are enlarged until the shorter side reaches the first or the longer the second."""
+"""Pixels: a small picture is enlarged until its shorter side reaches MIN_SIDE, unless the longer passes MAX_SIDE."""
 
 
 class Palette(NamedTuple):
@@ -68,7 +68,7 @@ def grey(image: ImageArray) -> Picture:
 
 
 def painted(base: Picture, label: LabelArray, colors: Palette) -> Picture:
-    """Paint a label [H, W] over a picture: each class tinted with its colour, and a contour of one pixel in it."""
+    """Paint a label [H, W] over a picture: tint each class with its colour, and draw its contour, one pixel wide."""
     color = colors.colors[label]
     mixed = (base * (1 - TINT) + color * TINT).astype(np.uint8)
     mixed = np.where(outlines(label)[..., None], color, mixed)
@@ -87,7 +87,7 @@ def outlines(label: LabelArray) -> npt.NDArray[np.bool_]:
 
 
 def enlarged(pixels: Pixels) -> Pixels:
-    """[H, W] or [H, W, 3]; of a small picture each pixel becomes a square."""
+    """Turn each pixel of a small picture, [H, W] or [H, W, 3], into a square of pixels."""
     sides = pixels.shape[:2]
     factor = max(1, min(-(-MIN_SIDE // min(sides)), MAX_SIDE // max(sides)))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)  # type: ignore[return-value]
@@ -134,7 +134,7 @@ def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width:
 
 
 def _font(width: int) -> ImageFont.FreeTypeFont:
-    """A font that can be read on a picture of this width."""
+    """A font that is legible on a picture of `width` pixels."""
     font = ImageFont.load_default(size=max(12, width // 96))
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font

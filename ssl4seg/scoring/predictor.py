@@ -1,4 +1,4 @@
-"""Cases in, predictions and a table of metrics out. Used by the engine, `ssl4seg-eval` and `ssl4seg-predict`."""
+"""Predict cases and score the predictions. The engine, `ssl4seg-eval` and `ssl4seg-predict` use this."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,16 +26,16 @@ NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """From a volume at native size to its label map.
+    """Turns a volume at native size into its label map.
 
     Args:
         predict: the method's or network's predict, in evaluation mode.
-        inference: how images of native size come to it.
+        inference: brings images of native size to the network and logits back.
         batch_size: slices in one forward pass.
-        protocol: "default": as `inference` says, then argmax; "ssl4mis": slices to the square and label maps back by
+        protocol: "default" runs `inference`, then argmax; "ssl4mis" brings slices to the square and label maps back by
             order-0 zoom, as the literature evaluates.
-        steps: of post-processing, in their order; label maps of either protocol go through them at native size.
-        classes: names, for steps that are told of classes.
+        steps: the steps of post-processing in their order; with either protocol they work at native size.
+        classes: names of the classes, for steps whose keys name classes.
         background: whether class 0 belongs to nothing, see `Dataset`.
     """
 
@@ -67,8 +67,8 @@ class Predictor:
         step = self._zoomed if self.protocol == "ssl4mis" else self._native
         parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
         labels, probabilities = zip(*parts, strict=True)
-        kept = [p for p in probabilities if p is not None]
-        return np.concatenate(labels), np.concatenate(kept) if kept else None
+        arrays = [p for p in probabilities if p is not None]
+        return np.concatenate(labels), np.concatenate(arrays) if arrays else None
 
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
         """The label map after all steps."""
@@ -90,7 +90,7 @@ class Predictor:
 
 
 def zoomed(pixels: npt.NDArray[Pixel], size: tuple[int, ...]) -> npt.NDArray[Pixel]:
-    """scipy.ndimage.zoom of order 0 of each slice [..., H, W] to `size`; it is separable."""
+    """Resize each slice [..., H, W] to `size` as scipy.ndimage.zoom of order 0 does, one axis after the other."""
     rows, columns = (nearest(n, target) for n, target in zip(pixels.shape[-2:], size, strict=True))
     result = pixels[..., rows[:, None], columns]
     result[..., rows < 0, :] = 0
@@ -99,22 +99,22 @@ def zoomed(pixels: npt.NDArray[Pixel], size: tuple[int, ...]) -> npt.NDArray[Pix
 
 
 def nearest(length: int, target: int) -> npt.NDArray[np.intp]:
-    """Which of `length` pixels each of `target` pixels shows after scipy.ndimage.zoom of order 0.
+    """For each of `target` pixels the number of its source among `length` pixels, in scipy.ndimage.zoom of order 0.
 
-    -1 where the last one falls outside by a rounding error (256 -> 216 for one), which zoom fills with 0.
+    -1 if a rounding error puts the last source outside (as for 256 -> 216); zoom fills such a pixel with 0.
     """
     return np.asarray(zoom(np.arange(1, length + 1), target / length, order=0)) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What is measured, and how: the keys of `metrics`.
+    """The keys of `metrics`: which metrics are measured, and how.
 
     Args:
-        unit: of distances: voxel, mm or auto (mm where every case knows its spacing).
-        empty: what an empty mask scores, see `metrics.score`.
-        distances: whether HD95 and ASD are taken where the dataset is scored by pixels too.
-        more: dotted names of metrics of one's own.
+        unit: the unit of distances: voxel, mm or auto (mm if every case knows its spacing).
+        empty: the policy for empty masks, see `metrics.score`.
+        distances: whether HD95 and ASD are measured on datasets that are scored by pixels too.
+        more: dotted names of the user's own metrics.
     """
 
     unit: str = "auto"
@@ -124,7 +124,11 @@ class Measures:
 
 
 def distance_unit(unit: str, cases: Iterable[Case]) -> str:
-    """ "voxel" or "mm"; `auto` takes mm where every case knows its spacing."""
+    """The unit of distances, "voxel" or "mm"; `auto` is mm if every case knows its spacing.
+
+    Raises:
+        UserError: mm is asked for, but a case has no spacing.
+    """
     known = all(case.spacing is not None for case in cases)
     if unit == "mm" and not known:
         raise UserError("metrics.unit=mm: not every case has a voxel spacing; use metrics.unit=voxel (or auto)")
@@ -132,10 +136,10 @@ def distance_unit(unit: str, cases: Iterable[Case]) -> str:
 
 
 def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protocol: str = "default") -> Table:
-    """An empty table of the kind that the dataset is scored in; the ssl4mis protocol has voxels and zeros.
+    """An empty table by `dataset.scoring`; protocol ssl4mis measures in voxels and scores empty masks with 0.
 
     Raises:
-        UserError: the cases cannot be measured so, or a metric of one's own cannot be imported.
+        UserError: the cases cannot be measured in mm, or a metric of the user's own cannot be imported.
     """
     literal = protocol == "ssl4mis"
     table = metric_table(measures.more).values()
@@ -160,11 +164,12 @@ def evaluate(
     keep: Callable[[Case, Volume, LabelArray], None] | None = None,
     bare: Table | None = None,
 ) -> None:
-    """Predict every case and score it into the table; with `part`, only this process's.
+    """Predict every case and add its scores to the table.
 
     Args:
-        keep: called with each case and its prediction.
-        bare: also gets the scores before post-processing.
+        part: the cases of this process.
+        keep: is called with each case, its volume and its prediction.
+        bare: a table that gets the scores before post-processing.
     """
     start = time.perf_counter()
     for case, volume in cases[part]:
@@ -174,7 +179,7 @@ def evaluate(
         before = time.perf_counter()
         prediction = predictor.processed(label, Given(volume.image, probability, case.spacing))
         table.postprocess_seconds += time.perf_counter() - before
-        assert volume.label is not None  # `data.reading.OnDemand` refuses a case without
+        assert volume.label is not None  # `data.reading.OnDemand` refuses a case without a mask
         table.add(case.name, prediction, volume.label, case.spacing)
         if bare:
             bare.add(case.name, label, volume.label, case.spacing)

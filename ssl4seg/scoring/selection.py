@@ -1,4 +1,4 @@
-"""What chooses the best model: the key `select`."""
+"""The key `select`: the score that chooses the best model."""
 
 import difflib
 import math
@@ -15,32 +15,32 @@ MEAN = "mean"
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A metric on val, of one class or the mean over the classes."""
+    """The score that chooses: a metric on val, for one class or as the mean over the classes."""
 
     metric: Metric
     name: str = MEAN
     """The class, or "mean"."""
 
     def value(self, summary: Summary) -> float:
-        """The score that chooses, as the metric has it."""
+        """The score that chooses, in the metric's own unit and direction."""
         scores = summary[self.metric.name]
         value = scores[self.name] if isinstance(scores, Mapping) else scores
         return math.nan if value is None else float(value)  # null in results.json
 
     def goodness(self, summary: Summary) -> float:
-        """The score with its sign turned where lower is better: what a sweeper may maximise."""
+        """The score to maximise, as sweepers do: its sign is turned if lower is better."""
         return self.value(summary) if self.metric.higher_is_better else -self.value(summary)
 
     def better(self, new: Summary, old: Summary) -> bool:
-        """Whether the model of `new` is the better one; at equal scores the earlier model stays."""
+        """Whether the model of `new` is better; at equal scores the earlier model stays the best."""
         return self.metric.better(self.value(new), self.value(old))
 
     def is_main(self, table: Table) -> bool:
-        """Whether it is the mean that the table's headline begins with."""
+        """Whether the score is the first of the table's headline, the mean of its main metric."""
         return self.metric.name == table.main and self.name == MEAN
 
     def as_dict(self) -> dict[str, str]:
-        """For results.json."""
+        """The entry `selected_by` of results.json."""
         return {"split": "val", "metric": self.metric.name, "class": self.name}
 
     def printed(self, summary: Summary) -> str:
@@ -51,7 +51,7 @@ class Selection:
 
 
 def selection_of(select: str, table: Table) -> Selection:
-    """What the key `select` means for a table.
+    """Find the metric and the class that the key `select` names among those of a table.
 
     Args:
         select: auto, METRIC or METRIC/CLASS.
@@ -68,7 +68,7 @@ def selection_of(select: str, table: Table) -> Selection:
     metric, classes = measured[wanted]
     if slash and name not in (*classes, MEAN):
         raise UserError(
-            f"select={select}: {wanted} is measured of {', '.join(classes) or 'all pixels at once'}, not of {name!r}"
+            f"select={select}: {wanted} is measured for {', '.join(classes) or 'all pixels at once'}, not for {name!r}"
         )
     return Selection(metric=metric, name=name or MEAN)
 
@@ -78,13 +78,13 @@ def _unknown(wanted: str, measured: list[str]) -> str:
     hint = f"; did you mean {near[0]}?" if near else ""
     if wanted in ("hd95", "asd"):
         hint = "; metrics.distances=true measures distances where dataset.scoring=pixels"
-    return f"is not measured here, but {', '.join(measured)}{hint}"
+    return f"is not measured here; measured are {', '.join(measured)}{hint}"
 
 
 def selected_by(results: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Split, metric and class by which the model of a finished run was chosen.
+    """Split, metric and class by which a finished run chose its model.
 
-    Version 0.1 wrote a sentence, "val dice mean".
+    The entry is a mapping, or in runs of version 0.1 a sentence: "val dice mean".
 
     Raises:
         UserError: the entry is neither.
@@ -99,11 +99,11 @@ def selected_by(results: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def goodness_of(results: Mapping[str, Any], more: Sequence[str] = ()) -> float | None:
-    """The score by which a finished run's model was chosen, as `Selection.goodness` has it; None where it is NaN.
+    """The score to maximise (`Selection.goodness`) of a finished run; None if it is NaN.
 
     Args:
         results: results.json.
-        more: the metrics of one's own that the run has measured.
+        more: the run's `metrics.more`, the user's own metrics.
     """
     split, metric, name = selected_by(results)
     value = Selection(metric=metric_table(more)[metric], name=name).goodness(results[split])

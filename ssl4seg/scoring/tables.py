@@ -1,4 +1,4 @@
-"""Scores of cases, added up to a table: case by case (volumes), or from one confusion matrix (natural images)."""
+"""Tables of scores: means over cases (volumes), or from one confusion matrix over all cases (natural images)."""
 
 import csv
 from abc import ABC, abstractmethod
@@ -12,19 +12,22 @@ from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.scoring.metrics import METRICS, Metric, Pixels, Scores, confusion, mean_of_known, score_classes
 
 Summary = Mapping[str, Any]
-"""{"dice": {"mean": .., "<class>": ..}, ...}, metrics of one number, "num_cases", and where known "distance_unit"."""
+"""{"dice": {"mean": .., "<class>": ..}, ..., "num_cases": ..}; where distances are measured also "distance_unit".
+
+A metric that is one number for all pixels stands without classes: {"pixel_accuracy": ..}.
+"""
 
 
 class Table(ABC):
-    """Rows by case; several processes fill one each and put their rows together.
+    """Rows by case. With several processes each fills a table of its own, and the rows are gathered.
 
     Args:
-        classes: all K names, background first where there is one.
-        metrics: that may be scored; each table takes those that it can compute.
+        classes: names of all K classes, a background first.
+        metrics: the metrics to score; the table leaves out those that it cannot compute.
     """
 
     main: ClassVar[str]
-    """The metric that stands for the model's quality, and chooses the best one under `select=auto`."""
+    """The name of the metric that comes first in the headline, and chooses the best model under `select=auto`."""
 
     def __init__(self, classes: Sequence[str], metrics: Iterable[Metric] = METRICS.values()) -> None:
         self.classes, self.metrics = tuple(classes), tuple(metrics)
@@ -33,7 +36,7 @@ class Table(ABC):
 
     @abstractmethod
     def add(self, case: str, prediction: LabelArray, label: LabelArray, spacing: Spacing | None) -> None:
-        """Score a case, both [S, H, W]."""
+        """Score a case, prediction and label [S, H, W], and add it as a row."""
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
@@ -41,7 +44,7 @@ class Table(ABC):
 
     @abstractmethod
     def measured(self) -> dict[Metric, tuple[str, ...]]:
-        """The metrics of the summary, each with the classes that it is taken of; none for one number."""
+        """The metrics of the summary, each with the classes that it scores; () if it is one number."""
 
     def headline(self, summary: Summary) -> str:
         """The main scores, for the log."""
@@ -50,10 +53,10 @@ class Table(ABC):
 
     @abstractmethod
     def lines(self) -> Iterable[Sequence[object]]:
-        """Of the CSV, the heads first."""
+        """The lines of the CSV, first the heads of the columns."""
 
     def write_csv(self, path: Path) -> None:
-        """A row a case and class."""
+        """Write one line for each case and class."""
         partial = path.with_name(path.name + ".partial")
         with partial.open("w", newline="") as file:
             for line in self.lines():
@@ -62,12 +65,12 @@ class Table(ABC):
 
 
 class CaseTable(Table):
-    """Every metric of masks, of each class but the background: mean over cases, then over classes.
+    """All metrics of masks, for each class except the background: means over cases, then over classes.
 
     Args:
         unit: "voxel" or "mm".
-        empty: policy for empty masks, see `metrics.score`.
-        background: whether class 0 is one, and left out.
+        empty: the policy for empty masks, see `metrics.score`.
+        background: whether class 0 is a background, which is not scored.
     """
 
     main = "dice"
@@ -103,7 +106,7 @@ class CaseTable(Table):
         )
 
     def summary(self) -> dict[str, Any]:
-        """NaN is left out of the means."""
+        """The means leave NaN out."""
         return self.means(self.rows.values())
 
     def means(self, rows: Iterable[Sequence[Scores]]) -> dict[str, Any]:
@@ -133,10 +136,10 @@ class CaseTable(Table):
 
 
 class PixelTable(Table):
-    """Every metric of pixels, from the confusion matrix over the pixels of all cases.
+    """All metrics of pixels, from the confusion matrix over the pixels of all cases.
 
     Args:
-        distances: scores HD95, ASD and other metrics of masks alone besides; None if nobody asked for them.
+        distances: scores HD95, ASD and other metrics that pixels alone do not give; None leaves them out.
     """
 
     main = "iou"
@@ -158,7 +161,7 @@ class PixelTable(Table):
         self.rows[case] = Pixels(matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()), scores
 
     def summary(self) -> dict[str, Any]:
-        """A class that neither prediction nor truth has is NaN, and left out of the means."""
+        """A class that neither prediction nor truth holds scores NaN, which the means leave out."""
         nothing = np.zeros(len(self.classes), np.int64)
         pixels = Pixels(*(sum((row[part] for row, _ in self.rows.values()), nothing) for part in range(3)))
         result: dict[str, Any] = {}
@@ -172,22 +175,22 @@ class PixelTable(Table):
                 result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
         result["miou"] = result["iou"]["mean"]
         if self.distances:
-            far = self.distances.means(scores for _, scores in self.rows.values())
-            result |= {key: value for key, value in far.items() if key not in result}
+            of_masks = self.distances.means(scores for _, scores in self.rows.values())
+            result |= {key: value for key, value in of_masks.items() if key not in result}
         return result | {"num_cases": len(self.rows)}
 
     def measured(self) -> dict[Metric, tuple[str, ...]]:
         names = {metric.name for metric in self.metrics}
-        empty = Pixels(*(np.zeros(len(self.classes), np.int64),) * 3)
+        no_pixels = Pixels(*(np.zeros(len(self.classes), np.int64),) * 3)
         own = {
-            metric: () if isinstance(metric.of_pixels and metric.of_pixels(empty), float) else self.classes
+            metric: () if isinstance(metric.of_pixels and metric.of_pixels(no_pixels), float) else self.classes
             for metric in self.metrics
         }
-        besides = self.distances.measured() if self.distances else {}
-        return own | {metric: classes for metric, classes in besides.items() if metric.name not in names}
+        of_masks = self.distances.measured() if self.distances else {}
+        return own | {metric: classes for metric, classes in of_masks.items() if metric.name not in names}
 
     def lines(self) -> Iterable[Sequence[object]]:
-        """Of each case the classes that it shows, or is said to show."""
+        """For each case one line for each class in its truth or prediction."""
         yield "case", "class", "true_pixels", "predicted_pixels", "right_pixels", "iou"
         for case, ((true, predicted, hits), _) in self.rows.items():
             for k, name in enumerate(self.classes):

@@ -1,4 +1,4 @@
-"""The masks by which two images are mixed, against what their papers say of them."""
+"""The masks that mix two images, against the definitions in their papers."""
 
 import numpy as np
 import pytest

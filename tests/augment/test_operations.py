@@ -1,4 +1,4 @@
-"""Photometric operations: what they draw, for which samples, and which arguments they refuse."""
+"""Photometric operations: the magnitudes and samples they draw, and the arguments they refuse."""
 
 import inspect
 from functools import partial
@@ -122,7 +122,7 @@ def test_color_jitter_of_grey_images_draws_brightness_and_contrast_only():
 
 
 class Times(ops.Photometric):
-    """Multiplies by a prime, so that one sees what was applied how often."""
+    """Multiplies by a prime: the factors of the result tell which operations ran, and how often."""
 
     def __init__(self, prime: int) -> None:
         super().__init__()

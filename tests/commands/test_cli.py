@@ -84,6 +84,11 @@ def test_help_lists_every_key_of_train_with_what_it_does(train_help: Answer) -> 
     assert all("#" in listed[key] for key in keys - parents)
 
 
+def test_help_lists_the_keys_of_the_recipe_as_they_are_typed(train_help: Answer) -> None:
+    for key in yaml.safe_load((CONF / "recipe.yaml").read_text())["recipe"]:
+        assert re.search(rf"^  recipe\.{key}: \S+  # \w+", train_help.output, re.MULTILINE), key
+
+
 def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
     given = answer("train", "method=uamt", "--help", cwd=tmp_path)
     assert given.output.index("Keys of method=uamt") < given.output.index("Groups")

@@ -57,7 +57,7 @@ def test_the_command_says_what_it_did_and_how_to_train(challenge: Path, tmp_path
 
 
 def test_the_published_patients_are_those_of_the_configuration(tmp_path: Path) -> None:
-    patients = yaml.safe_load((conf_dir() / "dataset/acdc.yaml").read_text())["patients"]
+    patients = yaml.safe_load((conf_dir() / "dataset/acdc.yaml").read_text())["dataset"]["patients"]
     assert [len(patients[split]) for split in ("train", "val", "test")] == [70, 10, 20]
     assert {f"patient{number:03d}" for numbers in patients.values() for number in numbers} == {*PUBLISHED}
     (tmp_path / "data").mkdir()

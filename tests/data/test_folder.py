@@ -402,7 +402,7 @@ def test_a_run_trains_evaluates_and_predicts_without_its_folder(tmp_path):
         "train", *keys, "method=mean_teacher", "iterations=40", "eval_every=20", "optimizer.lr=0.05", cwd=tmp_path
     )
     assert "labelled: " in out
-    run = tmp_path / "outputs/folder/mean_teacher/unet-1-s0"
+    run = tmp_path / f"outputs/{root.name}/mean_teacher/unet-1-s0"
     config = yaml.safe_load((run / "config.yaml").read_text())["dataset"]
     assert (config["classes"], config["num_classes"], config["channels"]) == (CLASSES, 2, 3)
     assert (config["scoring"], config["colors"], config["normalize"]) == ("pixels", [0, 255], "auto")

@@ -141,7 +141,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def numbers(images: Tensor) -> list[int]:
-    """Which images these are: the number is painted all over the middle."""
+    """The numbers of these images: each number fills the middle of its image."""
     return [round(image[0, 8, 8].item()) for image in images]
 
 

@@ -1,4 +1,4 @@
-"""Reading from the disk is reading from memory; and what is read ahead comes in its order, or says what is wrong."""
+"""Streams give the same images as stores; steps read ahead come in order, and errors reach the caller."""
 
 import gc
 import multiprocessing

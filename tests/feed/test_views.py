@@ -43,7 +43,7 @@ def rotation(degrees: float, side: int) -> Tensor:
 
 
 def reflections(image: Tensor) -> list[Tensor]:
-    """What the recipe's quarter turn and flip can make of an image: np.flip after np.rot90."""
+    """All results of the recipe's quarter turn and flip on an image: np.flip after np.rot90."""
     turned = itertools.product(range(4), range(2))
     return [torch.from_numpy(np.flip(np.rot90(image.numpy(), k), axis).copy()) for k, axis in turned]
 
@@ -275,7 +275,7 @@ def crop(**changes: object) -> CropView:
 
 
 def window(theta: Tensor, size: Tensor) -> Tensor:
-    """Left, right, top and bottom of what theta shows, in pixels of the image [B, 4]."""
+    """Left, right, top and bottom of the part that theta shows, in pixels of the image [B, 4]."""
     reach = theta[:, :, :2].abs().sum(dim=2)
     low, high = (theta[:, :, 2] + size.flip(1) / 2 + sign * reach for sign in (-1, 1))
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], dim=1)

@@ -353,7 +353,7 @@ def test_of_several_values_it_is_pytorchs(shape):
         ("fcn", {"dropout": 1.0}, "network.dropout=1.0"),
         ("fcn", {"stride": 4}, "network.stride=4: expected 32, 16 or 8"),
         ("fcn", {"upsampling": "nearest"}, "network.upsampling=nearest: expected bilinear or transposed"),
-        ("deeplabv3", {"encoder": "resnet18"}, "network.encoder=resnet18: expected resnet50 or resnet101"),
+        ("deeplabv3", {"encoder": "resnet18"}, "network.encoder=resnet18: expected one of resnet50, resnet101"),
         ("smp_unet", {"encoder": "resnet19"}, "network.encoder=resnet19: there is no such encoder .there are resnet1"),
         ("smp_unet", {"encoder": "tu-nothing"}, "network.encoder=tu-nothing: there is no such encoder"),
         ("smp_unet", {"encoder_depth": 4}, "encoder_depth.*Model depth is 4"),

@@ -24,10 +24,10 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
-from ssl4seg.report import command, compare, figures, pictures, sheets, words
+from ssl4seg.report import command, compare, figures, patients, sheets
 from ssl4seg.report.collect import Run, collect
-from ssl4seg.report.folder import FigureFolder
-from ssl4seg.report.words import PATIENT
+from ssl4seg.report.figure_folder import FigureFolder
+from ssl4seg.report.names import PATIENT, short
 from ssl4seg.run.folder import FAILURES, read_config
 from ssl4seg.run.settings import RunSettings, read
 from ssl4seg.scoring.metrics import score
@@ -48,10 +48,10 @@ def make_run(
     config: Mapping[str, Any] | None = None,
     labeled: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished run of one class, in which the CASES of test score `dice`; on val it scores 0.1 less.
+    """Make a finished run of one class, in which the CASES of test score `dice`; on val it scores 0.1 less.
 
     Args:
-        config, labeled: what is otherwise in config.yaml, and in results.json under that key.
+        config, labeled: entries that replace or join those of config.yaml, and of `labeled` in results.json.
     """
     folder = root / f"{method}-{cases}-{seed}{tag and '-'}{re.sub('[^a-z0-9]', '', tag)}"
     (folder / "tensorboard").mkdir(parents=True)
@@ -110,7 +110,7 @@ Tell = Callable[..., str]
 
 @pytest.fixture
 def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tell:
-    """The command in this process: what it writes to both streams, and with what words it ends."""
+    """Run the command in this process; returns its output on both streams and its last message."""
 
     def call(*arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", ["ssl4seg-report", *map(str, arguments)])
@@ -124,7 +124,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def report(root: Path, *arguments: object) -> tuple[str, Path]:
-    """What the screen shows, and the folder of the files."""
+    """Run the command; returns its output on the screen, and the folder of its files."""
     output = root.parent / "report"
     return succeed("report", root, "--output", output, *arguments, cwd=root.parent), output
 
@@ -238,8 +238,8 @@ def test_runs_without_results_are_listed_with_the_reason(root: Path) -> None:
     (root / "c").mkdir()
     (root / "c/config.yaml").write_text("seed: 0\n")
     (root / "c/results.json").write_text("{")
-    told = [("d", "seed=7", "first"), ("d", "seed=7", "later"), ("a", "seed=8", "has a folder now")]
-    lines = [json.dumps({"sweep": "", "folder": f, "overrides": o, "error": error}) for f, o, error in told]
+    failures = [("d", "seed=7", "first"), ("d", "seed=7", "later"), ("a", "seed=8", "has a folder now")]
+    lines = [json.dumps({"sweep": "", "folder": f, "overrides": o, "error": error}) for f, o, error in failures]
     (root / FAILURES).write_text("\n".join(lines) + '\n{"sweep": "ab')  # the last is cut off
     shown, output = report(root, "--no-figures")
     assert f"{root}/a: failed\n    no <memory>\n    left\n" in shown
@@ -290,7 +290,7 @@ def test_figures_that_are_no_longer_drawn_are_removed(root: Path, tell: Tell) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "lacks"),
     [
         ({"dataset": None}, "dataset"),
         ({"val": None}, "val.dice.mean"),
@@ -299,13 +299,13 @@ def test_figures_that_are_no_longer_drawn_are_removed(root: Path, tell: Tell) ->
         ({"labeled": {"cases": 1}}, "labeled.ratio"),
     ],
 )
-def test_a_finished_run_without_what_a_row_is_made_of(root: Path, change: dict[str, Any], told: str) -> None:
+def test_a_finished_run_that_lacks_an_entry_of_a_row_is_damaged(root: Path, change: dict[str, Any], lacks: str) -> None:
     file = root / "a_teacher-1-0/results.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     rows, (missing,) = collect([root])
     assert [len(row.runs) for row in rows] == [2, 1, 2, 2, 1]
     assert missing.status == "damaged"
-    assert f"{file}: the run is finished, but there is no {told}" in missing.reason
+    assert f"{file}: the run is finished, but there is no {lacks}" in missing.reason
 
 
 def test_a_copy_of_a_run_counts_once(root: Path) -> None:
@@ -333,7 +333,7 @@ def test_long_names_are_shortened_and_stay_different() -> None:
         "x" * 40: "x" * 29 + "…",
         "x" * 41: "x" * 26 + "… #2",
     }
-    assert words.short(names) == names
+    assert short(names) == names
 
 
 def test_lists_of_views_differ_by_a_key_and_a_value_in_any_order(tmp_path: Path) -> None:
@@ -353,19 +353,19 @@ def test_a_method_is_called_alike_with_any_labels(tmp_path: Path) -> None:
     make_run(tmp_path, "uamt", [0.5] * 5, cases=2, tag="x", config={"iterations": 20, "lr": 0.1})
     assert [row.name for row in collect([tmp_path])[0]] == ["uamt", "uamt", "uamt x"]
     make_run(tmp_path, "uamt", [0.5] * 5, cases=2, seed=1, config={"iterations": 20, "lr": 0.2})
-    told = ["uamt lr=0.1", "uamt lr=0.1", "uamt lr=0.2", "uamt x"]
-    assert sorted(row.name for row in collect([tmp_path])[0]) == told
+    names = ["uamt lr=0.1", "uamt lr=0.1", "uamt lr=0.2", "uamt x"]
+    assert sorted(row.name for row in collect([tmp_path])[0]) == names
 
 
 def test_a_tag_of_all_rows_stands_in_the_title_of_a_figure_alone(tmp_path: Path) -> None:
     make_run(tmp_path, "uamt", [0.5] * 5, tag="small", config={"lr": 0.1})
     make_run(tmp_path, "uamt", [0.5] * 5, seed=1, tag="small", config={"lr": 0.2})
     group = figures.Group(rows=tuple(collect([tmp_path])[0]))
-    assert (group.words, sorted(group.called.values())) == ("hearts, unet, small", ["uamt lr=0.1", "uamt lr=0.2"])
+    assert (group.title, sorted(group.names.values())) == ("hearts, unet, small", ["uamt lr=0.1", "uamt lr=0.2"])
     make_run(tmp_path, "dan", [0.5] * 5)
     group = figures.Group(rows=tuple(collect([tmp_path])[0]))
-    assert group.words == "hearts, unet"
-    assert sorted(group.called.values()) == ["dan", "uamt small lr=0.1", "uamt small lr=0.2"]
+    assert group.title == "hearts, unet"
+    assert sorted(group.names.values()) == ["dan", "uamt small lr=0.1", "uamt small lr=0.2"]
 
 
 # -- comparison -------------------------------------------------------------------------------------------------------
@@ -425,9 +425,9 @@ def test_another_baseline_and_what_cannot_be_compared(root: Path) -> None:
     assert [(row["method"], row["baseline"]) for row in table(output / "comparison.csv")] == [
         ("supervised", "a_teacher")
     ]
-    assert "left out: supervised, 2 of 8 (25 %): not compared with a_teacher: 2 test cases are not in both" in shown
-    told = "it has no run with the same dataset, network and number of labelled cases"
-    assert f"left out: supervised, 8 of 8 (100 %): not compared with a_teacher: {told}" in shown
+    assert "left out: supervised, 2 of 8 (25 %): not compared with a_teacher: 2 test patients are not in both" in shown
+    reason = "it has no run with the same dataset, network and number of labelled cases"
+    assert f"left out: supervised, 8 of 8 (100 %): not compared with a_teacher: {reason}" in shown
     assert "no finished run has this method" in refused("report", root, "--baseline", "uamt", cwd=root)
 
 
@@ -445,14 +445,14 @@ def compared(root: Path, method: str = "supervised") -> tuple[list[compare.Compa
 def test_other_cases_with_labels_are_compared_and_it_is_said(tmp_path: Path) -> None:
     make_run(tmp_path, "supervised", [0.3] * 5, labeled={"images": 9, "ratio": 0.09, "of_images": 100})
     make_run(tmp_path, "uamt", [0.4] * 5, labeled={"images": 10, "ratio": 0.1, "of_images": 100})
-    (found,), notes = compared(tmp_path)
-    assert (found.difference, found.other, notes) == (pytest.approx(0.1), ("labelled cases",), [])
-    assert found.row.labels == "1 of 8 (10 % of images)"
+    (comparison,), notes = compared(tmp_path)
+    assert (comparison.difference, comparison.other, notes) == (pytest.approx(0.1), ("labelled cases",), [])
+    assert comparison.row.labels == "1 of 8 (10 % of images)"
     make_run(tmp_path, "supervised", [0.1] * 5, tag="t", labeled={"images": 10, "ratio": 0.1, "of_images": 100})
-    (found,), _ = compared(tmp_path)  # the same labels count for more than the tag
-    assert (found.baseline.name, found.other) == ("supervised t", ())
-    (found.row.runs[0].folder / "split.json").write_text('{"sha256": "a"}')
-    (found.baseline.runs[0].folder / "split.json").write_text('{"sha256": "b"}')
+    (comparison,), _ = compared(tmp_path)  # the same labels count for more than the tag
+    assert (comparison.baseline.name, comparison.other) == ("supervised t", ())
+    (comparison.row.runs[0].folder / "split.json").write_text('{"sha256": "a"}')
+    (comparison.baseline.runs[0].folder / "split.json").write_text('{"sha256": "b"}')
     assert compared(tmp_path)[0][0].other == ("labelled cases",)
 
 
@@ -472,48 +472,48 @@ def test_only_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
         ["uamt, 1 of 8 (12.5 %): not compared with supervised: they have no seed in common"],
     )
     make_run(tmp_path, "uamt", [0.6] * 5, seed=2)
-    (found,), _ = compared(tmp_path)
-    assert (found.num_seeds, found.difference) == (1, pytest.approx(0.1))
+    (comparison,), _ = compared(tmp_path)
+    assert (comparison.num_seeds, comparison.difference) == (1, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize(
-    ("cut", "told"),
+    ("cut", "message"),
     [
-        (lambda lines: lines[:-1], "holds 4 cases, and results.json 5"),
-        (lambda lines: [*lines, lines[-1]], "not all the same number of classes"),
+        (lambda lines: lines[:-1], "holds 4 cases, but results.json counts 5"),
+        (lambda lines: [*lines, lines[-1]], "its cases differ in their number of classes"),
         (lambda lines: [*lines[:-1], "other,he"], "cannot be read"),
-        (lambda lines: [*lines[:-1], "another,heart,0.2"], "has not the cases of seed 0: another for one"),
+        (lambda lines: [*lines[:-1], "another,heart,0.2"], "its cases are not those of seed 0, for example another"),
     ],
 )
 def test_a_table_of_cases_that_is_not_complete_is_not_used(
-    root: Path, cut: Callable[[list[str]], list[str]], told: str
+    root: Path, cut: Callable[[list[str]], list[str]], message: str
 ) -> None:
     file = root / "a_teacher-1-1/cases_test.csv"
     file.write_text("\n".join(cut(file.read_text().splitlines())))
-    (found,), (note,) = compared(root)
-    assert found.row.cases == 2
+    (comparison,), (note,) = compared(root)
+    assert comparison.row.cases == 2
     assert note.startswith("a_teacher, 1 of 8 (12.5 %): not compared with supervised: ")
     assert str(file) in note
-    assert told in note
+    assert message in note
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ("--pictures", "a_techer"),
             "--pictures a_techer: no finished run has this method; there are a_teacher, supervised",
         ),
         (("--baseline", "uamt"), "--baseline uamt: no finished run has this method"),
-        (("--pictures", "--no-figures"), "--pictures: --no-figures leaves them out"),
+        (("--pictures", "--no-figures"), "--pictures: --no-figures leaves the pictures out"),
         (("--patient", "("), "--patient (: is no regular expression"),
     ],
 )
-def test_what_is_refused_is_refused_before_anything_is_written(
-    root: Path, tell: Tell, words: tuple[str, ...], told: str
+def test_wrong_options_are_refused_before_anything_is_written(
+    root: Path, tell: Tell, words: tuple[str, ...], message: str
 ) -> None:
     shown = tell(root, "--output", root.parent / "report", *words)
-    assert shown.startswith(f"error: {told}")
+    assert shown.startswith(f"error: {message}")
     assert not (root.parent / "report").exists()
 
 
@@ -595,14 +595,20 @@ def test_with_one_number_of_labels_the_methods_stand_in_order(tmp_path: Path) ->
     assert all(len(panel.lines) == 2 for panel in panels[1:])  # its own, and the bound's
 
 
-def test_a_curve_of_a_run_that_was_gone_on_with(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curve_of_a_resumed_run_has_each_step_once_without_a_warning(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = root / "a_teacher-1-0"
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=15) as events:
-        events.add_scalar("val/dice/mean", 0.75, 20)
-    told: list[logging.LogRecord] = []
-    monkeypatch.setattr(logging.getLogger("tensorboard"), "handle", told.append)
+    (before,) = events(root)
+    before.rename(
+        before.with_name("events.out.tfevents.1")
+    )  # a second earlier: TensorBoard reads in the order of names
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=15) as writer:
+        writer.add_scalar("val/dice/mean", 0.75, 20)
+    warned: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("tensorboard"), "handle", warned.append)
     assert figures.curve(Run(folder=folder, result={}, settings={}), "dice") == pytest.approx({10: 0.18, 20: 0.75})
-    assert not told  # TensorBoard's warnings
+    assert not warned
 
 
 def test_missing_curves_and_cases_are_told(root: Path) -> None:
@@ -610,8 +616,8 @@ def test_missing_curves_and_cases_are_told(root: Path) -> None:
         (root / name).unlink()
     shutil.rmtree(root / "supervised-2-0/tensorboard")
     shown, output = report(root)
-    lost = f"{root}/a_teacher-1-0/tensorboard: holds no curve val/dice/mean"
-    assert f"left out: the curve of a_teacher, 1 of 8 (12.5 %): {lost}" in shown
+    message = f"{root}/a_teacher-1-0/tensorboard: holds no curve val/dice/mean"
+    assert f"left out: the curve of a_teacher, 1 of 8 (12.5 %): {message}" in shown
     assert f"{root}/supervised-2-0/tensorboard: holds no curve val/dice/mean" in shown
     assert "cases_test.csv: cannot be read" in shown
     assert "holds no curve" in (output / "report.html").read_text()
@@ -721,18 +727,18 @@ def test_pictures_of_the_worst_the_median_and_the_best_case(tmp_path: Path) -> N
 
     (row,) = collect([tmp_path / "outputs"])[0]
     scores = compare.scores_of_cases(row.runs[0], "dice")
-    patients = {name[:-3]: [scores[f"{name[:-3]}_{phase}"] for phase in ("ed", "es")] for name in scores}
-    worst, best = sorted(patients, key=lambda name: sum(patients[name]))
-    titles = [axes.get_title("left").split("\n") for axes in pictures.draw(row, re.compile(PATIENT)).figure.axes]
+    of_patient = {name[:-3]: [scores[f"{name[:-3]}_{phase}"] for phase in ("ed", "es")] for name in scores}
+    worst, best = sorted(of_patient, key=lambda name: sum(of_patient[name]))
+    titles = [axes.get_title("left").split("\n") for axes in patients.draw(row, re.compile(PATIENT)).figure.axes]
     assert [title[1] for title in titles] == [
-        f"{name}_ed ({100 * patients[name][0]:.1f} %)" for name in (worst, worst, best)
+        f"{name}_ed ({100 * of_patient[name][0]:.1f} %)" for name in (worst, worst, best)
     ]
-    assert titles[2][0] == f"best: Dice {50 * sum(patients[best]):.1f} %"
-    titles = [axes.get_title("left").split("\n") for axes in pictures.draw(row, re.compile("(.+)")).figure.axes]
+    assert titles[2][0] == f"best: Dice {50 * sum(of_patient[best]):.1f} %"
+    titles = [axes.get_title("left").split("\n") for axes in patients.draw(row, re.compile("(.+)")).figure.axes]
     ordered = sorted(scores, key=lambda name: scores[name])
     assert [title[1] for title in titles] == [ordered[0], ordered[1], ordered[3]]  # each case a patient of its own
 
-    predictions = pictures.predict(row.runs[0], read(RunSettings, read_config(row.runs[0].folder)), ordered)
+    predictions = patients.predict(row.runs[0], read(RunSettings, read_config(row.runs[0].folder)), ordered)
     for name, (volume, prediction) in predictions.items():
         dices = [score(prediction == k, volume.label == k)["dice"] for k in (1, 2, 3)]
         assert sum(dices) / 3 == pytest.approx(scores[name], abs=1e-3)
@@ -752,9 +758,9 @@ def test_pictures_are_of_one_size_with_whole_titles_and_all_classes() -> None:
     labels[1][30:60, 5:85] = 2  # wider than any window of the others' shape within the image
     labels[2][70:75, 50:55] = 3
     panels = [(volume_of(label), label[None]) for label in labels]
-    titles = [f"{which}: Dice 43.7 %\n{'a' * 32}" for which in pictures.WHICH]
+    titles = [f"{which}: Dice 43.7 %\n{'a' * 32}" for which in patients.WHICH]
     classes = ("background", "one", "two", "three")
-    figure = pictures._figure(panels, titles, classes, palette())
+    figure = patients._figure(panels, titles, classes, palette())
     figure.draw_without_rendering()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [*classes[1:], "truth", "prediction"]
     legend = figure.legends[0].get_window_extent()

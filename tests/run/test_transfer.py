@@ -215,7 +215,9 @@ def test_what_is_probably_not_meant_is_told():
     assert told(iterations=7, pretrained=True, freeze_encoder=6) == ""
     assert told(iterations=12, pretrained=True, freeze_encoder=6, stages=(0.5,)).startswith(f"{whole} a stage has 6")
     assert told(iterations=12, pretrained=True, freeze_encoder=6, stages=(0.3,)) == ""
-    assert told(iterations=7, pretrained=False, freeze_encoder=6).startswith("warning: the encoder is frozen as it was")
+    assert told(iterations=7, pretrained=False, freeze_encoder=6).startswith(
+        "warning: the encoder is frozen with random"
+    )
     assert told(iterations=7, pretrained=False, frozen_batchnorm=True) == ""
 
 

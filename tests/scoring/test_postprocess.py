@@ -107,7 +107,7 @@ def test_no_small_region_is_left_and_no_large_one_loses_a_pixel(three_d, corners
 
 
 def sized(label: np.ndarray, corners: bool) -> np.ndarray:
-    """Of each pixel the size of its region."""
+    """The size of each pixel's region."""
     size = np.zeros(label.shape, int)
     for k in range(3):
         numbers, _ = ndimage.label(label == k, ndimage.generate_binary_structure(3, 3 if corners else 1))

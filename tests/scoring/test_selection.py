@@ -1,4 +1,4 @@
-"""What chooses the best model, and metrics of one's own."""
+"""The key `select`, which chooses the best model, and metrics of the user's own."""
 
 import math
 from pathlib import Path
@@ -36,17 +36,17 @@ def test_select_names_a_metric_and_perhaps_a_class(select: str, table: CaseTable
     ("select", "table", "words"),
     [
         ("hd59", CASES, "did you mean hd95?"),
-        ("dice/heart", CASES, "myocardium, ventricle, not of 'heart'"),
-        ("dice/background", CASES, "not of 'background'"),
+        ("dice/heart", CASES, "myocardium, ventricle, not for 'heart'"),
+        ("dice/background", CASES, "not for 'background'"),
         ("hd95", PIXELS, "metrics.distances=true"),
         ("pixel_accuracy", CASES, "dice, hd95, asd, iou"),
         ("mean_accuracy/ventricle", PIXELS, "all pixels at once"),
     ],
 )
 def test_what_the_table_does_not_measure_is_refused(select: str, table: CaseTable, words: str) -> None:
-    with pytest.raises(UserError, match=f"select={select}") as told:
+    with pytest.raises(UserError, match=f"select={select}") as raised:
         selection_of(select, table)
-    assert words in str(told.value)
+    assert words in str(raised.value)
 
 
 def test_a_smaller_distance_is_better_a_larger_share_is_and_nan_is_worst() -> None:
@@ -153,7 +153,7 @@ def test_a_metric_from_outside_is_printed_written_and_chooses_the_model(tmp_path
 def test_a_name_that_is_no_metric_is_refused(dotted: str, words: str, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "mine.py").write_text(METRIC)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"metrics\.more=") as told:
+    with pytest.raises(UserError, match=r"metrics\.more=") as raised:
         metric_table([dotted])
-    assert words in str(told.value)
+    assert words in str(raised.value)
     assert isinstance(metric_table(["mine.volume_error"])["volume_error"], Metric)

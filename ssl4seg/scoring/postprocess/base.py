@@ -10,14 +10,14 @@ from ssl4seg.keys import Key, expect
 
 
 class Given(NamedTuple):
-    """What a step may use besides the label map."""
+    """Inputs of a step besides the label map."""
 
     image: ImageArray
     """[S, C, H, W] as in `Volume`."""
     probability: FloatArray | None
-    """[S, K, H, W] of the network; None if no step reads them."""
+    """[S, K, H, W], the network's probabilities; None if no step reads them."""
     spacing: Spacing | None
-    """None if unknown."""
+    """In mm per axis; None if unknown."""
 
 
 class Step(ABC):
@@ -41,7 +41,7 @@ class Step(ABC):
             classes: names of all classes of the dataset.
 
         Raises:
-            UserError: if a name or number is none of the dataset's classes.
+            UserError: a name or number is none of the dataset's classes.
         """
 
     def require(self, key: Key, **values: object) -> None:

@@ -99,13 +99,13 @@ class LargestComponent(RegionStep):
 class SmallRegions(RegionStep):
     """Merge regions smaller than `min_size` into their surroundings, or turn them into class 0.
 
-    The smallest region is merged first. Each takes the class with which it shares most faces (on a tie that with the
-    lower number), so that the region beside it grows and may then be large enough to stay. Holes, which are small
+    The smallest region is merged first. Each takes the class with which it shares most faces (on a tie the class with
+    the lower number), so that the region beside it grows and may then be large enough to stay. Holes, which are small
     regions of class 0, are filled in the same way.
 
     Args:
-        min_size: of a region that stays.
-        unit: of min_size: "pixel" (in a volume voxels) or "mm", square millimetres (in a volume cubic ones).
+        min_size: the smallest size of a region that stays.
+        unit: the unit of min_size: "pixel" (in a volume voxels) or "mm", square millimetres (in a volume cubic ones).
         into: "surrounding", or "background": small regions become class 0, and holes stay.
     """
 
@@ -164,7 +164,7 @@ def merged(sizes: list[int], classes: list[int], beside: list[Counter[int]], lea
     """The class of every region after those below `least` pixels are merged, smallest first.
 
     Args:
-        sizes, classes, beside: of the regions; sizes and beside are changed.
+        sizes, classes, beside: size, class and neighbours of each region; sizes and beside are changed in place.
     """
     part_of = list(range(len(sizes)))
     small = [(size, region) for region, size in enumerate(sizes) if size < least]

@@ -1,4 +1,4 @@
-"""The folder of figures: what one call of the report writes there, and nothing that an earlier one wrote."""
+"""The folder of the report's figures; it holds none of an earlier call."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from ssl4seg.report.figures import Drawing
 
 LIST = "written.txt"
-"""Names of the files that the report has written; no other is ever removed."""
+"""The file that lists the figures which the report has written; only these are ever removed."""
 
 
 class FigureFolder:
-    """A folder of figures; those of the call before are removed, as they may show what is no longer so."""
+    """A folder of figures. Figures of the previous call are removed, because they may be out of date."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.taken = path, set[str]()
@@ -23,9 +23,9 @@ class FigureFolder:
             path.rmdir()
 
     def save(self, drawing: "Drawing") -> Path:
-        """As PNG and SVG, under a name that no other figure has; the path without the ending."""
+        """Write PNG and SVG under a name that no other figure has; return the path without the ending."""
         stem, number = drawing.name, 1
-        while stem.lower() in self.taken:  # some file systems know no capitals
+        while stem.lower() in self.taken:  # some file systems take "a" and "A" for one name
             number += 1
             stem = f"{drawing.name}-{number}"
         self.taken.add(stem.lower())

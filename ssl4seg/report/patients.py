@@ -16,27 +16,28 @@ from ssl4seg.data.case import LabelArray, Volume
 from ssl4seg.data.reading import read_all
 from ssl4seg.errors import UserError
 from ssl4seg.report.collect import MAIN, Row, Run
-from ssl4seg.report.compare import by_patient, mean_of_known, scores_of_cases
+from ssl4seg.report.compare import by_patient, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
-from ssl4seg.report.words import short
+from ssl4seg.report.names import short
 from ssl4seg.run.assemble import dataset_of, predictor_of
 from ssl4seg.run.device import fabric_of
 from ssl4seg.run.folder import read_config
 from ssl4seg.run.load import load_run
 from ssl4seg.run.settings import RunSettings, read
+from ssl4seg.scoring.metrics import mean_of_known
 from ssl4seg.scoring.pictures import Palette, fullest, grey, palette
 
 WHICH = ("worst", "median", "best")
 
 COLUMNS = 6
-"""Of the legend."""
+"""Entries in a line of the legend."""
 
 
 def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
-    """Of the first seed's run: of each of the three patients a volume.
+    """Draw a volume of each of the three patients, predicted by the run of the first seed.
 
     Raises:
-        UserError: its checkpoint or its dataset is not there.
+        UserError: no case has a score, or the run's checkpoint or dataset is missing.
     """
     run = row.runs[0]
     patients = by_patient(scores_of_cases(run, row.main), patient)
@@ -52,9 +53,9 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
     shown = predict(run, settings, [_volume(patients[name]) for name in chosen])
     titles = []
     for which, name in zip(WHICH, chosen, strict=True):
-        volume, few = _volume(patients[name]), len(patients[name]) == 1
-        told = volume if few else f"{volume} ({100 * patients[name][volume]:.1f} %)"
-        titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([told], 32)[told]}")
+        volume, alone = _volume(patients[name]), len(patients[name]) == 1
+        shown_volume = volume if alone else f"{volume} ({100 * patients[name][volume]:.1f} %)"
+        titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([shown_volume], 32)[shown_volume]}")
     data = settings.dataset
     colors = palette(data.get("palette"), background=data.get("background", True))
     panels = [shown[_volume(patients[name])] for name in chosen]
@@ -71,17 +72,21 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
 
 
 def _volume(cases: Mapping[str, float]) -> str:
-    """The case whose score is nearest to the mean, of several the first."""
+    """The case whose score is nearest to the patient's mean; of several the first by name."""
     mean = mean_of_known([*cases.values()])
     return min(sorted(cases), key=lambda name: round(abs(cases[name] - mean), 9))
 
 
 def predict(run: Run, settings: RunSettings, names: Sequence[str]) -> dict[str, tuple[Volume, LabelArray]]:
-    """Cases of the split that the run was tested on, by name, with the predictions of its best model."""
+    """Predict the test cases `names` by the run's best model.
+
+    Returns:
+        name -> volume and prediction.
+    """
     dataset = dataset_of(settings.dataset)
     cases = {case.name: case for case in dataset.cases(dataset.tested_on)}
-    if lost := [name for name in names if name not in cases]:
-        raise UserError(f"{run.folder}: the dataset has no test case {lost[0]} any more")
+    if gone := [name for name in names if name not in cases]:
+        raise UserError(f"{run.folder}: the dataset has no test case {gone[0]} any more")
     fabric = fabric_of()
     model = load_run(run.folder, settings, "best", fabric.device)
     predictor = predictor_of(model, fabric, settings, batch_size=settings.engine.eval_batch_size)
@@ -94,9 +99,9 @@ def predict(run: Run, settings: RunSettings, names: Sequence[str]) -> dict[str, 
 def _figure(
     panels: Sequence[tuple[Volume, LabelArray]], titles: Sequence[str], classes: Sequence[str], colors: Palette
 ) -> Figure:
-    """Panels of one size, side by side, with a legend of all classes that are seen in any of them.
+    """Draw panels of one size side by side, with a legend of all classes that any of them shows.
 
-    The places are given in inches: what an automatic layout leaves between titles, panels and legend differs.
+    Places are computed in inches, because an automatic layout leaves gaps that differ from figure to figure.
     """
     shapes = [volume.image.shape[-2:] for volume, _ in panels]
     ratio = float(np.clip(np.median([width / height for height, width in shapes]), 0.5, 2.0))
@@ -107,31 +112,31 @@ def _figure(
         size = (3 * width + 4 * gap, title + height + 2 * gap + legend * lines)
         figure = Figure(figsize=size)
         seen: set[int] = set()
-        for i, ((volume, prediction), told) in enumerate(zip(panels, titles, strict=True)):
+        for i, ((volume, prediction), text) in enumerate(zip(panels, titles, strict=True)):
             left, bottom = gap + i * (width + gap), size[1] - title - height
             axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
             seen |= _picture(axes, volume, prediction, colors, ratio)
-            axes.set_title(told, fontsize=8)
+            axes.set_title(text, fontsize=8)
         _legend(figure, classes, sorted(seen), colors)
     return figure
 
 
 def _picture(axes: Axes, volume: Volume, prediction: LabelArray, colors: Palette, ratio: float) -> set[int]:
-    """Contours over the slice with most of the truth, enlarged to the foreground; which classes are seen."""
-    assert volume.label is not None  # `read_all` refuses a case without
+    """Draw contours over the slice with most of the truth, cropped to the foreground; return the visible classes."""
+    assert volume.label is not None  # `read_all` refuses a case without a mask
     at = fullest(volume.label, colors)
-    truth, found = volume.label[at], prediction[at]
-    classes = colors.classes(np.stack([truth, found]))
+    truth, predicted = volume.label[at], prediction[at]
+    classes = colors.classes(np.stack([truth, predicted]))
     axes.imshow(grey(volume.image[at]), interpolation="nearest")
     axes.set_axis_off()
     seen = set()
     for k in classes:
-        for label, style, width in ((truth, "solid", 1.6), (found, (0, (2, 1.2)), 1.2)):
+        for label, style, width in ((truth, "solid", 1.6), (predicted, (0, (2, 1.2)), 1.2)):
             if (mask := label == k).any() and not mask.all():
                 contour = axes.contour(mask, levels=[0.5], colors=[colors.hex(k)], linewidths=width, linestyles=[style])
                 contour.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
                 seen.add(k)
-    x, y = _window(np.isin(truth, classes) | np.isin(found, classes), ratio)
+    x, y = _window(np.isin(truth, classes) | np.isin(predicted, classes), ratio)
     axes.set_xlim(*x)
     axes.set_ylim(*y[::-1])
     return seen
