@@ -1,7 +1,9 @@
-"""Checkpoints: written atomically, loaded without running code."""
+"""Checkpoints: written atomically, loaded whole and without running code, known by the hash of their weights."""
 
+import hashlib
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,13 @@ def save(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values to the CPU. A file that holds pickled code is refused; the code never runs."""
+    """Read tensors and plain values to the CPU. A file that holds pickled code is refused; the code never runs.
+
+    torch.save writes a zip archive with a check sum (CRC-32) of each tensor. torch.load does not compare it, so that a
+    bit that has flipped on the disk would become another weight; here it is compared first.
+    """
     try:
+        _check_sums(path)
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -54,6 +61,25 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors")
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Raise if a part of a zip archive is not the one that was written; other kinds of file have no check sums."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if (part := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the check sum of {part} does not hold")
+
+
+def hash_of(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def network_state(path: Path) -> dict[str, Tensor]:

@@ -167,6 +167,7 @@ KEYS: dict[str, Key] = {
     "num_threads": optional(whole(1)),
     "deterministic": true_or_false,
     "resume": true_or_false,
+    "trust": true_or_false,
     "metrics.unit": one_of(*UNITS),
     "metrics.empty": one_of(*EMPTY),
     "metrics.distances": true_or_false,

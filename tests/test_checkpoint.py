@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, loaded without running anything, and refused with a reason."""
 
+import hashlib
 import os
 import pickle
 from collections import OrderedDict
@@ -118,6 +119,32 @@ def test_a_truncated_file_is_called_damaged_wherever_it_ends(file):
             checkpoint.load(file)
 
 
+def test_no_flipped_bit_becomes_another_weight(file):
+    """Of every eighth byte of the file one bit, of tensors and of the archive's own words alike."""
+    checkpoint.save({"method": STATE, "large": torch.arange(500.0), "step": 7}, file)
+    whole, refused = file.read_bytes(), 0
+    for at in range(0, len(whole), 8):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at // 8 % 8)]) + whole[at + 1 :])
+        try:
+            loaded = checkpoint.load(file)
+        except UserError:
+            refused += 1
+        else:  # padding, dates
+            assert same(loaded["method"], STATE)
+            assert (loaded["step"], torch.equal(loaded["large"], torch.arange(500.0))) == (7, True)
+    assert refused > 250  # `large` alone has 2,000 bytes
+
+
+def test_a_check_sum_that_does_not_hold_is_told_with_its_part(file):
+    checkpoint.save(STATE, file)
+    whole = file.read_bytes()
+    at = whole.index(np.arange(6, dtype="<f4").tobytes())
+    file.write_bytes(whole[: at + 9] + bytes([whole[at + 9] ^ 4]) + whole[at + 10 :])
+    torch.load(file, weights_only=True)  # which sees nothing
+    with pytest.raises(UserError, match=r"last\.pt: .*is damaged \(the check sum of .*data/0 does not hold\)"):
+        checkpoint.load(file)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x02", b"a text file\n", b"\x89PNG\r\n\x1a\n", bytes(1000)])
 def test_something_else_is_no_checkpoint(file, content):
     file.write_bytes(content)
@@ -164,6 +191,40 @@ def test_a_file_without_state_dict_is_refused(file, content):
     torch.save(content, file)
     with pytest.raises(UserError, match="holds no state dict"):
         checkpoint.network_state(file)
+
+
+# -- the hash of weights ----------------------------------------------------------------------------------------------
+
+
+def test_the_hash_is_of_names_types_shapes_and_bytes():
+    text = b"bias torch.float32 (2,)\n" + np.array([1, 2], "<f4").tobytes()
+    text += b"weight torch.float32 (2, 3)\n" + np.arange(6, dtype="<f4").tobytes()
+    assert checkpoint.hash_of(STATE) == hashlib.sha256(text).hexdigest()
+    assert checkpoint.hash_of(dict(reversed(STATE.items()))) == checkpoint.hash_of(STATE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**STATE, "weight": STATE["weight"].view(3, 2)},
+        {**STATE, "bias": STATE["bias"].view(torch.int32)},
+        {**STATE, "bias": torch.tensor([1.0, 2.0000002])},
+        {"weight": STATE["weight"], "Bias": STATE["bias"]},
+        {**STATE, "more": torch.zeros(())},
+    ],
+)
+def test_other_weights_have_another_hash(other):
+    assert checkpoint.hash_of(other) != checkpoint.hash_of(STATE)
+
+
+def test_every_type_of_tensor_has_a_hash():
+    kinds = (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool)
+    hashes = {checkpoint.hash_of({"a": torch.ones(3, dtype=kind)}) for kind in kinds}
+    hashes |= {checkpoint.hash_of({"a": tensor}) for tensor in (torch.ones(()), torch.ones(0))}
+    assert len(hashes) == 7
+    image = torch.rand(2, 3, 4, 5)
+    strided = image.contiguous(memory_format=torch.channels_last)
+    assert checkpoint.hash_of({"a": strided}) == checkpoint.hash_of({"a": image})
 
 
 # -- loading into a network -------------------------------------------------------------------------------------------

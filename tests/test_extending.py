@@ -85,6 +85,11 @@ def test_a_method_trains_and_is_evaluated(tmp_path: Path) -> None:
     run = trained("method", tmp_path, typed_in_a_shell)
     assert {"train/supervised", "train/entropy"} <= set(events(run).Tags()["scalars"])
     evaluation = f"ssl4seg-eval run={run.relative_to(tmp_path)} device=cpu"
+    output = refused("eval", *evaluation.split()[1:], cwd=tmp_path)
+    assert "config.yaml: could run code" in output
+    assert "method._target_: entropy.Entropy" in output
+    assert "add trust=true" in output
+    evaluation += " trust=true"
     typed(f"PYTHONPATH=mine {evaluation}", tmp_path)
     output = refused("eval", *evaluation.split()[1:], cwd=tmp_path)
     assert "its folder on PYTHONPATH?" in output
@@ -100,7 +105,7 @@ def test_a_dataset_is_trained_on(tmp_path: Path) -> None:
 def test_a_network_trains_and_its_weights_come_back(tmp_path: Path) -> None:
     run = trained("network", tmp_path)
     assert load(run / "best.pt")["method"]["student.encoder.0.weight"].shape == (5, 1, 3, 3)
-    typed(f"PYTHONPATH=mine ssl4seg-eval run={run.relative_to(tmp_path)} device=cpu", tmp_path)
+    typed(f"PYTHONPATH=mine ssl4seg-eval run={run.relative_to(tmp_path)} device=cpu trust=true", tmp_path)
     assert results(run, "results_test.json")["test"] == results(run)["test"]
 
 

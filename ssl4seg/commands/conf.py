@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 import ssl4seg
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, expect
+from ssl4seg.run import targets
 from ssl4seg.run.folder import read_config
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
@@ -97,15 +98,16 @@ def choices(group: str, folders: Sequence[Path]) -> list[str]:
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
-def composed(name: str, words: Sequence[str], extra: Sequence[Path] = ()) -> DictConfig:
+def composed(name: str, words: Sequence[str], extra: Sequence[Path] = (), *, hydra: bool = False) -> DictConfig:
     """Compose conf/<name>.yaml with words of the command line.
 
     Args:
         extra: folders of --config-dir.
+        hydra: whether to return the node `hydra` too.
     """
     searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose(name, overrides=[*searchpath, *words])
+        return compose(name, overrides=[*searchpath, *words], return_hydra_config=hydra)
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -211,6 +213,15 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
+
+
+def check_targets(laid: Laid) -> None:
+    """Refuse a run whose config.yaml could run code from outside of ssl4seg, unless trust=true was typed."""
+    run = laid.config["run"]
+    source = "the configuration" if run is None else Path(run) / "config.yaml"
+    trust = "trust" in laid.typed and laid.config["trust"] is True
+    for config in (laid.usual, laid.config):  # as it is written, and as it is after interpolation
+        targets.check(config, source, "add trust=true", trust=trust, typed=laid.typed)
 
 
 def keys_of(words: Sequence[str]) -> list[str]:

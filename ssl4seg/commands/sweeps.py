@@ -23,9 +23,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cluster import outlive_lost_jobs
+from ssl4seg.commands.conf import keys_of
 from ssl4seg.errors import UserError
 from ssl4seg.processes import launched_world
 from ssl4seg.run.folder import FAILURES, finished, locked, read_config, read_failures, write_failure
+from ssl4seg.run.targets import foreign
 
 SEARCHER = "hydra/sweeper=optuna"
 PLUGINS = {
@@ -147,7 +149,9 @@ class Sweep(Callback):
         from ssl4seg.scoring.selection import goodness_of  # imports NumPy
 
         if done := finished(folder):
-            return goodness_of(done, read_config(folder)["metrics"]["more"])
+            run, typed = read_config(folder), keys_of(overrides)
+            trusted = "trust" in typed or not foreign(run, typed)  # it may have lain there before
+            return goodness_of(done, run["metrics"]["more"]) if trusted else None
         if (folder / "config.yaml").exists():
             with suppress(UserError), locked(folder / ".lock"):  # locked: the job was queued again and is at work
                 write_failure(folder, error)

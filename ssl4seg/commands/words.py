@@ -15,6 +15,7 @@ from ssl4seg.commands.sweeps import SEARCHER, check_plugin
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, expect
 from ssl4seg.run.folder import is_run, read_config
+from ssl4seg.run.targets import check_hydra
 
 Config = Mapping[str, Any]
 
@@ -32,6 +33,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         UserError: names the word and says what is right.
     """
     parsed = [override for word in overrides for override in _parsed(word)]
+    _check_hydra(name, parsed, extra)
     if any(override.key_or_group == "hydra.searchpath" for override in parsed):
         return  # configurations outside of conf/, which only Hydra can check
     folders = [*extra, conf_dir()]
@@ -79,6 +81,32 @@ def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> st
     first = _values(override, groups[override.key_or_group])[0]
     several = f"[{','.join(map(str, first))}]" if isinstance(first, list) else first
     return f"{override.key_or_group}={several}"
+
+
+def _check_hydra(name: str, parsed: Sequence[Override], extra: Sequence[Path]) -> None:
+    """Refuse a choice of --config-dir that changes Hydra's own settings, which could run programs."""
+    trust = any(o.key_or_group == "trust" and o.value() is True for o in parsed)
+    own = [str(o.input_line) for o in parsed if o.key_or_group.startswith("hydra")]
+    for choice in [choice for override in parsed for choice in _choices_of(override, extra)]:
+        chosen, bare = (_hydra(name, words, extra) for words in ([*own, choice], own))
+        check_hydra(chosen, bare, f"{choice} of --config-dir", trust=trust)
+
+
+def _choices_of(override: Override, folders: Sequence[Path]) -> list[str]:
+    """GROUP=CHOICE for each choice that a word takes from some folders; of a sweep all of them."""
+    group, known = override.key_or_group, choices(override.key_or_group, folders)
+    if not known or override.is_delete():
+        return []
+    added = "+" if override.is_add() or override.is_force_add() else ""
+    values = [(v, f"{group}=[{v}]") for value in _values(override, known) if isinstance(value, list) for v in value]
+    values += [(value, f"{group}={value}") for value in _values(override, known) if not isinstance(value, list)]
+    return [f"{added}{word}" for value, word in values if value in known]
+
+
+def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> dict[str, Any]:
+    """Hydra's own settings under some words."""
+    node: Any = OmegaConf.to_container(composed(name, words, extra, hydra=True)["hydra"], resolve=False)
+    return dict(node)
 
 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:

@@ -19,6 +19,7 @@ from ssl4seg.report.collect import MAIN, Row, Run
 from ssl4seg.report.compare import by_patient, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
 from ssl4seg.report.names import short
+from ssl4seg.run import targets
 from ssl4seg.run.assemble import dataset_of, predictor_of
 from ssl4seg.run.device import fabric_of
 from ssl4seg.run.folder import read_config
@@ -33,11 +34,15 @@ COLUMNS = 6
 """Entries in a line of the legend."""
 
 
-def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
+def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
     """Draw a volume of each of the three patients, predicted by the run of the first seed.
 
+    Args:
+        trust: whether the run's config.yaml may name classes from outside of ssl4seg.
+
     Raises:
-        UserError: no case has a score, or the run's checkpoint or dataset is missing.
+        UserError: no case has a score, the run's checkpoint or dataset is missing, the checkpoint is not the one that
+            was tested, or config.yaml is not trusted.
     """
     run = row.runs[0]
     patients = by_patient(scores_of_cases(run, row.main), patient)
@@ -46,8 +51,10 @@ def draw(row: Row, patient: re.Pattern[str]) -> Drawing:
     if not ordered:
         raise UserError(f"{run.folder}: no test case has a score")
     chosen = [ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]]
+    config = read_config(run.folder)
+    targets.check(config, run.folder / "config.yaml", "add --trust", trust=trust)
     try:
-        settings = read(RunSettings, read_config(run.folder))
+        settings = read(RunSettings, config)
     except UserError as error:
         raise UserError(f"{run.folder}: {error}") from None
     shown = predict(run, settings, [_volume(patients[name]) for name in chosen])
@@ -88,7 +95,7 @@ def predict(run: Run, settings: RunSettings, names: Sequence[str]) -> dict[str, 
     if gone := [name for name in names if name not in cases]:
         raise UserError(f"{run.folder}: the dataset has no test case {gone[0]} any more")
     fabric = fabric_of()
-    model = load_run(run.folder, settings, "best", fabric.device)
+    model = load_run(run.folder, settings, "best", fabric.device, tested=True)
     predictor = predictor_of(model, fabric, settings, batch_size=settings.engine.eval_batch_size)
     return {
         case.name: (volume, predictor(volume.image))

@@ -122,6 +122,9 @@ class Engine:
                     self.check_finite(weights=True)
                     self.save()
                     raise Interrupted
+        if not self.best:  # best.pt was lost after the last validation
+            self.validate(record)
+            self.save()
 
     def train_step(self) -> Losses:
         """Make one optimiser step for every phase; return the losses of all phases, detached."""

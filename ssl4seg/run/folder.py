@@ -24,13 +24,14 @@ MAY_DIFFER = (
     "device",
     "num_threads",
     "resume",
+    "trust",
     "engine.log_every",
     "engine.eval_batch_size",
     "engine.resident_gib",
     "engine.num_workers",
 )
-"""Keys of the machine, of the place of the data and of colours, which do not change the trained model: a run may be
-resumed with other values of them."""
+"""Keys of the machine, of the place of the data, of colours and of trust, which do not change the trained model: a run
+may be resumed with other values of them."""
 
 FAILURES = "failed.jsonl"
 """A file in a sweep's folder with a line for each failed run, also for a refused run, which has no folder."""

@@ -1,25 +1,32 @@
 """Load a trained model from its run folder."""
 
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ssl4seg import checkpoint
 from ssl4seg.data.dataset import Statistics
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import method_of, network_maker
-from ssl4seg.run.folder import checkpoint_file
+from ssl4seg.run.folder import checkpoint_file, read_json
 from ssl4seg.run.settings import ModelSettings
 
+log = logging.getLogger("ssl4seg")
 
-def load_run(run: Path, settings: ModelSettings, which: str, device: torch.device) -> nn.Module:
+
+def load_run(
+    run: Path, settings: ModelSettings, which: str, device: torch.device, *, tested: bool = False
+) -> nn.Module:
     """Build the run's method and load the weights of a checkpoint into it.
 
     Args:
         run: the folder of the run.
         settings: the settings of the run, with the typed keys laid on them.
         which: best, last or the path of a file.
+        tested: whether to refuse a best.pt that is not the one of results.json, instead of warning.
 
     Raises:
         UserError: there is no such checkpoint, or it belongs to another method or network.
@@ -39,5 +46,21 @@ def load_run(run: Path, settings: ModelSettings, which: str, device: torch.devic
     if "method" not in content:
         raise UserError(f"{path}: is no checkpoint of a run; to evaluate a state dict use network.weights={path}")
     checkpoint.load_into(method, content["method"], path)
+    if path.resolve() == (run / "best.pt").resolve() and (doubt := _doubt(run, content["method"])):
+        if tested:
+            raise UserError(doubt)
+        log.warning(doubt)
     method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
+
+
+def _doubt(run: Path, state: Mapping[str, Tensor]) -> str:
+    """That best.pt is not the one that was tested; nothing where results.json does not say, as in older runs."""
+    file = run / "results.json"
+    try:
+        tested = read_json(file).get("weights_sha256") if file.exists() else None
+    except UserError:  # damaged, which is not what the weights are asked about
+        return ""
+    if tested is None or tested == checkpoint.hash_of(state):
+        return ""
+    return f"{run}: best.pt is not the one that was tested; {file} holds the scores of other weights"

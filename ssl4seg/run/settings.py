@@ -80,7 +80,7 @@ class ViewSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ModelSettings):
-    """All keys of conf/run.yaml but `recipe`, which other keys only point to."""
+    """All keys of conf/run.yaml but `recipe`, to which other keys point, and `trust`, which the command has obeyed."""
 
     supervised_loss: Config
     views: ViewSettings

@@ -271,6 +271,10 @@ class Training:
         if path:
             engine.resume(checkpoint.load(Path(path)), path)
             log.info(f"going on from step {engine.step} of {self.plan.total}")
+            doubt = self.fabric.broadcast(_doubt_of_best(self.folder.best, engine.best) if self.folder else "")
+            if doubt:
+                engine.best = {}
+                log.warning(f"{doubt}; the search for the best model starts anew from step {engine.step}")
 
     # -- validation and test ------------------------------------------------------------------------------------------
 
@@ -299,7 +303,8 @@ class Training:
     def test(self, engine: Engine, record: Record) -> None:
         """Test the best model; write cases_test.csv, results.json and TensorBoard, and print the table."""
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
-        checkpoint.load_into(self.method, checkpoint.load(Path(best))["method"], best)
+        weights = checkpoint.load(Path(best))["method"]
+        checkpoint.load_into(self.method, weights, best)
         table, pictures = self.evaluate(self.dataset.tested_on)
         if not self.folder:
             return
@@ -316,7 +321,8 @@ class Training:
                 if m in s
             },
         )
-        write_json(self.folder.results_file, self.results(engine, summary, table.seconds))
+        results = self.results(engine, summary, table.seconds) | {"weights_sha256": checkpoint.hash_of(weights)}
+        write_json(self.folder.results_file, results)
         where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
         show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
         log.info(f"finished; results and curves in {self.folder.path}")
@@ -353,6 +359,25 @@ class Training:
             "peak_memory_bytes": peak_memory(self.fabric.device),
             "versions": _versions(self.fabric),
         }
+
+
+def _doubt_of_best(file: Path, best: Mapping[str, Any]) -> str:
+    """Why best.pt is not the model that last.pt calls the best; nothing if it is, or if there is none yet.
+
+    Args:
+        best: step and scores of the best model, as last.pt has them.
+    """
+    if not best:
+        return ""
+    try:
+        found = checkpoint.load(file)
+    except UserError as error:
+        return str(error)
+    if found.get("step") != best["step"]:
+        return f"{file}: is of step {found.get('step')}, but the best model so far is that of step {best['step']}"
+    if repr(found.get("val")) != repr(best["val"]):  # a NaN equals none
+        return f"{file}: has other scores than the best model so far, that of step {best['step']}"
+    return ""
 
 
 def _launched(settings: RunSettings, *, partial: bool) -> Fabric:

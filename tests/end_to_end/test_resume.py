@@ -5,10 +5,12 @@ import os
 import shlex
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import PHANTOM, Command, curve, differing, events, lasting, load, succeed, table
+import torch
+from helpers import PHANTOM, Command, curve, differing, events, lasting, load, results, succeed, table
 
 STEPS, EVERY = 60, 20
 METHODS = ("supervised", "mean_teacher", "uamt")
@@ -142,6 +144,78 @@ def test_a_damaged_checkpoint_is_named(unbroken: Path, tmp_path: Path) -> None:
     assert code == 1
     assert f"{path / 'last.pt'}: is not a checkpoint, or is damaged" in output
     assert "Traceback" not in output
+
+
+def stopped(home: Path) -> Path:
+    """A run that was stopped between two validations."""
+    path = folder(home, "supervised")
+    running = Command.start("train", *command("supervised"), cwd=home).wait_for((path / "last.pt").exists)
+    assert running.send(signal.SIGINT).code == 130
+    assert load(path / "last.pt")["best"]["step"] == load(path / "best.pt")["step"]
+    return path
+
+
+def flip(file: Path) -> None:
+    """One bit in the middle of the file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def another_step(file: Path) -> None:
+    torch.save(load(file) | {"step": 13}, file)
+
+
+def another_run(file: Path) -> None:
+    """Of the same step, with other scores."""
+    content = load(file)
+    content["val"]["dice"]["mean"] += 0.01
+    torch.save(content, file)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (Path.unlink, "there is no such checkpoint"),
+        (flip, "is not a checkpoint, or is damaged"),
+        (another_step, "is of step 13, but the best model so far is that of step"),
+        (another_run, "has other scores than the best model so far"),
+    ],
+)
+def test_a_best_model_that_is_not_the_one_of_last_pt_is_searched_anew(
+    harm: Callable[[Path], None], reason: str, unbroken: Path, tmp_path: Path
+) -> None:
+    path = stopped(tmp_path)
+    at = load(path / "last.pt")["step"]
+    harm(path / "best.pt")
+    output = succeed("train", *command("supervised"), cwd=tmp_path)
+    assert f"{path / 'best.pt'}: {reason}" in output
+    assert f"the search for the best model starts anew from step {at}" in output
+    best, last = load(path / "best.pt"), load(path / "last.pt")
+    assert at < best["step"] <= STEPS
+    assert (best["step"], best["val"]) == (last["best"]["step"], last["best"]["val"])
+    assert not differing(last["method"], load(folder(unbroken, "supervised") / "last.pt")["method"])
+    assert results(path)["best_step"] == best["step"]
+
+
+def test_a_best_model_that_is_lost_after_the_last_step_is_the_last_one(unbroken: Path, tmp_path: Path) -> None:
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    path = folder(tmp_path, "supervised")
+    for name in ("results.json", "best.pt"):
+        (path / name).unlink()
+    assert f"starts anew from step {STEPS}" in succeed("train", *command("supervised"), cwd=tmp_path)
+    assert (results(path)["status"], results(path)["best_step"]) == ("finished", STEPS)
+    assert not differing(load(path / "best.pt")["method"], load(path / "last.pt")["method"])
+
+
+def test_a_run_that_was_stopped_before_a_validation_has_no_search_to_start_anew(tmp_path: Path) -> None:
+    path = folder(tmp_path, "supervised")
+    late = [*command("supervised"), "iterations=4000", "eval_every=4000"]
+    running = Command.start("train", *late, cwd=tmp_path).wait_for((path / "split.json").exists)
+    assert running.send(signal.SIGINT).code == 130
+    running = Command.start("train", *late, cwd=tmp_path)
+    running.wait_for(lambda: "going on" in running.log.read_text())
+    assert "anew" not in running.send(signal.SIGINT).output
 
 
 def test_a_folder_in_use_is_refused_to_a_second_process(tmp_path: Path) -> None:

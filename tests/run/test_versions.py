@@ -103,3 +103,9 @@ def test_the_configuration_is_brought_to_the_keys_and_places_of_this_version(old
     for target in targets:
         module, _, name = target.rpartition(".")
         assert hasattr(__import__(module, fromlist=[name]), name), target
+
+
+def test_a_run_whose_results_know_no_hash_is_not_doubted(old: Path, tmp_path: Path) -> None:
+    folder = old / "unet-1cases-s0-finished"
+    assert "weights_sha256" not in results(folder)
+    assert "best.pt is not" not in succeed("eval", f"run={folder}", "device=cpu", cwd=tmp_path)
