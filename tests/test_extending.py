@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,16 +47,24 @@ def typed(command: str, folder: Path) -> None:
     succeed(program.removeprefix("ssl4seg-"), *words, cwd=folder, env=env)
 
 
+def typed_in_a_shell(command: str, folder: Path) -> None:
+    """The same by a shell, which finds the installed command."""
+    path = f"{Path(script('train')).parent}{os.pathsep}{os.environ['PATH']}"
+    code, output = shell("sh", "-c", command, cwd=folder, env={"PATH": path})
+    assert code == 0, output
+
+
 def tiny(name: str) -> list[str]:
     """Settings with which the example's run takes a second."""
     lacking = LACKING.get(name)
     return [key for key in PHANTOM if not (lacking and key.startswith(lacking))]
 
 
-def trained(name: str, folder: Path, typed: Callable[[str, Path], None] = typed) -> Path:
+def trained(name: str, folder: Path, *, in_a_shell: bool = False) -> Path:
     """The run folder of an example, trained by the command of the page with tiny settings."""
     write(name, folder)
-    typed(f"{EXAMPLES[name].command} {' '.join(repr(key) for key in tiny(name))}", folder)
+    command = f"{EXAMPLES[name].command} {' '.join(repr(key) for key in tiny(name))}"
+    (typed_in_a_shell if in_a_shell else typed)(command, folder)
     (run,) = (file.parent for file in folder.glob("outputs/*/*/*/results.json"))
     assert results(run)["status"] == "finished"
     return run
@@ -74,15 +81,8 @@ def test_a_method_is_about_twenty_lines_of_python_and_one_yaml() -> None:
     assert all(len(text.splitlines()) <= 22 for text in files.values())
 
 
-def typed_in_a_shell(command: str, folder: Path) -> None:
-    """The same by a shell, which finds the installed command."""
-    path = f"{Path(script('train')).parent}{os.pathsep}{os.environ['PATH']}"
-    code, output = shell("sh", "-c", command, cwd=folder, env={"PATH": path})
-    assert code == 0, output
-
-
 def test_a_method_trains_and_is_evaluated(tmp_path: Path) -> None:
-    run = trained("method", tmp_path, typed_in_a_shell)
+    run = trained("method", tmp_path, in_a_shell=True)
     assert {"train/supervised", "train/entropy"} <= set(events(run).Tags()["scalars"])
     evaluation = f"ssl4seg-eval run={run.relative_to(tmp_path)} device=cpu"
     output = refused("eval", *evaluation.split()[1:], cwd=tmp_path)
