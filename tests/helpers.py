@@ -120,7 +120,7 @@ def _main(name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], lo
         os.dup2(output, stream)
     os.chdir(cwd)
     os.environ.update(env)
-    sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder, absolute
+    sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder
     sys.argv = [f"ssl4seg-{name}", *arguments]
     gc.freeze()  # looking through all that was imported, again and again, would be a third of the process's time
     importlib.import_module(MODULES[name]).main()
@@ -329,6 +329,7 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
 SMALL_METHODS = {
     "ctct": "transformer.embed_dim=12 transformer.depths=[1,1,1] transformer.heads=[1,2,2]",
     "gct": "detector_width=8",
+    "u2pl": "projection_channels=16 num_anchors=32 num_keys=64 bank_size=300 background_bank_size=300",
 }
 
 

@@ -128,7 +128,7 @@ def test_eval_of_bare_weights_makes_the_dataset_once(tmp_path: Path) -> None:
     torch.save(UNet(in_channels=1, num_classes=4, channels=[4, 8], dropout=[0, 0]).state_dict(), tmp_path / "a.pt")
     data = [key for key in PHANTOM if key.startswith(("dataset", "network", "device", "num_threads"))]
     weights = (f"network.weights={tmp_path}/a.pt", f"output={tmp_path}")
-    evaluate_checkpoint(evaluation(*weights, *data, "split=val", "dataset._target_=test_daily_use.Counted"))
+    evaluate_checkpoint(evaluation(*weights, *data, "split=val", f"dataset._target_={__name__}.Counted"))
     assert Counted.made == 1
     assert results(tmp_path, "results_val.json")["val"]["num_cases"] == 2
 

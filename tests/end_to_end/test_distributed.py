@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CLASSES, PHANTOM, load, results, shell, table
+from helpers import CLASSES, PHANTOM, load, results, shell, succeed, table
 
 METHODS = ("supervised", "mean_teacher", "uamt")
 NETWORKS = ("unet", "plain")
@@ -60,30 +60,30 @@ def config(home: Path) -> Path:
     return home
 
 
-def sweep(home: Path, launcher: tuple[object, ...], *overrides: str) -> Path:
-    """Every method on every network, in `launcher`'s processes."""
-    groups = (f"method={','.join(f'kept_{m}' for m in METHODS)}", f"network={','.join(NETWORKS)}")
-    code, output = shell(
-        *launcher,
-        *("-m", "ssl4seg.train", "--config-dir", "conf", "-m", *PHANTOM, *groups),
-        *("network.dropout=[0,0]", "labeled_ratio=0.5", f"iterations={ITERATIONS}", "eval_every=2", *overrides),
-        cwd=config(home),
-        env={"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"},
-    )
+SWEEP = (
+    *("--config-dir", "conf", "-m", *PHANTOM, f"method={','.join(f'kept_{m}' for m in METHODS)}"),
+    *("network.dropout=[0,0]", "labeled_ratio=0.5", f"iterations={ITERATIONS}", "eval_every=2"),
+)
+"""Every method."""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = config(tmp_path_factory.mktemp("two"))
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    keys = ("-m", "ssl4seg.train", *SWEEP, f"network={','.join(NETWORKS)}", "engine.devices=2")
+    env = {"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"}
+    code, output = shell(*launcher, *keys, cwd=home, env=env)
     assert code == 0, output
     return home
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    return sweep(tmp_path_factory.mktemp("two"), launcher, "engine.devices=2")
-
-
-@pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("one")
-    return sweep(home, (sys.executable,), "batch_size=4", "unlabeled_batch_size=4")
+    home = config(tmp_path_factory.mktemp("one"))
+    keys = ("network=plain", "batch_size=4", "unlabeled_batch_size=4")
+    succeed("train", *SWEEP, *keys, cwd=home, env={"PYTHONPATH": str(home)})
+    return home
 
 
 def kept(home: Path, method: str, network: str, process: str) -> list[dict[str, torch.Tensor]]:

@@ -1,8 +1,9 @@
 """Every method in conf/method in the engine: it resumes exactly in each of its stages, and runs in two processes."""
 
-import os
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import TESTS, acdc, composed, differing, engine_in, go, load, shell, small_method, write_h5
@@ -18,14 +19,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_h5(tmp_path_factory.mktemp("whole") / "ACDC")
 
 
-def overrides(method: str, root: Path) -> tuple[str, ...]:
+def config_of(method: str, root: Path) -> dict[str, Any]:
     scales = ("network.channels=[4,8,8]", "network.dropout=[0.1,0.1,0.1]")  # two decoder maps, for urpc
-    return (*acdc(root), *scales, *small_method(method), "labeled_cases=1", f"iterations={STEPS}")
+    return composed(*acdc(root), *scales, *small_method(method), "labeled_cases=1", f"iterations={STEPS}")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, root, tmp_path):
-    config = composed(*overrides(method, root))
+    config = config_of(method, root)
     unbroken = engine_in(tmp_path / "unbroken", config)
     go(unbroken, STEPS)
     starts = [0, *(round(share * STEPS) for share in unbroken.method.stages)]
@@ -36,18 +37,19 @@ def test_a_run_stopped_in_each_stage_ends_as_if_it_had_not_been(method, root, tm
 
 
 TWO = """
-import sys
+import json
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from helpers import NAMES, composed
-from test_contract_runs import METHODS, overrides
+from helpers import NAMES
 from ssl4seg.run.training import Training
 
 
-def check(method, *more):
+def check(method, config):
     # Three steps; whether each has moved the encoder.
-    engine = Training(composed(*overrides(method, sys.argv[1]), "engine.devices=2", *more), NAMES, None).engine()
+    config["engine"]["devices"] = 2
+    engine = Training(config, NAMES, None).engine()
     weight, moved = next(engine.method.student.encoder.parameters()), []
     before = torch.cat([p.detach().flatten() for p in engine.method.parameters()])
     for _ in range(3):
@@ -69,18 +71,21 @@ def check(method, *more):
     return moved
 
 
-for method in METHODS:
-    check(method)
+configs = json.loads(Path("configs.json").read_text())
+for method, config in configs.items():
+    check(method, config)
 for method in ("supervised", "gan", "st_plus_plus"):
-    assert check(method, "transfer.freeze_encoder=1") == [False, True, True], method
+    configs[method]["transfer"]["freeze_encoder"] = 1
+    assert check(method, configs[method]) == [False, True, True], method
 print("all the same")
 """
 
 
 def test_two_processes_hold_the_same_weights_whatever_the_method(root, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
+    (tmp_path / "configs.json").write_text(json.dumps({method: config_of(method, root) for method in METHODS}))
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(TESTS)))}
-    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", root, cwd=tmp_path, env=env)
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
+    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", cwd=tmp_path, env=env)
     assert code == 0, output
     assert output.count("all the same") == 2

@@ -20,6 +20,8 @@ from ssl4seg.networks.torchvision_networks import LRASPP
 from ssl4seg.networks.vgg import transplant
 from ssl4seg.run.assemble import network_maker
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = {"decoder_intermediate_channels": [8] * 4, "decoder_fusion_channels": 8}
 
 
