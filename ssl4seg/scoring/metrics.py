@@ -1,7 +1,7 @@
 """The table of metrics: each with its name, unit, range, better direction and formula.
 
 To add a metric, write one `Metric`, here or in a module of your own (`metrics.more=[my_module.my_metric]`): tables,
-CSV, TensorBoard, the choice of the best model and the report take it from the table.
+CSV, TensorBoard and the choice of the best model take it from the table.
 
 medpy computes the distances, in the box that holds both masks. That is ten times as fast and changes no bit: the
 nearest border voxel of every border voxel lies in the box.
