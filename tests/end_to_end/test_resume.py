@@ -12,6 +12,8 @@ import pytest
 import torch
 from helpers import PHANTOM, Command, curve, differing, events, lasting, load, results, succeed, table
 
+from ssl4seg.run.training import _doubt_of_best
+
 STEPS, EVERY = 60, 20
 METHODS = ("supervised", "mean_teacher", "uamt")
 
@@ -158,7 +160,7 @@ def stopped(home: Path) -> Path:
 def flip(file: Path) -> None:
     """One bit of the weights."""
     content = bytearray(file.read_bytes())
-    weights = load(file)["method"]["student.head.weight"].numpy().tobytes()
+    weights = load(file)["method"]["student.head.bias"].numpy().tobytes()
     content[content.index(weights) + len(weights) // 2] ^= 1
     file.write_bytes(content)
 
@@ -209,14 +211,8 @@ def test_a_best_model_that_is_lost_after_the_last_step_is_the_last_one(unbroken:
     assert not differing(load(path / "best.pt")["method"], load(path / "last.pt")["method"])
 
 
-def test_a_run_that_was_stopped_before_a_validation_has_no_search_to_start_anew(tmp_path: Path) -> None:
-    path = folder(tmp_path, "supervised")
-    late = [*command("supervised"), "iterations=4000", "eval_every=4000"]
-    running = Command.start("train", *late, cwd=tmp_path).wait_for((path / "split.json").exists)
-    assert running.send(signal.SIGINT).code == 130
-    running = Command.start("train", *late, cwd=tmp_path)
-    running.wait_for(lambda: running.log.exists() and "going on" in running.log.read_text())
-    assert "anew" not in running.send(signal.SIGINT).output
+def test_before_the_first_validation_there_is_no_best_model_to_doubt(tmp_path: Path) -> None:
+    assert _doubt_of_best(tmp_path / "best.pt", {}) == ""
 
 
 def test_a_folder_in_use_is_refused_to_a_second_process(tmp_path: Path) -> None:
