@@ -143,7 +143,7 @@ def test_tensorboard_holds_the_promised_tags(whole: tuple[Path, str]) -> None:
         for name in ("mean", *CLASSES)
     }
     terms = {"loss", "supervised", "consistency", "lr", "consistency_weight", "entropy_threshold"}
-    final = {f"final/{split}/{metric}/mean" for split in ("val", "test") for metric in ("dice", "hd95", "iou")}
+    final = {f"final/{split}/{metric}/mean" for split in ("val", "test") for metric in ("dice", "hd95", "asd", "iou")}
     pseudo = {tag for tag in tags["scalars"] if tag.startswith("pseudo/")}
     assert {"pseudo/coverage", "pseudo/calibration_error", "pseudo/teacher_distance"} <= pseudo
     assert set(tags["scalars"]) - pseudo == metrics | final | {f"train/{term}" for term in terms}

@@ -136,7 +136,7 @@ def test_a_metric_from_outside_is_printed_written_and_chooses_the_model(tmp_path
     assert found["test"]["volume_error"]["myocardium"] == pytest.approx(sum(rows) / len(rows), rel=1e-5)
     by_step = curve(run, "val/volume_error/mean")
     assert found["val"]["volume_error"]["mean"] == pytest.approx(min(by_step.values()))
-    assert "volume error %" in succeed("eval", f"run={run}", "device=cpu", cwd=tmp_path)
+    assert "volume error %" in succeed("eval", f"run={run}", "device=cpu", "trust=true", cwd=tmp_path)
     succeed("report", run, "--no-figures", cwd=tmp_path)
     assert "best on val by volume_error" in (run / "report.md").read_text()
 
