@@ -119,6 +119,7 @@ def test_a_truncated_file_is_called_damaged_wherever_it_ends(file):
             checkpoint.load(file)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_becomes_another_weight(file):
     """One bit of each byte of the file, every bit of the bytes of its directory."""
     checkpoint.save({"method": STATE, "large": torch.arange(100.0), "step": 7}, file)

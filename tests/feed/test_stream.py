@@ -268,6 +268,7 @@ def large(step: int) -> dict[str, Tensor]:
     return {**item(step), "image": torch.full((4, 2**20), step, dtype=torch.uint8)}
 
 
+@pytest.mark.slow
 def test_memory_and_open_files_do_not_grow_with_the_steps(make_ahead):
     ahead = make_ahead(large, 1)
     worker = int(ahead(0)["process"])

@@ -213,6 +213,7 @@ def test_harmless_settings_of_ones_own_need_no_trust(tmp_path: Path) -> None:
 # -- which classes a place takes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", group_names("train"))
 def test_every_choice_of_conf_is_legal(group: str) -> None:
     for choice in choices(group, [conf_dir()]):
