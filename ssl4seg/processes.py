@@ -32,6 +32,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's number among the connected processes."""
+    import torch.distributed as dist
+
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def all_sum(value: "Tensor") -> "Tensor":
     """Sum a value over the processes, differentiably; a single process gets the value itself."""
     if world_size() == 1:

@@ -19,7 +19,7 @@ from ssl4seg import checkpoint
 from ssl4seg.errors import UserError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.methods.base import Method
-from ssl4seg.processes import all_sum, share_first
+from ssl4seg.processes import all_sum, rank, share_first, world_size
 from ssl4seg.run.folder import RunFolder
 from ssl4seg.run.record import Record
 from ssl4seg.run.schedules import Schedule
@@ -168,7 +168,7 @@ class Engine:
 
     def _seed(self, phase: str, part: int) -> None:
         """Seed dropout and noise by phase, step, part and process, so that a resumed run draws the same."""
-        torch.manual_seed(seed_of(self.plan.seed, phase, self.step, part, self.fabric.global_rank))
+        torch.manual_seed(seed_of(self.plan.seed, phase, self.step, part, rank()))
 
     @contextmanager
     def _only(self, phase: str) -> Iterator[None]:
@@ -188,7 +188,7 @@ class Engine:
 
     def _agreed(self, stop: list[int], now: bool) -> bool:
         """Whether to stop. All processes must stop after the same step, so they ask each other when they log."""
-        if self.fabric.world_size == 1:
+        if world_size() == 1:
             return bool(stop)
         if not now:
             return False
@@ -236,7 +236,7 @@ class Engine:
     @property
     def images_per_second(self) -> float:
         """Labelled and unlabelled images of all processes, in a second; NaN before any step is timed."""
-        images = sum(self.batches.sizes) * self.plan.accumulate * self.fabric.world_size
+        images = sum(self.batches.sizes) * self.plan.accumulate * world_size()
         return images / self.seconds_per_step
 
     # -- validation and checkpoints -----------------------------------------------------------------------------------

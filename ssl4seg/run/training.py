@@ -26,7 +26,7 @@ from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
 from ssl4seg.methods.base import Method
-from ssl4seg.processes import all_items, launched_rank
+from ssl4seg.processes import all_items, launched_rank, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
@@ -224,8 +224,8 @@ class Training:
             num_strong=self.method.strong_views,
             seed=self.plan.seed,
             device=device,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
+            rank=rank(),
+            world=world_size(),
             num_workers=settings.engine.num_workers,
         )
 
@@ -307,7 +307,7 @@ class Training:
                 pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
 
         table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
-        part = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        part = slice(rank(), None, world_size())
         evaluate(self.predictor, self.held_out[split], table, part=part, keep=draw_overlay)
         rows = all_items(table.rows)
         table.rows = {name: rows[name] for name in names}

@@ -100,6 +100,9 @@ ATTACKS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
 }
 """Where something stands in config.yaml, what it is, and what the message names."""
 
+REPORTED = ("network", "method", "inference", "dataset", "metric", "through a module")
+"""Attacks that are tried on the report too, which takes its time."""
+
 
 def filled(value: Any, words: dict[str, str]) -> Any:
     """The value with the words replaced in every string."""
@@ -127,10 +130,11 @@ def test_a_run_of_a_stranger_runs_nothing(name: str, home: Path, tmp_path: Path)
         assert ".".join(map(str, path[:2])) in output
         assert target in output
         assert "add trust=true" in output
-    output = succeed("report", "outputs", "--pictures", cwd=tmp_path)
-    assert "left out: pictures of supervised" in output
-    assert target in output
-    assert "add --trust" in output
+    if name in REPORTED:
+        output = succeed("report", "outputs", "--pictures", cwd=tmp_path)
+        assert "left out: pictures of supervised" in output
+        assert target in output
+        assert "add --trust" in output
     assert not mark.exists()
     assert not [file for file in {*run.rglob("*")} - before if "results" in file.name]
 
