@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, g
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import Case, ImageArray, full_scale
+from ssl4seg.data.case import Case, ImageArray, checked, full_scale
 from ssl4seg.data.keys import COMMON
 from ssl4seg.errors import UserError
 from ssl4seg.keys import check_keys
@@ -175,5 +175,6 @@ class Dataset(ABC):
             return Statistics(list(self.mean), list(self.std))
         sums = np.zeros((3, self.channels))
         for case in self.cases("train"):
-            sums += moments(case.volume(label=False).image)
+            volume = checked(case.volume(label=False), case.name, self.num_classes, self.channels)
+            sums += moments(volume.image)
         return statistics_of(sums)
