@@ -86,6 +86,8 @@ class Dataset(ABC):
     """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
     notes: Sequence[str] = ()
     """Sentences for the log, on how files are read."""
+    doubts: Sequence[str] = ()
+    """Warnings for the log, of probable mistakes in the data."""
     place: ClassVar[str] = "the folder of the dataset"
     """What `dataset.root` must be, with an example, for the message that asks for it."""
     remedy: ClassVar[str] = "mend the lists of the dataset"

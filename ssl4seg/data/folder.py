@@ -8,9 +8,11 @@ layout.py describes the folders that it reads.
 """
 
 import hashlib
+import math
 import re
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, Unpack
 import numpy as np
 import yaml
 
+from ssl4seg.data import leaks
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
@@ -126,10 +129,12 @@ class Folder(Dataset):
             raise UserError(fault)
         self.space = space_of(items, orientation, slice_axis)
         self.facts = headers_of(items, self.channels, self.space)
-        self.notes = notes_on_volumes(items, self.space)
+        note = note_on_size([fact.size for fact in self.facts.values()], self.image_size)
+        self.notes = [*notes_on_volumes(items, self.space), *filter(None, [note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
+        self.doubts = [*filter(None, [leaks.by_names(self.splits) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
@@ -254,6 +259,32 @@ def notes_on_volumes(items: Sequence[Item], space: Space) -> list[str]:
     with ThreadPoolExecutor(16) as pool:
         found = [sentence for sentence in pool.map(contradiction, files) if sentence]
     return notes + found[:3] + ([f"... and {len(found) - 3} more such files"] if len(found) > 3 else [])
+
+
+def fitting_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The `image_size` at which most images keep their detail: the usual longer side, at most 512, in steps of 32."""
+    return min(512, 32 * math.ceil(_longer_side(sizes) / 32))
+
+
+def note_on_size(sizes: Sequence[tuple[int, int]], image_size: int) -> str:
+    """What a user should know where `image_size` does not fit the sizes of the images; "" where it does."""
+    longer, side = _longer_side(sizes), fitting_side(sizes)
+    if image_size >= 1.5 * side:
+        return (
+            f"dataset.image_size={image_size} enlarges the images, of about {longer} pixels, {image_size / longer:.1f} "
+            f"times; dataset.image_size={side} is faster and keeps every detail"
+        )
+    if longer > 2 * image_size:
+        return (
+            f"dataset.image_size={image_size} shrinks the images, of about {longer} pixels, {longer / image_size:.1f} "
+            f"times unless crops are trained on; dataset.image_size={side} keeps more, and views=natural "
+            "inference=sliding keep all"
+        )
+    return ""
+
+
+def _longer_side(sizes: Iterable[tuple[int, int]]) -> int:
+    return statistics.median_low([max(size) for size in sizes])
 
 
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:

@@ -60,6 +60,14 @@ def is_colored(code: float) -> bool:
     return FIRST_COLOR <= code < FIRST_COLOR + 2**24
 
 
+MANY = 8
+"""With more unknown numbers than this, a mask may number objects."""
+INSTANCES = (
+    "; if the numbers count single objects (instance masks), save masks of classes: numpy.where(mask > 0, 1, 0) makes "
+    "every object class 1"
+)
+
+
 def name_of(code: float) -> str:
     """A code as dataset.yaml names it: "#rrggbb" or a number."""
     return f"#{int(code) - FIRST_COLOR:06x}" if is_colored(code) else f"{code:g}"
@@ -174,4 +182,5 @@ class MaskReader:
         return (
             f"label values {shown} lie outside the {self.num_classes} classes 0..{self.num_classes - 1}; add them to "
             f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [IGNORE] else ''}"
+            f"{INSTANCES if len(codes) > MANY else ''}"
         )

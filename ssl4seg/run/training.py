@@ -159,6 +159,8 @@ class Training:
             log.info(shortage)
         for note in self.dataset.notes:
             log.info(note)
+        for doubt in self.dataset.doubts:
+            log.warning(doubt)
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(self.names["dataset"]))
         if schedule := str(self.transfer):
