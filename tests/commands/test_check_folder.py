@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
-from folders import describe, drawn, folder, save, write_pairs, write_root
+from folders import CLASSES, describe, drawn, folder, save, write_pairs, write_root
 from helpers import MACHINE, SHORT, SMALL, run, succeed
 from PIL import Image
 
-from ssl4seg.commands.check_folder import CAPTION, TILE, check_folder
+from ssl4seg.commands import check_folder as check_module
+from ssl4seg.commands.check_folder import CAPTION, IMAGE_SIZE, TILE, _tile, check_folder
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.folder import note_on_size
 from ssl4seg.errors import UserError
 from ssl4seg.scoring.pictures import grey, painted, palette
 
@@ -539,3 +542,87 @@ def test_image_and_mask_at_two_places_are_a_fault_in_check_and_in_training(tmp_p
             UserError, match=rf"masks/c1\.nii\.gz: the affines of .* differ, by {shift:g} mm at a corner"
         ):
             read(root)
+
+
+# -- hints ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_look_prints_the_share_of_each_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [*"abcd"])
+    for name in "abcd":  # 480 pixels of 255, 960 of 128, 240 of 7 (ignored), 240 of 0
+        label = np.repeat(np.array([255, 128, 128, 255, 128, 128, 7, 0], np.uint8), 240).reshape(40, 48)
+        save(root / f"masks/{name}.png", label)
+    (root / "dataset.yaml").write_text("ignore_index: 7\n")
+    check_folder(root, write=True)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "0 background 14.286% of the pixels, in 4 of 4 masks 1 class_1 57.143%" in out
+    assert "2 class_2 28.571% of the pixels, in 4 of 4 masks ignored 12.500% of all pixels" in out
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES])
+@pytest.mark.parametrize("number", [20, 150, 300])
+def test_a_mask_that_numbers_objects_is_told(tmp_path, monkeypatch, capsys, classes, number):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [*"abcd"])
+    for place, name in enumerate("abcd"):
+        objects = np.arange(1920).reshape(40, 48) // 6 % (number - 3 * place)
+        save(root / f"masks/{name}.png", objects.astype(np.uint16 if number > 255 else np.uint8))
+    if classes:
+        describe(root)
+    if number == 20 and not classes:  # they might be classes
+        check_folder(root)
+        told = capsys.readouterr().out
+    else:
+        with pytest.raises(UserError) as fault:
+            check_folder(root)
+        told = str(fault.value)
+    assert (
+        "if the numbers count single objects (instance masks), save masks of classes: numpy.where(mask > 0, 1, 0)"
+        in told
+    )
+
+
+def test_the_sheet_prefers_masks_with_foreground(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [f"{n:03d}" for n in range(100)])
+    for n in range(100):
+        if n % 5:
+            save(root / f"masks/{n:03d}.png", np.zeros((40, 48), np.uint8))
+    shown: list[str] = []
+    monkeypatch.setattr(check_module, "_tile", lambda item, *rest: shown.append(item.name) or _tile(item, *rest))
+    check_folder(describe(root))
+    assert len(shown) == 24
+    assert {f"{n:03d}" for n in range(0, 100, 5)} < {*shown}
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (
+            (35, 50),
+            "dataset.image_size=64 optimizer=adamw\n  dataset.image_size=256 enlarges the images, of about 50 p",
+        ),
+        ((200, 256), f"dataset.root={'{root}'} optimizer=adamw\n  optimizer=adamw"),
+        (
+            (300, 1400),
+            "dataset.image_size=512 optimizer=adamw\n  dataset.image_size=256 shrinks the images, of about 140",
+        ),
+    ],
+)
+def test_the_command_for_a_first_look_fits_the_size_of_the_images(tmp_path, monkeypatch, capsys, size, words):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "mine"
+    for number, name in enumerate("abcd"):
+        image, label = drawn(number, size)
+        save(root / f"images/{name}.png", image)
+        save(root / f"masks/{name}.png", label)
+    check_folder(describe(root))
+    assert words.format(root=root) in capsys.readouterr().out
+    notes = folder(root, image_size=256).notes
+    assert [*notes] == ([note_on_size([size], 256)] if size[0] != 200 else [])
+
+
+def test_the_default_image_size_is_that_of_conf():
+    keys = yaml.safe_load((conf_dir() / "dataset/folder.yaml").read_text())
+    assert keys["dataset"]["image_size"] == IMAGE_SIZE

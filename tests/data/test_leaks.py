@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import describe, drawn, folder, save, write_pairs
+from helpers import MACHINE, SHORT, SMALL, run
 
 from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.leaks import suggested_group, thumbnail
@@ -102,7 +103,10 @@ def test_slices_of_patients_are_a_warning_until_group_is_set(tmp_path, capsys):
     assert "_0, TCGA_" in told
     assert "(48 files, 6 patients)" in told
     assert told.endswith("no fault found, but 1 warning\n")
-    assert found.doubts[0] in told  # training logs it
+    code, output = run("train", "dataset=folder", f"dataset.root={root}", *SHORT, *SMALL, *MACHINE, cwd=tmp_path)
+    assert code == 0
+    assert found.doubts[0] in told
+    assert output.index(found.doubts[0]) < output.index("training: ")  # before the first step
     for group in (r"(.+)_\d+$", "(.+)"):
         assert checked(describe(root, group=group), capsys).endswith("no fault found\n")
         assert not folder(root).doubts
