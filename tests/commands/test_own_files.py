@@ -125,6 +125,11 @@ def test_a_value_left_to_the_user_is_asked_for_until_it_is_typed(tmp_path):
     [
         ("root: /data", "root: ???", "error: dataset.root is not set"),
         ("channels: 1", "channels: 3", "error: c0: the image has 1 channel(s), but dataset.channels=3; set dataset.ch"),
+        (
+            "num_classes: 2",
+            "num_classes: 2\n  normalise: none",
+            "error: dataset.normalise: discs.Discs takes no such key; did you mean dataset.normalize?",
+        ),
         ("discs.Discs", "discs.Disks", "error: dataset: cannot be built: discs has no Disks; did you mean Discs?"),
         ("discs.Discs", "disks.Discs", "error: dataset: cannot be built: No module named 'disks'; is its folder on PY"),
     ],
