@@ -81,7 +81,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     faults: list[str] = []
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
     described = not faults
-    layout = _attempt(faults, partial(find, root, keys["group"]), None) or find(root)
+    listed = partial(find, root, skip_orphans=keys["skip_orphans"])
+    layout = _attempt(faults, partial(listed, keys["group"]), None) or listed()
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
@@ -92,7 +93,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
         reader = _attempt(faults, partial(_reader, keys), None)
-        _print_suggestion(root, suggested, write=write and not faults)
+        _print_suggestion(root, suggested, write=write, num_faults=len(faults))
     elif reader:
         faults += _missing_classes(keys, looks)
         _print_classes(keys["classes"], looks)
@@ -216,7 +217,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
     shown = ", ".join(name_of(code) for code in sorted(codes)[:8]) + (", ..." if len(codes) > 8 else "")
     if not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
         raise UserError(
-            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES}, one for each class"
+            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES} whole numbers or "
+            "colours, one for each class"
         )
     if keys["colors"]:
         return {"classes": _names(len(keys["colors"]))}
@@ -259,7 +261,7 @@ def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, lis
     return {key: [float(f"{value:.6g}") for value in values] for key, values in statistics._asdict().items()}
 
 
-def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:
+def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool, num_faults: int) -> None:
     file = root / DESCRIPTION
     text = _as_yaml(suggested)
     print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
@@ -267,6 +269,11 @@ def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) 
         print(f"{file} exists and is left as it is; it names no classes")
     elif not write:
         print("--write writes this file")
+    elif num_faults:
+        print(
+            f"{file} is not written, because of the faults below: mend them and call --write again, or save these "
+            "lines there yourself"
+        )
     else:
         try:
             file.write_text(f"# Suggested by ssl4seg-prepare check; give the classes their names.\n{text}")
@@ -287,7 +294,11 @@ def _print_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
     if keys["colors"] is not None or not refused:
         return
     codes = (set().union(*(look.codes for look in looks)) & {*range(len(classes))} | {*refused}) - _ignored(keys)
-    if len(codes) > MAX_CODES or not (any(map(is_colored, codes)) or len(codes) == len(classes)):
+    if (
+        any(code % 1 for code in codes)
+        or len(codes) > MAX_CODES
+        or not (any(map(is_colored, codes)) or len(codes) == len(classes))
+    ):
         return
     print(f"suggested for {DESCRIPTION} ({len(codes)} colours for {len(classes)} classes; put them in the same order):")
     print(indent(_as_yaml({"colors": _colors(codes, refused)}), "  "), end="")
@@ -303,8 +314,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     splits = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
-    if layout.others:
-        print(f"  {len(layout.others)} files of other kinds are not read")
+    for note in layout.notes:
+        print(f"  {note}")
     if layout.copies:
         print(
             f"  {len(layout.copies)} files of unlabeled/ have the names of images, as {layout.copies[0].name}, "

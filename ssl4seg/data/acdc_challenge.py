@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Volume, checked
-from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem
+from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem, whole_labels
 from ssl4seg.data.images import axes_of_mask
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.orientation import AS_STORED
@@ -70,7 +70,7 @@ def _convert(frame: Path, target: Path) -> bool:
     label: LabelArray | None = None
     if mask:
         axes_of_mask(mask, frame, AS_STORED)  # refuses a mask that lies elsewhere
-        values, _ = read_nifti(mask)
+        values = whole_labels(read_nifti(mask)[0])
         if not np.isin(values, range(ACDC_CLASSES)).all():
             wrong = [value.item() for value in np.unique(values) if value not in range(ACDC_CLASSES)]
             raise UserError(f"{mask}: label values {wrong[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")

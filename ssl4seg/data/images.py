@@ -33,6 +33,7 @@ from ssl4seg.data.formats import (
     refuse_opacity,
     size_of,
     tiff_facts,
+    whole_labels,
     write_h5_label,
     write_nifti,
     write_picture,
@@ -244,7 +245,7 @@ def read_values(path: Path, *, colored: bool, index: int | None = None, axes: Ax
         index: read only this slice of an h5 volume.
         axes: how they are laid.
     """
-    return laid(_stored_values(path, colored=colored, index=index), axes, (0, 1, 2))
+    return laid(whole_labels(_stored_values(path, colored=colored, index=index)), axes, (0, 1, 2))
 
 
 def _stored_values(path: Path, *, colored: bool, index: int | None) -> npt.NDArray[Any]:

@@ -166,6 +166,11 @@ class MaskReader:
         shown += ", ..." if len(codes) > 5 else ""
         if kind in (".jpg", ".jpeg"):
             return f"unknown colours {shown}; JPEG blurs masks, keep them as PNG"
+        if any(code % 1 for code in codes.tolist()):
+            return (
+                f"holds values that are no whole numbers: {shown}; a mask has one whole number for each class: was it "
+                "scaled, or resampled other than by the nearest neighbour?"
+            )
         if self.colored:
             return f"unknown colours {shown}; add them to colors in dataset.yaml, or ignore_color, or mend the mask"
         if any(map(is_colored, codes.tolist())):
