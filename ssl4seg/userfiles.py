@@ -110,10 +110,10 @@ def _check_size(text: str, path: Path) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in anchors:
                 raise UserError(f"{path}: *{event.anchor} repeats a node within itself; write the values out")
-            sizes[-1] += known.get(event.anchor, 1)
+            sizes[-1] += known.get(str(event.anchor), 1)
         if len(sizes) - 1 > MAX_DEPTH:
-            line = event.start_mark.line + 1
-            raise UserError(f"{path}: line {line} is nested more than {MAX_DEPTH} deep; such a file is not read")
+            line = f"line {event.start_mark.line + 1}" if event.start_mark else "it"
+            raise UserError(f"{path}: {line} is nested more than {MAX_DEPTH} deep; such a file is not read")
         if sum(sizes) > MAX_EXPANDED:
             raise UserError(
                 f"{path}: its aliases (*name) repeat more than {MAX_EXPANDED} characters; write the values out"

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
-from ssl4seg.data.dataset import SPLITS, moments, statistics_of
+from ssl4seg.data.dataset import SPLITS, byte_counts, moments, statistics_of
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
@@ -160,14 +160,28 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, c
         colored: read the colours of palettes, not their numbers.
     """
     look, space = Look(item=item), _space(keys)
-    image = _attempt(look.faults, partial(_image, item, keys), None)
-    if image is not None:
-        look.facts = facts(item.image, keys["channels"], space)
-        look.sums = moments(image)
-        look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    image = _read(look, item.image, partial(_look_at_image, look, keys))
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored, space), None)
+        _read(look, item.mask, partial(_look_at_mask, look, item.mask, image, reader, colored, space))
     return look
+
+
+def _read(look: Look, file: Path, step: Any) -> Any:
+    """`_attempt` for a file: an error of any type is a fault of that file, and the check goes on with the others."""
+    try:
+        return _attempt(look.faults, step, None)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        look.faults.append(f"{file}: cannot be read ({type(error).__name__}: {reason})")
+        return None
+
+
+def _look_at_image(look: Look, keys: Mapping[str, Any]) -> ImageArray:
+    image = _image(look.item, keys)
+    look.sums = moments(image)
+    look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    look.facts = facts(look.item.image, keys["channels"], _space(keys))
+    return image
 
 
 def _space(keys: Mapping[str, Any]) -> Space:
@@ -202,6 +216,9 @@ def _look_at_mask(
 
 
 def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
+    if codes.dtype == np.uint8:
+        counts = byte_counts(codes)
+        return Counter({value: count for value, count in enumerate(counts.tolist()) if count})
     values, counts = np.unique(codes, return_counts=True)
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
@@ -442,7 +459,8 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     at = fullest(label, colors) if label.any() else len(label) // 2
     scale = TILE / max(label.shape[1:])
     height, width = (max(1, round(side * scale)) for side in label.shape[1:])
-    picture = np.asarray(Image.fromarray(grey(image[at])).resize((width, height)))
+    step = max(1, max(label.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
+    picture = np.asarray(Image.fromarray(grey(image[at][:, ::step, ::step])).resize((width, height)))
     if item.mask and reader:
         mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
         picture = painted(picture, np.asarray(mask), colors)

@@ -192,7 +192,7 @@ def read_image(path: Path, channels: int, index: int | None = None, *, space: Sp
     if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
         return _converted(image.astype(np.uint8) * (255 if pixels.dtype == bool else 1), channels, path)
     scale = 65535 if kind in TIFF and pixels.dtype == np.uint16 else 1
-    return _converted((image / np.float32(scale)).astype(np.float32), channels, path)
+    return _converted((image / np.float32(scale)).astype(np.float32, copy=False), channels, path)
 
 
 def read_picture(path: Path, channels: int) -> ImageArray:

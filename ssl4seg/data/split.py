@@ -169,7 +169,7 @@ def read_names(file: Path, known: Collection[str], *, source: str, what: str, hi
         raise UserError(f"{source}: line {long[0]} has more than {MAX_LINE} characters; expected one name a line{hint}")
     words = {number: line if spaced else line.split()[0] for number, line in lines.items()}
     spelled = {normalize("NFC", name): name for name in known}  # a name may be typed in another Unicode form
-    names = {number: spelled.get(known_name(normalize("NFC", word), spelled)) for number, word in words.items()}
+    names = {number: spelled.get(known_name(normalize("NFC", word), spelled) or "") for number, word in words.items()}
     if missing := [number for number, name in names.items() if name is None]:
         shown = ", ".join(f"line {number} {words[number]!r}{_nearest(words[number], known)}" for number in missing[:3])
         raise UserError(
