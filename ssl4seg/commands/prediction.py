@@ -137,7 +137,7 @@ def inputs_of(source: Path, output: Path) -> Found:
         raise UserError(f"input={source}: there is no such file or folder")
     found = walk(source)
     # ACDC's masks lie beside the images; an output folder inside the input holds masks of an earlier call.
-    own = output.resolve() if output.resolve() != source.resolve() else None
+    own = output.resolve() if source.resolve() in output.resolve().parents else None
     files = [
         file
         for file in found.files

@@ -264,7 +264,7 @@ def _nifti(path: Path) -> Any:
         with image.file_map["image"].get_prepare_fileobj("rb") as file:
             raw = type(image.header).from_fileobj(file, check=False)
         _expect_numbers(path, image.get_data_dtype())
-        if 0 in image.shape:
+        if min(image.shape, default=0) < 1:
             raise UserError(f"{path}: has the dimensions {image.shape}, and so no voxels; mend or remove the file")
         is_whole = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
         dtype = image.get_data_dtype() if is_whole else np.dtype(float)
