@@ -139,7 +139,7 @@ def _notes(root: Path, layout: Layout) -> list[str]:
     spelled = [file.name for file in files if file.name != normalize("NFC", file.name)]
     if spelled:
         notes.append(
-            f"{len(spelled)} file names, as {spelled[0]}, are not in the Unicode form NFC; all are read as if they were"
+            f"names in another Unicode form than NFC count as if they were in it: {len(spelled)}, as {spelled[0]}"
         )
     return notes
 
@@ -176,7 +176,9 @@ def _files(folder: Path, layout: Layout) -> dict[str, Path]:
     for file in found.files:
         name = _name(file, folder)
         if name in files:
-            layout.faults.append(f"{file}: has the same name as {files[name].name}; give each a name of its own")
+            other = files[name].name
+            alike = " in another Unicode form" if normalize("NFC", file.name) == normalize("NFC", other) else ""
+            layout.faults.append(f"{file}: has the same name as {other}{alike}; give each a name of its own")
         else:
             files[name] = file
     return dict(sorted(files.items()))
