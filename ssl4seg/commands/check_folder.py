@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 
 from ssl4seg.data import leaks
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
-from ssl4seg.data.dataset import SPLITS, moments, statistics_of
+from ssl4seg.data.dataset import SPLITS, byte_counts, moments, statistics_of
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
@@ -98,7 +98,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     faults: list[str] = []
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
     described = not faults
-    layout = _attempt(faults, partial(find, root, keys["group"]), None) or find(root)
+    listed = partial(find, root, skip_orphans=keys["skip_orphans"])
+    layout = _attempt(faults, partial(listed, keys["group"]), None) or listed()
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
@@ -109,7 +110,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
         reader = _attempt(faults, partial(_reader, keys), None)
-        _print_suggestion(root, suggested, write=write and not faults)
+        _print_suggestion(root, suggested, write=write, num_faults=len(faults))
         _print_classes(keys, looks, of_file=True)
     elif reader:
         faults += _missing_classes(keys, looks)
@@ -186,15 +187,29 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, c
         colored: read the colours of palettes, not their numbers.
     """
     look, space = Look(item=item), _space(keys)
-    image = _attempt(look.faults, partial(_image, item, keys), None)
-    if image is not None:
-        look.facts = facts(item.image, keys["channels"], space)
-        look.sums = moments(image)
-        look.thumbnail = leaks.thumbnail(image)
-        look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    image = _read(look, item.image, partial(_look_at_image, look, keys))
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored, space), None)
+        _read(look, item.mask, partial(_look_at_mask, look, item.mask, image, reader, colored, space))
     return look
+
+
+def _read(look: Look, file: Path, step: Any) -> Any:
+    """`_attempt` for a file: an error of any type is a fault of that file, and the check goes on with the others."""
+    try:
+        return _attempt(look.faults, step, None)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        look.faults.append(f"{file}: cannot be read ({type(error).__name__}: {reason})")
+        return None
+
+
+def _look_at_image(look: Look, keys: Mapping[str, Any]) -> ImageArray:
+    image = _image(look.item, keys)
+    look.sums = moments(image)
+    look.thumbnail = leaks.thumbnail(image)
+    look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    look.facts = facts(look.item.image, keys["channels"], _space(keys))
+    return image
 
 
 def _space(keys: Mapping[str, Any]) -> Space:
@@ -229,6 +244,9 @@ def _look_at_mask(
 
 
 def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
+    if codes.dtype == np.uint8:
+        counts = byte_counts(codes)
+        return Counter({value: count for value, count in enumerate(counts.tolist()) if count})
     values, counts = np.unique(codes, return_counts=True)
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
@@ -244,8 +262,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
     shown = ", ".join(name_of(code) for code in sorted(codes)[:8]) + (", ..." if len(codes) > 8 else "")
     if not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
         raise UserError(
-            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES}, one for each class"
-            f"{INSTANCES if len(codes) > 2 else ''}"
+            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES} whole numbers or "
+            f"colours, one for each class{INSTANCES if len(codes) > 2 else ''}"
         )
     if keys["colors"]:
         return {"classes": _names(len(keys["colors"]))}
@@ -288,7 +306,7 @@ def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, lis
     return {key: [float(f"{value:.6g}") for value in values] for key, values in statistics._asdict().items()}
 
 
-def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:
+def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool, num_faults: int) -> None:
     file = root / DESCRIPTION
     text = _as_yaml(suggested)
     print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
@@ -296,6 +314,11 @@ def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) 
         print(f"{file} exists and is left as it is; it names no classes")
     elif not write:
         print("--write writes this file")
+    elif num_faults:
+        print(
+            f"{file} is not written, because of the faults below: mend them and call --write again, or save these "
+            "lines there yourself"
+        )
     else:
         try:
             file.write_text(f"# Suggested by ssl4seg-prepare check; give the classes their names.\n{text}")
@@ -316,7 +339,11 @@ def _print_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
     if keys["colors"] is not None or not refused:
         return
     codes = (set().union(*(look.codes for look in looks)) & {*range(len(classes))} | {*refused}) - _ignored(keys)
-    if len(codes) > MAX_CODES or not (any(map(is_colored, codes)) or len(codes) == len(classes)):
+    if (
+        any(code % 1 for code in codes)
+        or len(codes) > MAX_CODES
+        or not (any(map(is_colored, codes)) or len(codes) == len(classes))
+    ):
         return
     print(f"suggested for {DESCRIPTION} ({len(codes)} colours for {len(classes)} classes; put them in the same order):")
     print(indent(_as_yaml({"colors": _colors(codes, refused)}), "  "), end="")
@@ -332,8 +359,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     splits = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
-    if layout.others:
-        print(f"  {len(layout.others)} files of other kinds are not read")
+    for note in layout.notes:
+        print(f"  {note}")
     if layout.copies:
         print(
             f"  {len(layout.copies)} files of unlabeled/ have the names of images, as {layout.copies[0].name}, "
@@ -508,7 +535,8 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     at = fullest(label, colors) if label.any() else len(label) // 2
     scale = TILE / max(label.shape[1:])
     height, width = (max(1, round(side * scale)) for side in label.shape[1:])
-    picture = np.asarray(Image.fromarray(grey(image[at])).resize((width, height)))
+    step = max(1, max(label.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
+    picture = np.asarray(Image.fromarray(grey(image[at][:, ::step, ::step])).resize((width, height)))
     if item.mask and reader:
         mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
         picture = painted(picture, np.asarray(mask), colors)

@@ -24,13 +24,30 @@ class Statistics(NamedTuple):
     std: list[float]
 
 
+PART = 2**20
+"""Pixels that are counted at once."""
+
+
 def moments(image: ImageArray) -> npt.NDArray[np.float64]:
     """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, H, W]."""
     scale = full_scale(image)
     values = image.swapaxes(0, 1).reshape(image.shape[1], -1)
-    first = values.sum(axis=1, dtype=np.float64) / scale
-    second = np.square(values, dtype=np.float64).sum(axis=1) / scale**2
+    if values.dtype == np.uint8:  # without the arrays of float64; the sums are whole numbers, the same to the last bit
+        counts = np.stack([byte_counts(channel) for channel in values])
+        first, second = (counts @ np.arange(256) ** power / scale**power for power in (1, 2))
+    else:
+        first = values.sum(axis=1, dtype=np.float64)
+        second = np.square(values, dtype=np.float64).sum(axis=1)
     return np.stack([np.full(len(values), float(values.shape[1])), first, second])
+
+
+def byte_counts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """[256] How often each number of uint8 occurs; by parts, because NumPy counts bytes in a copy 8 times as large."""
+    flat = values.reshape(-1)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(flat), PART):
+        counts += np.bincount(flat[start : start + PART], minlength=256)
+    return counts
 
 
 def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:

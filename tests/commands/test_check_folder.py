@@ -1,10 +1,12 @@
 """ssl4seg-prepare check, and that training refuses a faulty folder with the same words."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import bodies
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -25,6 +27,11 @@ from ssl4seg.scoring.pictures import grey, painted, palette
 
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without(file: Path) -> Path:
+    file.unlink()
+    return file
 
 
 def read_all(root: Path) -> None:
@@ -96,6 +103,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: save(root / "masks/p7_a.png", drawn(0)[1]),
         r"masks/p7_a\.png: is a mask without an image; .*images holds no p7_a",
     ),
+    "image of a kind that is not read": (
+        lambda root: (root / "images/p0_a.png").rename(root / "images/p0_a.bmp"),
+        r"masks/p0_a\.png: is a mask without an image; p0_a\.bmp is not read \(convert to PNG\)",
+    ),
+    "labels that are no whole numbers": (
+        lambda root: tifffile.imwrite(
+            without(root / "masks/p0_a.png").with_suffix(".tif"), drawn(0)[1] * np.float32(0.5)
+        ),
+        r"masks/p0_a\.tif: holds values that are no whole numbers: 0\.5 \(\d+ pixels\); a mask has one whole number",
+    ),
+    "FIFO for a mask": (
+        lambda root: os.mkfifo(without(root / "masks/p0_a.png")),
+        r"masks/p0_a\.png: is a FIFO; only regular files are read",
+    ),
     "group that does not match": (
         lambda root: describe(root, group=r"(p[0-4])_"),
         r"dataset\.group=.*does not match 3 of 13 names \(p5_a, p5_b, unlabeled/p9_a\)",
@@ -120,6 +141,107 @@ def test_every_fault_has_one_clear_message_in_check_and_in_training(root, fault)
     assert len(str(told.value).splitlines()) == 2
     with pytest.raises(UserError, match=message):
         read_all(root)
+
+
+STRANGE = {
+    "strings": lambda file, key: file.create_dataset(key, data=np.array([[b"a", b"b"]])),
+    "variable length": lambda file, key: file.create_dataset(key, (2, 2), h5py.string_dtype()),
+    "compound": lambda file, key: file.create_dataset(key, (4, 4), np.dtype([("a", "i4"), ("b", "f4")])),
+    "references": lambda file, key: file.create_dataset(key, (4, 4), h5py.ref_dtype),
+    "times": lambda file, key: file.create_dataset(
+        key, data=np.zeros((4, 4), "M8[s]").astype(h5py.opaque_dtype("M8[s]"))
+    ),
+    "empty": lambda file, key: file.create_dataset(key, data=h5py.Empty("f4")),
+    "scalar": lambda file, key: file.create_dataset(key, data=3.0),
+}
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_each_strange_array_is_a_fault_of_its_file_and_the_others_are_looked_at(root, capsys, key):
+    for name, write in STRANGE.items():
+        with h5py.File(root / f"images/p0_{name}.h5", "w") as file:
+            for array, pixels in zip(("image", "label"), drawn(0), strict=True):
+                write(file, key) if array == key else file.create_dataset(array, data=pixels)
+    with pytest.raises(UserError) as told:
+        check_folder(root)
+    found = [line.partition(": ")[0] for line in str(told.value).splitlines()[1:]]
+    assert sorted(found) == sorted(f"{root}/images/p0_{name}.h5" for name in STRANGE)
+    num = {"image": 12, "label": 11}[key]  # the mask beside the scalar image is counted too
+    assert f"of the pixels, in {num} of {num} masks" in capsys.readouterr().out
+
+
+def test_an_error_of_any_type_is_a_fault_of_its_file(root, monkeypatch, capsys):
+    def numbers(file: Path, *args: object, **keys: object) -> np.ndarray:
+        raise ZeroDivisionError("no such number")
+
+    monkeypatch.setattr("ssl4seg.data.images.read_h5", numbers)
+    with h5py.File(root / "images/p0_z.h5", "w") as file:
+        file["image"] = drawn(0)[0]
+    with pytest.raises(
+        UserError, match=r"1 fault in .*\n.*p0_z\.h5: cannot be read \(ZeroDivisionError: no such number"
+    ):
+        check_folder(root)
+    assert "13 image files" not in capsys.readouterr().out
+
+
+# -- names and orphans ------------------------------------------------------------------------------------------------
+
+
+def test_masks_without_an_image_are_left_out_on_demand(root, capsys):
+    save(root / "masks/p7_a.png", drawn(0)[1])
+    save(root / "masks/p8_a.png", drawn(0)[1])
+    with pytest.raises(
+        UserError, match=r"p7_a; add the image, remove the mask, or .*skip_orphans: true in dataset\.yaml"
+    ):
+        check_folder(root)
+    expected = {split: [case.name for case in folder(root, skip_orphans=True).cases(split)] for split in SPLITS}
+    describe(root, group=r"(p\d)_", skip_orphans=True)
+    check_folder(root)
+    words = "2 masks without an image are left out (skip_orphans), as masks/p7_a.png"
+    assert words in capsys.readouterr().out
+    assert words in folder(root).notes
+    for name in ("p7_a", "p8_a"):
+        (root / f"masks/{name}.png").unlink()
+    assert {split: [case.name for case in folder(root).cases(split)] for split in SPLITS} == expected
+
+
+def test_image_and_mask_match_in_another_unicode_form_which_is_told(root, capsys):
+    composed, decomposed = "p0_caf\u00e9", "p0_cafe\u0301"
+    (root / "images/p0_a.png").rename(root / f"images/{decomposed}.png")
+    (root / "masks/p0_a.png").rename(root / f"masks/{composed}_mask.png")
+    check_folder(root)
+    words = f"names in another Unicode form than NFC count as if they were in it: 1, as {decomposed}.png"
+    assert words in capsys.readouterr().out
+    dataset = folder(root)
+    assert words in dataset.notes
+    (case,) = [case for split in SPLITS for case in dataset.cases(split) if "caf" in case.name]
+    assert (case.name, case.labeled) == (composed, True)
+    save(root / f"images/{composed}.png", drawn(0)[0])
+    with pytest.raises(UserError, match=r"has the same name as .*\.png in another Unicode form; give each"):
+        folder(root)
+
+
+def test_write_says_why_it_wrote_nothing(root, capsys):
+    (root / "dataset.yaml").unlink()
+    cut(root / "images/p0_a.png")
+    with pytest.raises(UserError, match="1 fault"):
+        check_folder(root, write=True)
+    out = capsys.readouterr().out
+    assert f"{root}/dataset.yaml is not written, because of the faults below: mend them and call --write again" in out
+    assert "--write writes" not in out
+    assert not (root / "dataset.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "a\nb", "\x1b[31mred", "\ud800", ""])
+def test_the_name_of_a_class_can_be_printed(root, name):
+    with pytest.raises(UserError, match="names of up to 100 printable characters"):
+        folder(root, classes=["ground", name])
+
+
+def test_a_refused_value_is_not_printed_whole(root):
+    with pytest.raises(UserError) as told:
+        folder(root, classes=["ground", "x" * 10**6])
+    assert len(str(told.value)) < 1000
 
 
 def test_a_good_folder_has_no_fault(root, capsys):
