@@ -27,8 +27,12 @@ H5 = (".h5", ".hdf5")
 TIFF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 ENDINGS = NIFTI + H5 + TIFF + PICTURE
-
-
+CONVERT = {
+    "PNG": (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
+    "NIfTI": (".dcm", ".dicom", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
+    "h5 or TIFF": (".npy", ".npz", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
+}
+"""Kinds of images that are not read: what they should become."""
 MAX_HEAD = 2**24
 """Bytes of a NIfTI header with its extensions."""
 MANY_BYTES = 2**26
@@ -49,7 +53,13 @@ def ending(path: Path) -> str:
     for known in ENDINGS:
         if path.name.lower().endswith(known):
             return known
-    raise UserError(f"{path}: unknown kind of file; expected one of {', '.join(ENDINGS)}")
+    raise UserError(f"{path}: unknown kind of file ({hint(path.name)}); expected one of {', '.join(ENDINGS)}")
+
+
+def hint(name: str) -> str:
+    """What to do with a file of a kind that is not read."""
+    goal = next((goal for goal, endings in CONVERT.items() if name.lower().endswith(endings)), None)
+    return f"convert to {goal}" if goal else "no kind that is read"
 
 
 @contextmanager
@@ -283,7 +293,7 @@ def _nifti(path: Path) -> Any:
 
 def _expect_small_head(path: Path) -> None:
     """Refuse extensions of a header that declare more than MAX_HEAD bytes: nibabel reads them whole with the header."""
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         start = file.read(4)
         order = next((order for order in "<>" if start in (struct.pack(f"{order}i", n) for n in (348, 540))), None)
         if order is None:
