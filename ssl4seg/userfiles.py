@@ -11,8 +11,8 @@ import yaml
 
 from ssl4seg.errors import UserError
 
-MAX_TEXT = 64 * 2**20
-"""Bytes of a list; a million paths have about as many."""
+MAX_TEXT = 2**28
+"""Bytes of a list, or of the split.json of a run: those of a million paths, and more."""
 MAX_YAML = 2**18
 """Bytes of a YAML file, which is read at about 200 KB/s."""
 MAX_EXPANDED = 2**20

@@ -1,6 +1,7 @@
 """Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
 
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from nibabel.openers import ImageOpener
 from PIL import ExifTags, Image
 
 from ssl4seg.data.case import LabelArray, Spacing
@@ -25,8 +27,14 @@ H5 = (".h5", ".hdf5")
 TIFF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 ENDINGS = NIFTI + H5 + TIFF + PICTURE
-
-
+CONVERT = {
+    "PNG": (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
+    "NIfTI": (".dcm", ".dicom", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
+    "h5 or TIFF": (".npy", ".npz", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
+}
+"""Kinds of images that are not read: what they should become."""
+MAX_HEAD = 2**24
+"""Bytes of a NIfTI header with its extensions."""
 MANY_BYTES = 2**26
 """Arrays up to this size are read without a look at the machine's memory."""
 
@@ -45,7 +53,13 @@ def ending(path: Path) -> str:
     for known in ENDINGS:
         if path.name.lower().endswith(known):
             return known
-    raise UserError(f"{path}: unknown kind of file; expected one of {', '.join(ENDINGS)}")
+    raise UserError(f"{path}: unknown kind of file ({hint(path.name)}); expected one of {', '.join(ENDINGS)}")
+
+
+def hint(name: str) -> str:
+    """What to do with a file of a kind that is not read."""
+    goal = next((goal for goal, endings in CONVERT.items() if name.lower().endswith(endings)), None)
+    return f"convert to {goal}" if goal else "no kind that is read"
 
 
 @contextmanager
@@ -60,7 +74,8 @@ def _named_faults(path: Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"{path}: its pixels do not fit in the memory of this machine ({error})") from None
+        reason = str(error) or "what a header declares cannot be allocated"
+        raise UserError(f"{path}: its pixels do not fit in the memory of this machine ({reason})") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
@@ -260,6 +275,7 @@ def _nifti(path: Path) -> Any:
     The header on the disk is looked at, because nibabel replaces a pixdim of 0 by 1 and drops the sign of another.
     """
     with _named_faults(path, "NIfTI"):
+        _expect_small_head(path)
         image: Any = nibabel.load(path)
         with image.file_map["image"].get_prepare_fileobj("rb") as file:
             raw = type(image.header).from_fileobj(file, check=False)
@@ -273,6 +289,28 @@ def _nifti(path: Path) -> Any:
         pixdim[: min(3, image.ndim)] = raw["pixdim"][1 : 1 + min(3, image.ndim)]
         _spacing(pixdim[::-1], path)
     return image
+
+
+def _expect_small_head(path: Path) -> None:
+    """Refuse extensions of a header that declare more than MAX_HEAD bytes: nibabel reads them whole with the header."""
+    with ImageOpener(str(path)) as file:
+        start = file.read(4)
+        order = next((order for order in "<>" if start in (struct.pack(f"{order}i", n) for n in (348, 540))), None)
+        if order is None:
+            return  # not NIfTI; nibabel says so
+        (length,) = struct.unpack(f"{order}i", start)
+        head = start + file.read(length)  # with the four bytes after it, the first of which tells of extensions
+        place, kind = (108, "f") if length == 348 else (168, "q")
+        (end,) = struct.unpack_from(f"{order}{kind}", head, place)
+        at, declared = length + 4, end
+        while head[length] and at < end <= MAX_HEAD and declared <= MAX_HEAD and len(sizes := file.read(8)) == 8:
+            declared = max(16, struct.unpack_from(f"{order}i", sizes)[0])
+            at += declared
+            file.seek(min(declared, MAX_HEAD) - 8, 1)
+    if declared > MAX_HEAD:
+        raise UserError(
+            f"{path}: its header declares {declared / 2**20:.4g} MiB before the voxels; up to {MAX_HEAD >> 20} are read"
+        )
 
 
 def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:

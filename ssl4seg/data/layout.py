@@ -20,9 +20,9 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.formats import ENDINGS, H5, ending, h5_facts, stem
+from ssl4seg.data.formats import ENDINGS, H5, ending, h5_facts, hint, stem
 from ssl4seg.data.patterns import first_groups
-from ssl4seg.data.walk import hint, passed_over, walk
+from ssl4seg.data.walk import passed_over, walk
 from ssl4seg.errors import UserError
 
 SUFFIXES = ("_mask", "_gt", "_label", "_seg")

@@ -6,15 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ssl4seg.data.formats import ENDINGS
+from ssl4seg.data.formats import ENDINGS, hint
 from ssl4seg.userfiles import irregular
-
-CONVERT = {
-    "PNG": (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
-    "NIfTI": (".dcm", ".dicom", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
-    "h5 or TIFF": (".npy", ".npz", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
-}
-"""Kinds of images that are not read: what they should become."""
 
 
 class Found(NamedTuple):
@@ -48,12 +41,6 @@ def fault_of(file: Path) -> str | None:
         return f"{shown}: its name is not UTF-8; rename it"
     kind = irregular(file)
     return kind and f"{file}: is {kind}; only regular files are read: remove it, or put the file itself there"
-
-
-def hint(name: str) -> str:
-    """What to do with a file of a kind that is not read."""
-    goal = next((goal for goal, endings in CONVERT.items() if name.lower().endswith(endings)), None)
-    return f"convert to {goal}" if goal else "no kind that is read"
 
 
 def passed_over(others: Sequence[Path], top: Path) -> list[str]:

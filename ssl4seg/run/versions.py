@@ -20,8 +20,8 @@ MODULES: Mapping[str, str] = {
 NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": []}
 """Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
-AS_STORED = {"orientation": "stored", "slice_axis": "z"}
-"""How version 0.1 read the volumes of a folder."""
+OF_A_FOLDER = {"orientation": "stored", "slice_axis": "z", "skip_orphans": False}
+"""How version 0.1 read a folder."""
 
 
 def current(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(dataset, dict) and "recipe" in dataset:
         result["recipe"] = dataset.pop("recipe")
     if isinstance(dataset, dict) and str(dataset.get("_target_")).endswith(".Folder"):
-        for key, value in AS_STORED.items():
+        for key, value in OF_A_FOLDER.items():
             dataset.setdefault(key, value)
     for key, value in NEW_KEYS.items():
         *path, last = key.split(".")

@@ -221,6 +221,14 @@ def test_image_and_mask_match_in_another_unicode_form_which_is_told(root, capsys
         folder(root)
 
 
+def test_a_folder_whose_own_name_is_not_utf8_is_reported_on(root):
+    strange = root.rename(os.fsdecode(os.fsencode(root) + b"\xff"))
+    code, output = run("prepare", "check", strange, cwd=strange.parent)
+    assert code == 1
+    assert r"mine\xff/images/p0_a.png: its name is not UTF-8; rename it" in output
+    assert "Traceback" not in output
+
+
 def test_write_says_why_it_wrote_nothing(root, capsys):
     (root / "dataset.yaml").unlink()
     cut(root / "images/p0_a.png")

@@ -184,6 +184,17 @@ def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list
     assert not [path for path in tmp_path.rglob("*") if path.name != "outputs"]
 
 
+def test_the_yaml_of_a_config_folder_has_limits(tmp_path: Path) -> None:
+    (tmp_path / "conf/dataset").mkdir(parents=True)
+    (tmp_path / "conf/notes.yaml").write_text("--- of no group,\n--- so it is not read")
+    (tmp_path / "conf/dataset/mine.yaml").write_text("classes: " + "[" * 5000 + "]" * 5000)
+    given = answer("train", "--config-dir", "conf", "dataset=mine", cwd=tmp_path)
+    assert given.code == 1
+    assert "conf/dataset/mine.yaml: line 1 is nested more than 50 deep" in given.output
+    assert "Traceback" not in given.output
+    assert_at_once(given)
+
+
 def test_the_choices_that_have_a_key_are_all_named() -> None:
     with pytest.raises(UserError) as told:
         check("train", ["network=unet", "network.encoder=resnet18"], [], sweep=False)

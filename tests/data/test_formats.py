@@ -74,7 +74,7 @@ def test_name_and_ending(name, expected):
 
 
 def test_an_unknown_ending_is_refused():
-    with pytest.raises(UserError, match=r"scan\.dcm: unknown kind of file"):
+    with pytest.raises(UserError, match=r"scan\.dcm: unknown kind of file \(convert to NIfTI\)"):
         ending(Path("scan.dcm"))
 
 
@@ -466,6 +466,25 @@ def test_dimensions_that_are_none_are_a_fault(tmp_path, dim):
     for read in (read_nifti, nifti_facts):
         with pytest.raises(UserError, match=r"a\.nii: (has the dimensions .* no voxels|cannot be read as NIfTI)"):
             read(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("end", "sizes"), [(3e9, [32]), (400, [2 * 10**9]), (384, [32, 2 * 10**9])])
+def test_a_nifti_header_with_gigabytes_of_extensions_is_not_read(tmp_path, order, end, sizes):
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_shape((4, 4, 4))
+    header.set_data_dtype(np.uint8)
+    header["magic"], header["vox_offset"] = b"n+1", end
+    extensions = b"".join(struct.pack(f"{order}2i", size, 4) + bytes(min(size, 32) - 8) for size in sizes)
+    file = tmp_path / "a.nii.gz"
+    file.write_bytes(gzip.compress(header.binaryblock + b"\1\0\0\0" + extensions + bytes(100)))
+    if max(sizes) > 32 and end == 384:  # the second lies behind the voxels' start, so it is none
+        assert read_nifti(file)[0].shape == (4, 4, 4)
+    else:
+        with pytest.raises(
+            UserError, match=r"a\.nii\.gz: its header declares .* MiB before the voxels; up to 16 are read"
+        ):
+            read_nifti(file)
 
 
 @pytest.mark.parametrize("kind", [".png", ".tif", ".h5", ".nii.gz"])
