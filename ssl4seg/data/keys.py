@@ -5,7 +5,7 @@ from typing import Any
 from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
     IGNORE,
-    RESERVED,
+    MEANS,
     Key,
     is_list,
     is_number,
@@ -25,7 +25,7 @@ def only(value: int, dataset: str) -> Key:
 
 
 def _are_classes(value: Any) -> bool:
-    names = is_list(value) and all(isinstance(name, str) and name and name != RESERVED for name in value)
+    names = is_list(value) and all(isinstance(name, str) and name and name not in MEANS for name in value)
     return names and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
@@ -36,7 +36,7 @@ def _are_numbers(value: Any) -> bool:
 COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
-        f"a list of 2 to {IGNORE} different names, background first, none of them {RESERVED!r} "
+        f"a list of 2 to {IGNORE} different names, background first, none of them {' or '.join(map(repr, MEANS))} "
         "(numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),

@@ -144,7 +144,7 @@ def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protoc
     literal = protocol == "ssl4mis"
     table = metric_table(measures.more).values()
     if dataset.scoring == "pixels" and not measures.distances:
-        return PixelTable(dataset.classes, table)
+        return PixelTable(dataset.classes, table, background=dataset.background)
     cases_table = CaseTable(
         dataset.classes,
         table,
@@ -152,7 +152,9 @@ def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protoc
         empty="zero" if literal else measures.empty,
         background=dataset.background,
     )
-    return cases_table if dataset.scoring == "cases" else PixelTable(dataset.classes, table, distances=cases_table)
+    if dataset.scoring == "cases":
+        return cases_table
+    return PixelTable(dataset.classes, table, background=dataset.background, distances=cases_table)
 
 
 def evaluate(
