@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, did_you_mean
 from ssl4seg.keys import FOREGROUND_MEAN, IGNORE, MEAN, MEANS, Key, expect, is_list, one_of
 
 Mask = npt.NDArray[np.bool_]
@@ -258,11 +258,15 @@ def metric_table(more: Sequence[str] = ()) -> dict[str, Metric]:
     for dotted in more:
         module, _, name = dotted.rpartition(".")
         try:
-            metric = getattr(importlib.import_module(module), name)
+            content = vars(importlib.import_module(module))
         except Exception as error:  # whatever the module raises
             raise UserError(
                 f"metrics.more={dotted}: cannot be imported ({error}); is its folder on PYTHONPATH?"
             ) from None
+        if name not in content:
+            own = [key for key, value in content.items() if isinstance(value, Metric)]
+            raise UserError(f"metrics.more={dotted}: {module} holds no {name}{did_you_mean(name, own)}")
+        metric = content[name]
         if not isinstance(metric, Metric):
             raise UserError(
                 f"metrics.more={dotted}: is a {type(metric).__name__}; expected an ssl4seg.scoring.metrics.Metric"

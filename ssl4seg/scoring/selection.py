@@ -1,15 +1,15 @@
 """The key `select`: the score that chooses the best model."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl4seg.errors import UserError
+from ssl4seg.data.keys import COMMON
+from ssl4seg.errors import UserError, did_you_mean
 from ssl4seg.keys import MEAN
 from ssl4seg.scoring.metrics import Metric, metric_table, score_in
-from ssl4seg.scoring.tables import Summary, Table
+from ssl4seg.scoring.tables import Summary, Table, empty_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +62,44 @@ def selection_of(select: str, table: Table) -> Selection:
     metric, classes = measured[wanted]
     means = table.means(metric)
     if slash and name not in (*classes, *means):
-        known = f"{', '.join((*classes, *means))}" if classes else "all pixels at once"
-        raise UserError(f"select={select}: {wanted} is measured for {known}, not for {name!r}{_nearest(name, classes)}")
+        known = ", ".join((*classes, *means)) if classes else "all pixels at once"
+        raise UserError(
+            f"select={select}: {wanted} is measured for {known}, not for {name!r}{did_you_mean(name, classes)}"
+        )
     return Selection(metric=metric, name=name or means[0])
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def check_select(select: str, metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Refuse a metric or a class that will not be measured, as far as the configuration says; it needs no data.
+
+    Args:
+        metrics, dataset: the groups of the configuration; a dataset may lack keys that it will read off its data.
+
+    Raises:
+        UserError: as `selection_of` and `metrics.metric_table`.
+    """
+    table = metric_table(metrics["more"])
+    wanted = select.partition("/")[0]
+    if wanted not in ("auto", *table):
+        raise UserError(
+            f"select={select}: there is no such metric; there are {', '.join(table)}{did_you_mean(wanted, table)}"
+        )
+    classes, scoring = dataset.get("classes"), dataset.get("scoring")
+    if COMMON["classes"].fits(classes) and COMMON["scoring"].fits(scoring):
+        selection_of(
+            select,
+            empty_table(
+                str(scoring),
+                list(classes or ()),
+                table.values(),
+                background=dataset.get("background") is not False,
+                distances=metrics["distances"],
+            ),
+        )
 
 
 def _unknown(wanted: str, measured: list[str]) -> str:
-    hint = _nearest(wanted, measured)
+    hint = did_you_mean(wanted, measured)
     if wanted in ("hd95", "asd"):
         hint = "; metrics.distances=true measures distances where dataset.scoring=pixels"
     return f"is not measured here; measured are {', '.join(measured)}{hint}"

@@ -221,3 +221,27 @@ class PixelTable(Table):
                 union = true[k] + predicted[k] - hits[k]
                 if union:
                     yield case, name, int(true[k]), int(predicted[k]), int(hits[k]), float(hits[k] / union)
+
+
+def empty_table(
+    scoring: str,
+    classes: Sequence[str],
+    metrics: Iterable[Metric] = METRICS.values(),
+    *,
+    background: bool = True,
+    distances: bool = False,
+    unit: str = "voxel",
+    empty: str = "worst",
+) -> Table:
+    """The table of a dataset.
+
+    Args:
+        scoring: "cases" or "pixels".
+        distances: whether a table of pixels measures HD95, ASD and other metrics of masks too.
+        unit, empty: see `CaseTable`.
+    """
+    metrics = list(metrics)
+    of_cases = CaseTable(classes, metrics, unit=unit, empty=empty, background=background)
+    if scoring == "cases":
+        return of_cases
+    return PixelTable(classes, metrics, background=background, distances=of_cases if distances else None)

@@ -162,7 +162,9 @@ def test_a_metric_from_outside_is_printed_written_and_chooses_the_model(tmp_path
 @pytest.mark.parametrize(
     ("dotted", "words"),
     [
-        ("mine.nothing", "cannot be imported"),
+        ("mine.nothing", "mine holds no nothing"),
+        ("mine.volume_eror", "did you mean volume_error?"),
+        (".volume_error", "cannot be imported"),
         ("nowhere.metric", "PYTHONPATH"),
         ("mine.relative_error", "is a function"),
         ("mine.dice_too", "a metric 'dice' already"),
