@@ -1,10 +1,12 @@
 """Checkpoints: written atomically, loaded whole and without running code, known by the hash of their weights."""
 
 import hashlib
+import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 
+log = logging.getLogger("ssl4seg")
+
 _NUMPY_SCALARS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
@@ -22,6 +26,9 @@ _NUMPY_SCALARS: list[Any] = [
 ]
 """Functions and types in pickles of NumPy numbers, which public scripts save beside the weights (the best Dice)."""
 
+
+PREFERRED = ("state_dict", "model_state_dict", "model", "net", "ema", "teacher")
+"""Names of a network in a file of several, the first choice first."""
 
 FOLDER = 0x10
 """The attribute of a folder in a zip archive."""
@@ -90,27 +97,92 @@ def hash_of(state: Mapping[str, Tensor]) -> str:
 
 
 def network_state(path: Path) -> dict[str, Tensor]:
-    """Read the weights of one network: the predictor's from a run's checkpoint, the state dict from any other file.
+    """Read the weights of one network: the predictor's from a run's checkpoint, all tensors of any other file.
 
-    Public scripts save a bare state dict or wrap it under a name such as "model". The prefix "module.", which
-    DistributedDataParallel adds, is removed.
+    Names within wrappers are joined by dots: {"state_dict": {"a": ...}} is "state_dict.a". `fitted` finds the network.
     """
     content = load(path)
     if "method" in content and "predictor" in content:
         prefix = f"{content['predictor']}."
         return {k.removeprefix(prefix): v for k, v in content["method"].items() if k.startswith(prefix)}
-    for name in ("state_dict", "model_state_dict", "model", "net", "ema", "teacher"):
-        if isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+    state = dict(_tensors(content))
+    if not state:
         raise UserError(f"{path}: holds no state dict, but {', '.join(map(str, list(content)[:6]))}")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return state
+
+
+def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of nested dictionaries."""
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def fitted(
+    state: Mapping[str, Tensor],
+    expected: Collection[str],
+    source: Path | str,
+    rename: Callable[[dict[str, Tensor]], Mapping[str, Any]] = dict,
+) -> dict[str, Tensor]:
+    """The part of a state dict below the prefix with which most of the expected keys are found; the prefix is stripped.
+
+    Public scripts save a network in wrappers ("state_dict."), as a part of another module ("model.", "backbone.") or
+    wrapped by torch ("module.", "_orig_mod."). No list can name them all, so the beginning of every key is tried. The
+    log says what was stripped.
+
+    Args:
+        expected: keys of the network.
+        rename: brings keys without the prefix to the names in `expected`.
+
+    Raises:
+        UserError: the file holds several such networks, and `PREFERRED` none of them.
+    """
+    parts = {prefix: _below(state, prefix) for prefix in _prefixes(state, at_least=len(expected) / 2)}
+    hits = {prefix: len(set(expected) & set(rename(part))) for prefix, part in parts.items()}
+    best = [prefix for prefix, number in hits.items() if number == max(hits.values())]
+    best = [prefix for prefix in best if not any(prefix != other and prefix.startswith(other) for other in best)]
+    best.sort(key=_rank)
+    chosen = best[0]
+    if len(best) > 1 and hits[chosen] and _rank(best[0]) == _rank(best[1]):
+        names = ", ".join(repr(prefix) for prefix in best[:4])
+        raise UserError(f"{source}: holds several networks that fit, below {names}; save the state dict of one")
+    if chosen:
+        others = len(state) - len(parts[chosen])
+        left_out = f"; tensors of other names that are left out: {others}" if others else ""
+        log.info(f"{source}: the prefix {chosen!r} of the weights' names is stripped{left_out}")
+    return parts[chosen]
+
+
+def _prefixes(state: Mapping[str, Tensor], *, at_least: float) -> list[str]:
+    """The beginnings of keys, up to a dot, that so many keys share; "" is the first."""
+    counts: Counter[str] = Counter()
+    for key in state:
+        counts.update(key[: at + 1] for at, letter in enumerate(key) if letter == ".")
+    return ["", *(prefix for prefix, number in counts.items() if number >= at_least)]
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _rank(prefix: str) -> list[int]:
+    """The places of a prefix's words in `PREFERRED`; the smallest is the first choice."""
+    return [PREFERRED.index(word) if word in PREFERRED else len(PREFERRED) for word in prefix.split(".")[:-1]]
+
+
+def unlike(state: Collection[str], expected: Collection[str]) -> str:
+    """Describe two sets of keys that have nothing in common, by examples."""
+    found, wanted = (f"{', '.join([*keys][:3])}, ... ({len(keys)} keys)" for keys in (state, expected))
+    return f"it has {found}; expected {wanted}"
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Load all of `state`, or raise a UserError that says how the networks differ."""
     own = module.state_dict()
+    if not own.keys() & state.keys():
+        raise UserError(f"{source}: is a checkpoint of another network: {unlike(state, own)}")
     faults = [f"lacks {key}" for key in own if key not in state]
     faults += [f"has {key}, unknown here" for key in state if key not in own]
     faults += [

@@ -3,7 +3,8 @@
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from functools import wraps
 from typing import ParamSpec
 
@@ -15,6 +16,18 @@ class UserError(Exception):
 
     The message names the key, file or case, what was found, what is expected, and what to do.
     """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The most similar of the known words, capitals or not; empty if none is similar."""
+    by_lower = {name.lower(): name for name in known}
+    return next((by_lower[near] for near in get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)), "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message that refuses a word: "; did you mean uamt?"; empty if no known word is similar."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def ends_with_its_pipe(command: Callable[Arguments, None]) -> Callable[Arguments, None]:

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import check, check_targets, completed, laid
+from ssl4seg.commands.conf import check, check_scores, check_targets, completed, laid
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import checkpoint_file
 
@@ -25,6 +25,7 @@ def run(config: DictConfig) -> None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     keys["dataset"] = completed(keys["dataset"])
     check(keys)
+    check_scores(keys)
     # It imports torch, so that it is imported after everything that can be refused without it.
     from ssl4seg.commands.evaluation import evaluate_checkpoint
 

@@ -14,8 +14,9 @@ from ssl4seg.errors import UserError
 IGNORE = 255
 """The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
 
-RESERVED = "mean"
-"""No class may have this name: tables and results.json use it for the mean, beside the names of the classes."""
+MEAN, FOREGROUND_MEAN = MEANS = ("mean", "foreground_mean")
+"""Entries of tables and results.json beside the names of the classes, which no class may have: the mean over all
+classes that are scored, and where a background is scored the mean over the others."""
 
 
 MAX_SHOWN = 300

@@ -182,11 +182,35 @@ RUN = {"student.weight": torch.zeros(2, 3), "student.bias": torch.zeros(2)} | {
         {f"module.{key}": value for key, value in STATE.items()},
         {"model": {f"module.{key}": value for key, value in STATE.items()}},
         {"format": 1, "method": RUN, "predictor": "teacher.network"},
+        *({f"{prefix}{key}": v for key, v in STATE.items()} for prefix in ("_orig_mod.", "model.", "network.", "net.")),
+        {"model_state": STATE, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "lr": 0.1}},
+        {"checkpoint": {"weights": {f"model._orig_mod.module.{key}": value for key, value in STATE.items()}}},
+        {"epoch": 3, **STATE},
+        {"state_dict": {f"model.{key}": value for key, value in STATE.items()} | {"loss.weight": torch.ones(2)}},
+        {"student": {key: value + 1 for key, value in STATE.items()}, "teacher": STATE},
     ],
 )
 def test_the_state_dict_is_found_in_its_wrapping(file, content):
     torch.save(content, file)
-    assert same(checkpoint.network_state(file), STATE)
+    assert same(checkpoint.fitted(checkpoint.network_state(file), [*STATE], file), STATE)
+
+
+def test_the_log_says_what_was_stripped_and_left_out(caplog):
+    caplog.set_level("INFO", "ssl4seg")
+    state = {f"model.net.{key}": value for key, value in STATE.items()}
+    assert same(checkpoint.fitted(state | {"loss.weight": torch.ones(2)}, [*STATE], "a.pt"), STATE)
+    told = (
+        "a.pt: the prefix 'model.net.' of the weights' names is stripped; tensors of other names that are left out: 1"
+    )
+    assert caplog.messages == [told]
+    checkpoint.fitted(STATE, [*STATE], "b.pt")
+    assert len(caplog.messages) == 1
+
+
+def test_of_two_networks_that_fit_none_is_taken():
+    state = {f"{name}.{key}": value for name in ("first", "second") for key, value in STATE.items()}
+    with pytest.raises(UserError, match=r"a\.pt: holds several networks that fit, below 'first\.', 'second\.'; save"):
+        checkpoint.fitted(state, [*STATE], "a.pt")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3, "lr": 0.1}, {"state_dict": {}}, {"state_dict": {"epoch": 3}}])
@@ -245,7 +269,11 @@ def test_load_into_copies_every_value():
         ({"weight": STATE["weight"]}, "lacks bias"),
         ({**STATE, "gamma": torch.ones(1)}, "has gamma, unknown here"),
         ({**STATE, "weight": torch.ones(4, 3)}, r"weight is \(4, 3\), expected \(2, 3\)"),
-        ({"a": STATE["bias"], "b": STATE["bias"]}, r"lacks weight; lacks bias; has a, unknown here \(and 1 more\)"),
+        ({"weight": STATE["weight"], "a": STATE["bias"], "b": STATE["bias"]}, r"lacks bias; has a, .*; has b, unknown"),
+        (
+            {"a.x": STATE["bias"], "b": STATE["bias"]},
+            r"it has a\.x, b, \.\.\. \(2 keys\); expected weight, bias, \.\.\. ",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(state, fault):

@@ -149,9 +149,13 @@ def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, with the dataset completed, and checked as far as torch is not needed."""
-    config["dataset"] = completed(to_plain(config["dataset"]))
     plain = to_plain(config)
     check(plain)
+    check_scores(plain, plain["select"])
+    config["dataset"] = completed(plain["dataset"])
+    plain = to_plain(config)
+    check(plain)
+    check_scores(plain, plain["select"])
     return plain
 
 
@@ -171,6 +175,13 @@ def check(config: Mapping[str, Any]) -> None:
     for key in FILES:
         if (value := value_at(config, key)) not in (MISSING, None) and not Path(str(value)).is_file():
             raise UserError(f"{key}={value}: there is no such file")
+
+
+def check_scores(config: Mapping[str, Any], select: str = "auto") -> None:
+    """Refuse metrics that cannot be imported, and a `select` that will not be measured."""
+    from ssl4seg.scoring.selection import check_select  # imports NumPy, which --help does not need
+
+    check_select(select, config["metrics"], config["dataset"])
 
 
 def completed(dataset: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssl4seg.commands.conf import Laid, value_at
+from ssl4seg.commands.conf import EVALUATED, Laid, value_at
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.reading import decoded_gib, read_all
 from ssl4seg.errors import UserError
@@ -25,7 +25,7 @@ from ssl4seg.scoring.tables import Table
 
 log = logging.getLogger("ssl4seg")
 
-SHOWN = ("checkpoint", "protocol", "precision", "dataset", "method", "inference", "metrics", "network", "postprocess")
+SHOWN = (*EVALUATED, "checkpoint", "protocol", "postprocess")
 """Keys and groups that an evaluation's scores depend on."""
 
 

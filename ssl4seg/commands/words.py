@@ -1,6 +1,5 @@
 """The words of the command line, checked before anything slow is imported: groups, keys and values."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ssl4seg.commands.conf import (
     value_at,
 )
 from ssl4seg.commands.sweeps import SEARCHER, check_plugin
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, did_you_mean, nearest
 from ssl4seg.keys import KEYS, expect
 from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
@@ -230,7 +229,7 @@ def _check_choice(override: Override, known: Sequence[str]) -> None:
     values = [name for value in values for name in (value if isinstance(value, list) else [value])]
     for value in values:
         if value is not None and str(value) not in known:
-            near = _nearest(str(value), known)
+            near = did_you_mean(str(value), known)
             raise UserError(
                 f"{override.key_or_group}={value}: there is no such {override.key_or_group}{near}\n"
                 f"{override.key_or_group} is one of: {', '.join(known)}"
@@ -267,8 +266,8 @@ def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -
     if others:
         chosen = key.partition(".")[0]
         return f"{line}: there is no key {key!r} in the chosen {chosen}, but in {chosen}={', '.join(others)}"
-    near = _sibling(group, name, known) or _nearest(key, known)
-    near = near or _nearest(name, [k for k in known if "." not in k])
+    near = _sibling(group, name, known) or did_you_mean(key, known)
+    near = near or did_you_mean(name, [k for k in known if "." not in k])
     if not near:  # the right name in the wrong place
         same = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
         near = f"; did you mean {' or '.join(same[:3])}?" if same else ""
@@ -279,13 +278,8 @@ def _sibling(group: str, name: str, known: Sequence[str]) -> str:
     """Suggest the nearest key of the same group, or else a key of which `name` is one word."""
     names = [rest for key in known if (rest := key.removeprefix(f"{group}.")) != key and "." not in rest]
     longer = [other for other in names if len(name) > 2 and name in other.split("_")]
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or longer[:1]
-    return f"; did you mean {group}.{near[0]}?" if near else ""
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(name, names) or next(iter(longer), "")
+    return f"; did you mean {group}.{near}?" if near else ""
 
 
 def _values(override: Override, names: Sequence[str] = ()) -> list[Any]:

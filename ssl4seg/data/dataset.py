@@ -78,7 +78,7 @@ class Dataset(ABC):
     """The cases of three splits. A dataset is one subclass and one YAML in conf/dataset.
 
     Args:
-        classes: class names, background first if there is one, all different and none "mean"; their number is K.
+        classes: class names, background first if there is one, all different and none of keys.MEANS; their number is K.
         num_classes: K; it must agree with `classes`, which guards against a forgotten change.
         channels: C of the images.
         image_size: side of the square training input in pixels.
@@ -88,9 +88,9 @@ class Dataset(ABC):
         mean, std: of each channel; the network standardises its input by them. "auto" computes them from the training
             images, None leaves the input as it is.
         scoring: "cases" (Dice, IoU, HD95 and ASD of each case, without the background) or "pixels" (IoU and accuracy
-            from one confusion matrix over all images). The best model has the highest Dice or mIoU on val.
-        background: whether class 0 is a background: it gets no Dice and no distances in the scores of cases, and
-            post-processing may turn other classes into it.
+            from one confusion matrix over all images). The best model has the highest Dice or IoU on val (`select`).
+        background: whether class 0 is a background: it gets no Dice and no distances in the scores of cases, the mean
+            IoU that chooses the model leaves it out, and post-processing may turn other classes into it.
         palette: "#rrggbb" or [red, green, blue] of each class in pictures; None takes `pictures.COLORS`.
     """
 

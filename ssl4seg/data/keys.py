@@ -5,7 +5,7 @@ from typing import Any
 from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
     IGNORE,
-    RESERVED,
+    MEANS,
     Key,
     is_list,
     is_number,
@@ -28,7 +28,7 @@ def only(value: int, dataset: str) -> Key:
 
 
 def _are_classes(value: Any) -> bool:
-    if not (is_list(value) and all(isinstance(name, str) and name != RESERVED for name in value)):
+    if not (is_list(value) and all(isinstance(name, str) and name not in MEANS for name in value)):
         return False
     fit = all(0 < len(name) <= MAX_NAME and name.isprintable() for name in value)
     return fit and 2 <= len(set(value)) == len(value) <= IGNORE
@@ -42,7 +42,7 @@ COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
         f"a list of 2 to {IGNORE} different names of up to {MAX_NAME} printable characters, background first, none of "
-        f"them {RESERVED!r} (numbers and yes in quotes)",
+        f"them {' or '.join(map(repr, MEANS))} (numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),
     "channels": whole(1),

@@ -25,7 +25,7 @@ Download = Callable[[str], State]
 
 
 def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: Download) -> State:
-    """Load weights into all of an encoder, and return the whole state dict that holds them.
+    """Load weights into all of an encoder, and return the state dict that holds them, with a classifier if it has one.
 
     Args:
         name: of the encoder, for messages.
@@ -35,7 +35,11 @@ def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: D
     if weights is None:
         return {}
     state = _read(Path(weights)) if _is_file(weights) else _downloaded(weights, download)
+    names = [*map(_canonical, encoder.state_dict())]
+    state = checkpoint.fitted(state, names, weights, lambda part: {_canonical(key): key for key in part})
     found, faults = _matched(encoder, state)
+    if not found:
+        faults = [checkpoint.unlike(state, encoder.state_dict())]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         raise UserError(
@@ -80,9 +84,6 @@ def _downloaded(weights: str, download: Download) -> State:
 
 def _matched(encoder: nn.Module, state: State) -> tuple[dict[str, Tensor], list[str]]:
     """The weights of `state` under the encoder's keys, and the differences in words."""
-    for prefix in ("encoder.", "backbone."):  # of a whole network
-        if part := {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}:
-            state = part
     own = encoder.state_dict()
     theirs = {_canonical(key): key for key in state}
     ours = {_canonical(key): key for key in own}

@@ -7,17 +7,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ssl4seg.errors import UserError
+from ssl4seg.keys import FOREGROUND_MEAN, MEAN, MEANS
 from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
-from ssl4seg.scoring.metrics import METRICS
+from ssl4seg.scoring.metrics import METRICS, Metric, score_in
 from ssl4seg.scoring.selection import selected_by
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
-MAIN = {name: METRICS[name].mean_title or METRICS[name].title for name in ("dice", "iou")}
-"""The metrics by which runs are compared, with the title of the mean: of cases, of pixels."""
-
 LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
 """Keys that choose the labelled cases; the column `labels` shows their effect."""
 
@@ -36,6 +34,23 @@ NEEDED: Mapping[str, type | tuple[type, ...]] = {
 
 Settings = dict[str, Any]
 """config.yaml as dotted keys, without nulls and without the keys that may differ between the runs of a row."""
+
+
+class Main(NamedTuple):
+    """The score by which a run is compared, a mean over classes."""
+
+    metric: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """Dice, mIoU or foreground IoU."""
+        return METRICS[self.metric].title_of(self.name)
+
+    @property
+    def word(self) -> str:
+        """A word for file names and CSV: dice, iou or foreground_iou."""
+        return self.metric if self.name == MEAN else f"foreground_{self.metric}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +89,11 @@ class Run:
         seconds = (self.result.get("speed") or {}).get("run_seconds")
         return math.nan if seconds is None else float(seconds)
 
-    def score(self, split: str, metric: str, name: str = "mean") -> float:
+    def score(self, split: str, metric: str, name: str = MEAN) -> float:
         """A score on val or test; NaN if results.json has none, or null, which stands for NaN."""
-        value = (self.result[split].get(metric) or {}).get(name)
-        return math.nan if value is None else float(value)
+        scores = self.result[split].get(metric)
+        known = not isinstance(scores, Mapping) or name in scores
+        return score_in(scores, name) if known else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +141,22 @@ class Row:
         return cases == of_cases
 
     @property
-    def main(self) -> str:
-        """The metric by which the row is compared: Dice where cases are scored, IoU where pixels are."""
+    def main(self) -> Main:
+        """The score by which the row is compared: Dice where cases are scored, IoU where pixels are."""
         return main_of(self.first)
 
     @property
     def selected_by(self) -> str:
         """The metric that chose the best model on val: "Dice", "myocardium HD95"."""
         _, metric, name = selected_by(self.first)
-        title = METRICS[metric].title if metric in METRICS else metric
-        return MAIN.get(metric, title) if name == "mean" else f"{name} {title}"
+        if known := {**METRICS, **self.own_metrics}.get(metric):
+            return known.title_of(name)
+        return metric if name in MEANS else f"{name} {metric}"
+
+    @property
+    def own_metrics(self) -> dict[str, Metric]:
+        """The user's own metrics (`metrics.more`) by name."""
+        return own_metrics(self.first)
 
     @property
     def variant(self) -> str:
@@ -146,7 +168,7 @@ class Row:
         """The method and its variant."""
         return f"{self.method} {self.variant}".strip()
 
-    def values(self, split: str, metric: str, name: str = "mean") -> list[float]:
+    def values(self, split: str, metric: str, name: str = MEAN) -> list[float]:
         """The score of each seed."""
         return [run.score(split, metric, name) for run in self.runs]
 
@@ -196,7 +218,7 @@ def _read(folder: Path) -> Run | Missing:
     try:
         file, split = folder / "results.json", folder / "split.json"
         result = read_json(file) if file.exists() else {"status": "not finished", "error": "no results.json yet"}
-        settings = _settings(read_config(folder))
+        config = read_config(folder)
         if result.get("status") != "finished":
             return Missing(run=str(folder), status=str(result.get("status")), reason=str(result.get("error")))
         _check(file, result)
@@ -206,7 +228,7 @@ def _read(folder: Path) -> Run | Missing:
     return Run(
         folder=folder,
         result=result,
-        settings=settings,
+        settings=_settings(config, result),
         split=str(labeled.get("sha256", "")),
         data=str(labeled.get("data_sha256") or ""),
     )
@@ -236,23 +258,55 @@ def _check(file: Path, result: Mapping[str, Any]) -> None:
         except UserError:
             wrong = ["selected_by"]
     if not wrong:
+        try:
+            own_metrics(result)
+        except UserError:
+            wrong = ["own_metrics"]
+    if not wrong:
         main = main_of(result)
-        scores = {key: facts.get(key, "missing") for key in (f"{split}.{main}.mean" for split in ("val", "test"))}
+        keys = (f"{split}.{main.metric}.{main.name}" for split in ("val", "test"))
+        scores = {key: facts.get(key, "missing") for key in keys}
         wrong = [key for key, value in scores.items() if not isinstance(value, int | float | None)]
     if wrong:
         raise UserError(f"{file}: the run is finished, but there is no {wrong[0]}, or its value is not valid")
 
 
-def main_of(result: Mapping[str, Any]) -> str:
-    """The metric by which the run of a results.json is compared."""
+def main_of(result: Mapping[str, Any]) -> Main:
+    """The score by which the run of a results.json is compared.
+
+    Pixels have two means where there is a background, with it and without it. Runs are compared by the one that chose
+    their model; if another score did, by the mean without the background, which version 0.1 did not have.
+    """
     val = result.get("val")
-    return "iou" if isinstance(val, Mapping) and ("miou" in val or "dice" not in val) else "dice"
+    metric = "iou" if isinstance(val, Mapping) and ("miou" in val or "dice" not in val) else "dice"
+    _, chosen, name = selected_by(result)
+    if chosen == metric and name in MEANS:
+        return Main(metric, name)
+    scores = val.get(metric) if isinstance(val, Mapping) else None
+    return Main(metric, FOREGROUND_MEAN if isinstance(scores, Mapping) and FOREGROUND_MEAN in scores else MEAN)
 
 
-def _settings(config: Mapping[str, Any]) -> Settings:
-    """The settings in the order of their keys. Nulls are dropped: a null equals a key that an older version lacked."""
-    left_out = (*MAY_DIFFER, "seed")
-    return {key: value for key, value in sorted(_leaves(config)) if value is not None and key not in left_out}
+def own_metrics(result: Mapping[str, Any]) -> dict[str, Metric]:
+    """The user's own metrics as results.json describes them: the report imports nothing that a run folder names.
+
+    Raises:
+        UserError: a description is damaged.
+    """
+    entries = result.get("own_metrics") or {}
+    if not isinstance(entries, Mapping) or not METRICS.keys().isdisjoint(entries):
+        raise UserError(f"own_metrics: expected metrics of other names than {', '.join(METRICS)}")
+    return {str(name): Metric.from_description(str(name), entry) for name, entry in entries.items()}
+
+
+def _settings(config: Mapping[str, Any], result: Mapping[str, Any]) -> Settings:
+    """The settings in the order of their keys. Nulls are dropped: a null equals a key that an older version lacked.
+
+    `select` is the score that chose the model: what auto means has changed, and no row may pool the two.
+    """
+    left_out = (*MAY_DIFFER, "seed", "recipe.select")
+    _, metric, name = selected_by(result)
+    leaves = {**dict(_leaves(config)), "select": f"{metric}/{name}"}
+    return {key: value for key, value in sorted(leaves.items()) if value is not None and key not in left_out}
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

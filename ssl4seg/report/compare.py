@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ssl4seg.errors import UserError
-from ssl4seg.report.collect import LABELS, MAIN, Row, Run
+from ssl4seg.keys import FOREGROUND_MEAN, MEANS
+from ssl4seg.report.collect import LABELS, Main, Row, Run
 from ssl4seg.report.sheets import WORDS, Sheet
 from ssl4seg.scoring.metrics import mean_of_known
 
@@ -61,18 +62,24 @@ def patient_of(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
+def scores_of_cases(run: Run, main: Main) -> dict[str, float]:
     """Read from cases_test.csv each case's mean over the classes that have a score; NaN if none has one.
+
+    In the mean over the foreground, an image scores 1 if neither its mask nor the prediction holds any.
 
     Raises:
         UserError: the file cannot be read, or lacks cases or classes that results.json counts.
     """
-    file = run.folder / "cases_test.csv"
+    file, metric = run.folder / "cases_test.csv", main.metric
+    background = ""
+    if main.name == FOREGROUND_MEAN:
+        background = next((name for name in run.result["test"][metric] if name not in MEANS), "")
     of_case: dict[str, list[float]] = {}
     try:
         with file.open(newline="") as handle:
             for line in csv.DictReader(handle):
-                of_case.setdefault(line["case"], []).append(float(line[metric]))
+                values, score = of_case.setdefault(line["case"], []), float(line[metric])
+                values += [] if line["class"] == background else [score]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
     expected = run.result["test"].get("num_cases", len(of_case))
@@ -80,7 +87,7 @@ def scores_of_cases(run: Run, metric: str) -> dict[str, float]:
         raise UserError(f"{file}: holds {len(of_case)} cases, but results.json counts {expected}; it is not complete")
     if metric == "dice" and len(set(map(len, of_case.values()))) > 1:
         raise UserError(f"{file}: its cases differ in their number of classes; it is not complete")
-    return {case: mean_of_known(values) for case, values in of_case.items()}
+    return {case: mean_of_known(values) if values else 1.0 for case, values in of_case.items()}
 
 
 def by_patient(cases: Scores, patient: re.Pattern[str]) -> dict[str, dict[str, float]]:
@@ -165,7 +172,7 @@ def _compared(row: Row, baseline: Row | None, patient: re.Pattern[str]) -> Compa
     if baseline is None:
         raise UserError("it has no run with the same dataset, network and number of labelled cases")
     if row.main != baseline.main:
-        raise UserError(f"one is scored by {row.main}, the other by {baseline.main}")
+        raise UserError(f"one is scored by {row.main.title}, the other by {baseline.main.title}")
     if not (common := _common(row, baseline)):
         raise UserError("they have no seed in common")
     scores, base_scores = (
@@ -230,7 +237,7 @@ def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
         writer.writerow([*WORDS, "baseline", "metric", *head, "other settings"])
         for c in comparisons:
             numbers = (c.num_seeds, c.difference, c.low, c.high, c.better, c.num_patients, c.p, c.p_holm)
-            writer.writerow([*c.row.key, c.row.differs, c.baseline.name, c.row.main, *numbers, " ".join(c.other)])
+            writer.writerow([*c.row.key, c.row.differs, c.baseline.name, c.row.main.word, *numbers, " ".join(c.other)])
 
 
 def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:
@@ -239,7 +246,7 @@ def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:
 
 
 def _sheet(group: Sequence[Comparison], method: str) -> Sheet:
-    metrics = " or ".join(dict.fromkeys(MAIN[c.row.main] for c in group))
+    metrics = " or ".join(dict.fromkeys(c.row.main.title for c in group))
     lines = [
         (
             *c.row.key,

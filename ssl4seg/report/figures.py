@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ssl4seg.errors import UserError
-from ssl4seg.report.collect import MAIN, Row, Run
+from ssl4seg.report.collect import Main, Row, Run
 from ssl4seg.report.compare import scores_of_patients
 from ssl4seg.report.names import short
 
@@ -105,12 +105,12 @@ class Group:
 
     @property
     def stem(self) -> str:
-        return file_name(f"{self.dataset}-{self.network}-{self.rows[0].main}")
+        return file_name(f"{self.dataset}-{self.network}-{self.rows[0].main.word}")
 
     @property
     def score(self) -> str:
-        """Dice or mIoU."""
-        return MAIN[self.rows[0].main]
+        """Dice, mIoU or foreground IoU."""
+        return self.rows[0].main.title
 
     @property
     def title(self) -> str:
@@ -159,10 +159,10 @@ def file_name(words: str) -> str:
 
 
 def groups(rows: Sequence[Row]) -> list[Group]:
-    """Group rows by dataset, network and the metric by which they are compared."""
+    """Group rows by dataset, network and the score by which they are compared."""
     by_key: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        by_key.setdefault((row.dataset, row.network, row.main), []).append(row)
+        by_key.setdefault((row.dataset, row.network, *row.main), []).append(row)
     return [Group(rows=tuple(group)) for group in by_key.values()]
 
 
@@ -187,9 +187,9 @@ def draw(group: Group, patient: re.Pattern[str], notes: list[str]) -> Iterator[D
 
 def _scored(row: Row, notes: list[str]) -> bool:
     """Whether all seeds have a test score; else a message is added to `notes`."""
-    unscored = [run.seed for run in row.runs if math.isnan(run.score("test", row.main))]
+    unscored = [run.seed for run in row.runs if math.isnan(run.score("test", *row.main))]
     if unscored:
-        notes.append(f"{row.name}, {row.labels}, among the labels: no test {MAIN[row.main]} with seed {unscored[0]}")
+        notes.append(f"{row.name}, {row.labels}, among the labels: no test {row.main.title} with seed {unscored[0]}")
     return not unscored
 
 
@@ -225,7 +225,7 @@ def _over_labels(group: Group, rows: Sequence[Row], counts: Sequence[int]) -> Fi
     lines = []
     for i, (name, named) in enumerate(by_name.items()):
         shift = shifts[i if together else int(named[0].method != BOUND)]
-        mean, deviation = zip(*(percent(row.values("test", row.main)) for row in named), strict=True)
+        mean, deviation = zip(*(percent(row.values("test", *row.main)) for row in named), strict=True)
         x = [row.cases * shift for row in named]
         bound = named[0].method == BOUND
         label = f"{group.names[name]} (lower bound)" if bound else group.names[name]
@@ -251,21 +251,21 @@ def _shifts(num: int, counts: Sequence[int]) -> list[float]:
 
 def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
     """Draw one line for each method, the best on top; small dots are seeds."""
-    ordered = sorted(rows, key=lambda row: percent(row.values("test", row.main))[0])
+    ordered = sorted(rows, key=lambda row: percent(row.values("test", *row.main))[0])
     figure = Figure(figsize=(6.4, 1.2 + 0.22 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for y, row in enumerate(ordered):
-        mean, deviation = percent(row.values("test", row.main))
+        mean, deviation = percent(row.values("test", *row.main))
         style = BLACK if row.method == BOUND else BLUE
         axes.errorbar(mean, y, xerr=deviation or None, markersize=6, capsize=2, **{**style, "linestyle": "none"})
         if len(row.runs) > 1:
-            axes.plot([100 * v for v in row.values("test", row.main)], [y] * len(row.runs), "k.", markersize=2.5)
+            axes.plot([100 * v for v in row.values("test", *row.main)], [y] * len(row.runs), "k.", markersize=2.5)
     for kind, bounds, dash in (
         ("lower", [row for row in rows if row.method == BOUND], "--"),
         ("upper", group.upper, ":"),
     ):
         for number, row in enumerate(bounds):
-            mean, _ = percent(row.values("test", row.main))
+            mean, _ = percent(row.values("test", *row.main))
             label = "_" if number else f"{kind} bound"
             axes.axvline(mean, color="black", linestyle=dash, linewidth=1, label=label)
     axes.set_yticks(range(len(ordered)), [group.names[row.name] for row in ordered])
@@ -278,7 +278,7 @@ def _ranking(group: Group, rows: Sequence[Row]) -> Figure:
 
 
 def _bound(axes: Axes, row: Row) -> None:
-    mean, deviation = percent(row.values("test", row.main))
+    mean, deviation = percent(row.values("test", *row.main))
     axes.axhline(mean, color="black", linestyle=":", linewidth=1.2)
     if deviation:
         axes.axhspan(mean - deviation, mean + deviation, color="black", alpha=0.06, linewidth=0)
@@ -321,7 +321,7 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
     return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
 
 
-def curve(run: Run, metric: str) -> Curve:
+def curve(run: Run, main: Main) -> Curve:
     """Read a run's curve on val from its TensorBoard files; of a step that a resumed run did twice, the later score.
 
     Raises:
@@ -330,7 +330,7 @@ def curve(run: Run, metric: str) -> Curve:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
-    folder, tag = run.folder / "tensorboard", f"val/{metric}/mean"
+    folder, tag = run.folder / "tensorboard", f"val/{main.metric}/{main.name}"
     limits = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
     events = EventAccumulator(str(folder), size_guidance=limits)  # 0 is no limit
     if not folder.is_dir() or tag not in events.Reload().Tags()["scalars"]:

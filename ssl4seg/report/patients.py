@@ -15,7 +15,7 @@ from matplotlib.patheffects import withStroke
 from ssl4seg.data.case import LabelArray, Volume
 from ssl4seg.data.reading import read_all
 from ssl4seg.errors import UserError
-from ssl4seg.report.collect import MAIN, Row, Run
+from ssl4seg.report.collect import Row, Run
 from ssl4seg.report.compare import by_patient, scores_of_cases
 from ssl4seg.report.figures import STYLE, Drawing, file_name
 from ssl4seg.report.names import short
@@ -62,7 +62,7 @@ def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
     for which, name in zip(WHICH, chosen, strict=True):
         volume, alone = _volume(patients[name]), len(patients[name]) == 1
         shown_volume = volume if alone else f"{volume} ({100 * patients[name][volume]:.1f} %)"
-        titles.append(f"{which}: {MAIN[row.main]} {100 * means[name]:.1f} %\n{short([shown_volume], 32)[shown_volume]}")
+        titles.append(f"{which}: {row.main.title} {100 * means[name]:.1f} %\n{short([shown_volume], 32)[shown_volume]}")
     data = settings.dataset
     colors = palette(data.get("palette"), background=data.get("background", True))
     panels = [shown[_volume(patients[name])] for name in chosen]

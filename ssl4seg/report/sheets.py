@@ -5,7 +5,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ssl4seg.report.collect import HEAD, MAIN, Row
+from ssl4seg.keys import MEAN, MEANS
+from ssl4seg.report.collect import HEAD, Row
 from ssl4seg.report.names import short
-from ssl4seg.scoring.metrics import METRICS
+from ssl4seg.scoring.metrics import METRICS, Metric
 
 WORDS = (*HEAD, "differs")
 """The columns that name a row."""
@@ -66,13 +67,15 @@ class Column:
 
     head: str
     split: str
-    metric: str
-    name: str = "mean"
+    metric: Metric
+    name: str = MEAN
 
     def cell(self, row: Row, unit: str) -> str:
         """Mean ± deviation; a distance has the row's own unit behind it if the rows share no `unit`."""
-        metric = METRICS[self.metric]
-        cell = spread(row.values(self.split, self.metric, self.name), metric.factor)
+        metric = self.metric
+        if not _has(row, metric):
+            return ""
+        cell = spread(row.values(self.split, metric.name, self.name), metric.factor)
         own_unit = str(row.first["test"].get("distance_unit", "")) if metric.unit == "distance" and not unit else ""
         return f"{cell} {own_unit}".rstrip() if cell else cell
 
@@ -93,7 +96,7 @@ def results_of_classes(rows: Sequence[Row]) -> list[Sheet]:
     for group in _by_dataset(rows):
         of_metric = groupby(_classes(group), key=lambda column: column.metric)
         for metric, columns in ((metric, list(same)) for metric, same in of_metric):
-            word = METRICS[metric].head(_unit(group))
+            word = metric.head(_unit(group))
             parts = [columns[i : i + MAX_CLASSES] for i in range(0, len(columns), MAX_CLASSES)]
             for number, part in enumerate(parts, start=1):
                 count = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
@@ -106,24 +109,48 @@ def _by_dataset(rows: Sequence[Row]) -> list[list[Row]]:
     return [[row for row in rows if row.dataset == dataset] for dataset in dict.fromkeys(row.dataset for row in rows)]
 
 
+def _has(row: Row, metric: Metric) -> bool:
+    """Whether a metric's columns show a row: rows compared by Dice of cases and by IoU of pixels do not mix."""
+    if metric.name in METRICS:
+        return metric.name in (row.main.metric, "hd95")
+    return metric in row.own_metrics.values()
+
+
+def _metrics(rows: Sequence[Row]) -> dict[Metric, list[str]]:
+    """The metrics with columns, each with its means and classes on test; one number for all pixels counts as a mean."""
+    own = dict.fromkeys(metric for row in rows for metric in row.own_metrics.values())
+    entries: dict[Metric, list[str]] = {}
+    for metric in (*(METRICS[name] for name in ("dice", "iou", "hd95")), *own):
+        scores = [row.first["test"].get(metric.name) for row in rows if _has(row, metric)]
+        names = [list(each) if isinstance(each, Mapping) else [MEAN] for each in scores if each is not None]
+        if names:
+            entries[metric] = list(dict.fromkeys(name for each in names for name in each))
+    return entries
+
+
 def _means(rows: Sequence[Row]) -> list[Column]:
-    columns = [
-        Column(head=f"{split} {MAIN[metric]} %", split=split, metric=metric)
-        for metric in _mains(rows)
-        for split in ("val", "test")
+    unit, mains = _unit(rows), {row.main.metric for row in rows}
+    return [
+        Column(
+            head=f"{split} {metric.title_of(name)} {metric.unit_word(unit)}".rstrip(),
+            split=split,
+            metric=metric,
+            name=name,
+        )
+        for metric, entries in _metrics(rows).items()
+        for name in reversed(MEANS)
+        if name in entries
+        for split in (("val", "test") if metric.name in mains else ("test",))
     ]
-    if any("hd95" in row.first["test"] for row in rows):
-        columns.append(Column(head=f"test {METRICS['hd95'].head(_unit(rows))}", split="test", metric="hd95"))
-    return columns
 
 
 def _classes(rows: Sequence[Row]) -> list[Column]:
-    columns = []
-    for metric in (*_mains(rows), "hd95"):
-        names = dict.fromkeys(name for row in rows for name in row.first["test"].get(metric) or {} if name != "mean")
-        word = METRICS[metric].head(_unit(rows))
-        columns += [Column(head=f"{name} {word}", split="test", metric=metric, name=name) for name in names]
-    return columns
+    return [
+        Column(head=f"{name} {metric.head(_unit(rows))}", split="test", metric=metric, name=name)
+        for metric, entries in _metrics(rows).items()
+        for name in entries
+        if name not in MEANS
+    ]
 
 
 def _unit(rows: Sequence[Row]) -> str:
@@ -158,6 +185,8 @@ def _conventions(rows: Sequence[Row]) -> str:
     sentences.append(
         f"The model is the one that is best on val by {' or '.join(dict.fromkeys(row.selected_by for row in rows))}."
     )
+    own = dict.fromkeys(metric for row in rows for metric in row.own_metrics.values())
+    sentences += [f"{'Higher' if metric.higher_is_better else 'Lower'} {metric.title} is better." for metric in own]
     if any(row.first.get("tested_on") == "val" for row in rows):
         sentences.append("Test is val: the dataset's test split has no masks.")
     policies = sorted({EMPTY[row.first["empty"]] for row in rows if row.first.get("empty") in EMPTY})
@@ -173,10 +202,6 @@ def _budget(rows: Sequence[Row]) -> str:
         values = {str(run.settings.get(key)) for row in rows for run in row.runs}
         shared += [words.format(values.pop())] if len(values) == 1 and "None" not in values else []
     return f"{', '.join(shared)}." if shared else ""
-
-
-def _mains(rows: Sequence[Row]) -> list[str]:
-    return [name for name in MAIN if any(row.main == name for row in rows)]
 
 
 def spread(values: Sequence[float], scale: float = 1.0) -> str:
@@ -254,13 +279,19 @@ def show(sheet: Sheet) -> None:
 
 def write_runs(rows: Sequence[Row], file: Path) -> None:
     """Write one line for each run, numbers not rounded."""
-    numbers = ("val_dice", "test_dice", "val_iou", "test_iou", "test_hd95")
+    columns = [(split, name, mean) for name in ("dice", "iou") for mean in MEANS for split in ("val", "test")]
+    columns.append(("test", "hd95", MEAN))
+    own = [metric.name for metric in _metrics(rows) if metric.name not in METRICS]
+    columns += [(split, name, mean) for name in dict.fromkeys(own) for mean in MEANS for split in ("val", "test")]
+    runs = [run for row in rows for run in row.runs]
+    used = [c for c in columns if c[2] == MEAN or not all(math.isnan(run.score(*c)) for run in runs)]
+    heads = [f"{split}_{'' if mean == MEAN else 'foreground_'}{name}" for split, name, mean in used]
     with file.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow([*WORDS, "seed", "best_step", *numbers, "distance_unit", "seconds", "folder"])
+        writer.writerow([*WORDS, "seed", "best_step", *heads, "distance_unit", "seconds", "folder"])
         for row in rows:
             for run in row.runs:
-                scores = [*(run.score(*name.split("_")) for name in numbers), run.seconds]
+                scores = [*(run.score(*column) for column in used), run.seconds]
                 *cells, seconds = ["" if math.isnan(score) else score for score in scores]
                 unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
                 writer.writerow([*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)])

@@ -101,13 +101,13 @@ def network_maker(
 
 
 def load_network(network: Network, file: Path) -> None:
-    """Load a run's best model, or a state dict under our names or the public ones.
+    """Load a run's best model, or a state dict under our names or the public ones, also below a prefix or in wrappers.
 
     The mean and std by which the input is standardised are loaded too, if the file holds them; public files do not, and
     the network keeps its own.
     """
     rename: Callable[..., Any] = getattr(network, "rename", dict)
-    state = rename(checkpoint.network_state(file))
+    state = rename(checkpoint.fitted(checkpoint.network_state(file), network.state_dict(), file, rename))
     own = {key: value for key in STANDARD if (value := getattr(network, key)) is not None}
     if all(key in state for key in STANDARD):
         network.standardize(*(state[key].flatten().tolist() for key in STANDARD))

@@ -16,7 +16,8 @@ from rich.table import Table as RichTable
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from ssl4seg.scoring.metrics import Metric
+from ssl4seg.keys import MEANS
+from ssl4seg.scoring.metrics import Metric, score_in
 from ssl4seg.scoring.pictures import Picture
 from ssl4seg.scoring.tables import Summary
 
@@ -162,11 +163,13 @@ def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
     table.add_column("class")
     for metric in by_class:
         table.add_column(metric.head(unit), justify="right")
-    classes = [name for metric in by_class for name in summary[metric.name] if name != "mean"]
-    for name in (*dict.fromkeys(classes), "mean"):
-        values = [(metric, summary[metric.name].get(name)) for metric in by_class]
-        cells = [math.nan if value is None else metric.factor * value for metric, value in values]  # None: null in JSON
-        table.add_row(name, *(f"{cell:.2f}" for cell in cells), style="bold" if name == "mean" else "")
+    names = dict.fromkeys(name for metric in by_class for name in summary[metric.name])
+    classes = [name for name in names if name not in MEANS]
+    for name in (*classes, *(mean for mean in reversed(MEANS) if mean in names)):
+        entries = [(metric, summary[metric.name]) for metric in by_class]
+        cells = [f"{m.factor * score_in(scores, name):.2f}" if name in scores else "" for m, scores in entries]
+        is_mean = name in MEANS
+        table.add_row(name.replace("_", " ") if is_mean else name, *cells, style="bold" if is_mean else "")
     print(title)
     Console().print(table)
     numbers = [metric for metric in shown if metric not in by_class and summary[metric.name] is not None]

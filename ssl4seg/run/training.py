@@ -25,6 +25,7 @@ from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
+from ssl4seg.keys import MEANS
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
@@ -35,7 +36,7 @@ from ssl4seg.run.folder import RunFolder, finished, read_json, write_failure, wr
 from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
-from ssl4seg.scoring.metrics import metric_table
+from ssl4seg.scoring.metrics import METRICS, metric_table
 from ssl4seg.scoring.pictures import Picture, fullest, palette, panel
 from ssl4seg.scoring.predictor import NO_TEST, evaluate, table_of
 from ssl4seg.scoring.selection import goodness_of, selection_of
@@ -334,10 +335,12 @@ class Training:
         record.hparams(
             {**self.names, "labeled": str(self.split), **_hparams(self.settings)},
             {
-                f"final/{split}/{m}/mean": s[m]["mean"]
+                f"final/{split}/{m}/{mean}": s[m][mean]
                 for split, s in (("test", summary), ("val", val))
                 for m in s
                 if isinstance(s[m], Mapping)
+                for mean in MEANS
+                if mean in s[m]
             },
         )
         results = self.results(engine, summary, table.seconds) | {"weights_sha256": checkpoint.hash_of(weights)}
@@ -365,6 +368,11 @@ class Training:
             "selected_by": self.selection.as_dict(),
             "tested_on": self.dataset.tested_on,
             "empty": self.settings.metrics.empty,
+            "own_metrics": {
+                name: metric.description
+                for name, metric in metric_table(self.settings.metrics.more).items()
+                if name not in METRICS
+            },
             "best_step": engine.best["step"],
             "val": engine.best["val"],
             "test": test,

@@ -20,6 +20,9 @@ MODULES: Mapping[str, str] = {
 NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": []}
 """Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
+VOCS_CHOICE = "iou/mean"
+"""What `select=auto` was for VOC before its recipe named it."""
+
 OF_A_FOLDER = {"orientation": "stored", "slice_axis": "z", "skip_orphans": False}
 """How version 0.1 read a folder."""
 
@@ -41,6 +44,13 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
         if path and not node:
             continue
         node.setdefault(last, copy.copy(value))
+    recipe, is_voc = (
+        result.get("recipe"),
+        isinstance(dataset, dict) and str(dataset.get("_target_")).endswith(".VOC2012"),
+    )
+    if is_voc and isinstance(recipe, dict) and "select" not in recipe:
+        recipe["select"] = VOCS_CHOICE
+        result["select"] = VOCS_CHOICE if result["select"] == "auto" else result["select"]
     return result
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE, Key, expect, is_list, one_of
+from ssl4seg.errors import UserError, did_you_mean
+from ssl4seg.keys import FOREGROUND_MEAN, IGNORE, MEAN, MEANS, Key, expect, is_list, one_of
 
 Mask = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -98,6 +98,26 @@ class Metric:
         ends = is_list(self.range) and len(self.range) == 2 and all(isinstance(end, int | float) for end in self.range)
         expect(f"Metric {self.name}: range", self.range, Key(lambda _: ends, "(smallest, largest), as (0, math.inf)"))
 
+    @classmethod
+    def from_description(cls, name: str, entry: Any) -> "Metric":
+        """A metric to print, not to compute.
+
+        Args:
+            entry: a `description`, from results.json.
+
+        Raises:
+            UserError: it is none.
+        """
+        keys = {"title": str, "unit": str, "higher_is_better": bool}
+        if not isinstance(entry, Mapping) or any(not isinstance(entry.get(key), kind) for key, kind in keys.items()):
+            raise UserError(f"Metric {name}: expected {', '.join(keys)}")
+        return cls(name=name, range=(-math.inf, math.inf), **{key: entry[key] for key in keys})
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The facts by which a table prints the metric, for results.json."""
+        return {"title": self.title, "unit": self.unit, "higher_is_better": self.higher_is_better}
+
     @property
     def best(self) -> float:
         """The good end of the range."""
@@ -116,6 +136,12 @@ class Metric:
     def unit_word(self, distance_unit: str) -> str:
         """The unit in print: %, voxel, mm or nothing."""
         return {"share": "%", "distance": distance_unit, "number": ""}[self.unit]
+
+    def title_of(self, name: str) -> str:
+        """The title for a class or a mean: "myocardium Dice", "foreground IoU", "mIoU"."""
+        if name == MEAN:
+            return self.mean_title or self.title
+        return f"{'foreground' if name == FOREGROUND_MEAN else name} {self.title}"
 
     def head(self, distance_unit: str) -> str:
         """The head of a column: "Dice %", "HD95 mm"."""
@@ -232,11 +258,15 @@ def metric_table(more: Sequence[str] = ()) -> dict[str, Metric]:
     for dotted in more:
         module, _, name = dotted.rpartition(".")
         try:
-            metric = getattr(importlib.import_module(module), name)
+            content = vars(importlib.import_module(module))
         except Exception as error:  # whatever the module raises
             raise UserError(
                 f"metrics.more={dotted}: cannot be imported ({error}); is its folder on PYTHONPATH?"
             ) from None
+        if name not in content:
+            own = [key for key, value in content.items() if isinstance(value, Metric)]
+            raise UserError(f"metrics.more={dotted}: {module} holds no {name}{did_you_mean(name, own)}")
+        metric = content[name]
         if not isinstance(metric, Metric):
             raise UserError(
                 f"metrics.more={dotted}: is a {type(metric).__name__}; expected an ssl4seg.scoring.metrics.Metric"
@@ -316,6 +346,36 @@ def mean_of_known(values: Any) -> float:
     """Mean of the numbers that are not NaN; NaN if there are none."""
     known = [float(v) for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else math.nan
+
+
+def with_means(by_class: Mapping[str, float], *, background: bool = False) -> dict[str, float]:
+    """The scores of the classes, and before them their means.
+
+    Args:
+        background: whether the first class is a background; there is then a mean over the others too.
+    """
+    means = {MEAN: mean_of_known(by_class.values())}
+    if background:
+        means[FOREGROUND_MEAN] = mean_of_known([*by_class.values()][1:])
+    return means | dict(by_class)
+
+
+def score_in(scores: Any, name: str = MEAN) -> float:
+    """A score in an entry of a summary, NaN if it has none; null in results.json stands for NaN.
+
+    Validations of version 0.1 lack the mean over the foreground; it is computed from their classes, of which the first
+    is the background.
+
+    Args:
+        scores: by class and mean, or one number for all pixels.
+        name: a class or a mean.
+    """
+    if isinstance(scores, Mapping):
+        if name == FOREGROUND_MEAN and name not in scores:
+            classes = [score_in(scores, key) for key in scores if key not in MEANS]
+            return mean_of_known(classes[1:])
+        scores = scores.get(name)
+    return math.nan if scores is None else float(scores)
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:

@@ -17,7 +17,7 @@ from ssl4seg.feed.views import as_float
 from ssl4seg.scoring.inference import Inference, Predict
 from ssl4seg.scoring.metrics import metric_table
 from ssl4seg.scoring.postprocess.base import Given, Step, check_steps
-from ssl4seg.scoring.tables import CaseTable, PixelTable, Table
+from ssl4seg.scoring.tables import Table, empty_table
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
 
@@ -142,17 +142,16 @@ def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protoc
         UserError: the cases cannot be measured in mm, or a metric of the user's own cannot be imported.
     """
     literal = protocol == "ssl4mis"
-    table = metric_table(measures.more).values()
-    if dataset.scoring == "pixels" and not measures.distances:
-        return PixelTable(dataset.classes, table)
-    cases_table = CaseTable(
+    measured = dataset.scoring == "cases" or measures.distances
+    return empty_table(
+        dataset.scoring,
         dataset.classes,
-        table,
-        unit="voxel" if literal else distance_unit(measures.unit, cases),
-        empty="zero" if literal else measures.empty,
+        metric_table(measures.more).values(),
         background=dataset.background,
+        distances=measures.distances,
+        unit=distance_unit(measures.unit, cases) if measured and not literal else "voxel",
+        empty="zero" if literal else measures.empty,
     )
-    return cases_table if dataset.scoring == "cases" else PixelTable(dataset.classes, table, distances=cases_table)
 
 
 def evaluate(

@@ -1,31 +1,28 @@
 """The key `select`: the score that chooses the best model."""
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ssl4seg.errors import UserError
-from ssl4seg.scoring.metrics import Metric, metric_table
-from ssl4seg.scoring.tables import Summary, Table
-
-MEAN = "mean"
+from ssl4seg.data.keys import COMMON
+from ssl4seg.errors import UserError, did_you_mean
+from ssl4seg.keys import MEAN
+from ssl4seg.scoring.metrics import Metric, metric_table, score_in
+from ssl4seg.scoring.tables import Summary, Table, empty_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The score that chooses: a metric on val, for one class or as the mean over the classes."""
+    """The score that chooses: a metric on val, for one class or as a mean over the classes."""
 
     metric: Metric
     name: str = MEAN
-    """The class, or "mean"."""
+    """The class, or one of keys.MEANS."""
 
     def value(self, summary: Summary) -> float:
         """The score that chooses, in the metric's own unit and direction."""
-        scores = summary[self.metric.name]
-        value = scores[self.name] if isinstance(scores, Mapping) else scores
-        return math.nan if value is None else float(value)  # null in results.json
+        return score_in(summary[self.metric.name], self.name)
 
     def goodness(self, summary: Summary) -> float:
         """The score to maximise, as sweepers do: its sign is turned if lower is better."""
@@ -36,8 +33,8 @@ class Selection:
         return self.metric.better(self.value(new), self.value(old))
 
     def is_main(self, table: Table) -> bool:
-        """Whether the score is the first of the table's headline, the mean of its main metric."""
-        return self.metric.name == table.main and self.name == MEAN
+        """Whether the table's headline shows the score: a mean of its main metric."""
+        return self.metric.name == table.main and self.name in table.means(self.metric)
 
     def as_dict(self) -> dict[str, str]:
         """The entry `selected_by` of results.json."""
@@ -46,36 +43,63 @@ class Selection:
     def printed(self, summary: Summary) -> str:
         """The score with its name and unit: "myocardium Dice 81.20 %"."""
         unit = str(summary.get("distance_unit", ""))
-        title = self.metric.title if self.name == MEAN else f"{self.name} {self.metric.title}"
-        return f"{title} {self.metric.printed(self.value(summary), unit)}"
+        return f"{self.metric.title_of(self.name)} {self.metric.printed(self.value(summary), unit)}"
 
 
 def selection_of(select: str, table: Table) -> Selection:
     """Find the metric and the class that the key `select` names among those of a table.
 
     Args:
-        select: auto, METRIC or METRIC/CLASS.
+        select: auto, METRIC or METRIC/CLASS; CLASS may be a mean too. Without a class it is the table's first mean.
 
     Raises:
         UserError: the table has no such metric or class.
     """
-    if select == "auto":
-        return Selection(metric=next(metric for metric in table.metrics if metric.name == table.main))
-    wanted, slash, name = select.partition("/")
+    wanted, slash, name = (table.main if select == "auto" else select).partition("/")
     measured = {metric.name: (metric, classes) for metric, classes in table.measured().items()}
     if wanted not in measured:
         raise UserError(f"select={select}: {_unknown(wanted, [*measured])}")
     metric, classes = measured[wanted]
-    if slash and name not in (*classes, MEAN):
+    means = table.means(metric)
+    if slash and name not in (*classes, *means):
+        known = ", ".join((*classes, *means)) if classes else "all pixels at once"
         raise UserError(
-            f"select={select}: {wanted} is measured for {', '.join(classes) or 'all pixels at once'}, not for {name!r}"
+            f"select={select}: {wanted} is measured for {known}, not for {name!r}{did_you_mean(name, classes)}"
         )
-    return Selection(metric=metric, name=name or MEAN)
+    return Selection(metric=metric, name=name or means[0])
+
+
+def check_select(select: str, metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+    """Refuse a metric or a class that will not be measured, as far as the configuration says; it needs no data.
+
+    Args:
+        metrics, dataset: the groups of the configuration; a dataset may lack keys that it will read off its data.
+
+    Raises:
+        UserError: as `selection_of` and `metrics.metric_table`.
+    """
+    table = metric_table(metrics["more"])
+    wanted = select.partition("/")[0]
+    if wanted not in ("auto", *table):
+        raise UserError(
+            f"select={select}: there is no such metric; there are {', '.join(table)}{did_you_mean(wanted, table)}"
+        )
+    classes, scoring = dataset.get("classes"), dataset.get("scoring")
+    if COMMON["classes"].fits(classes) and COMMON["scoring"].fits(scoring):
+        selection_of(
+            select,
+            empty_table(
+                str(scoring),
+                list(classes or ()),
+                table.values(),
+                background=dataset.get("background") is not False,
+                distances=metrics["distances"],
+            ),
+        )
 
 
 def _unknown(wanted: str, measured: list[str]) -> str:
-    near = difflib.get_close_matches(wanted, measured, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(wanted, measured)
     if wanted in ("hd95", "asd"):
         hint = "; metrics.distances=true measures distances where dataset.scoring=pixels"
     return f"is not measured here; measured are {', '.join(measured)}{hint}"

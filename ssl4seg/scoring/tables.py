@@ -9,10 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Spacing
-from ssl4seg.scoring.metrics import METRICS, Metric, Pixels, Scores, confusion, mean_of_known, score_classes
+from ssl4seg.keys import FOREGROUND_MEAN, MEAN
+from ssl4seg.scoring.metrics import METRICS, Metric, Pixels, Scores, confusion, mean_of_known, score_classes, with_means
 
 Summary = Mapping[str, Any]
 """{"dice": {"mean": .., "<class>": ..}, ..., "num_cases": ..}; where distances are measured also "distance_unit".
+
+Where the background is one of the classes, "foreground_mean" is the mean over the others.
 
 A metric that is one number for all pixels stands without classes: {"pixel_accuracy": ..}.
 """
@@ -27,13 +30,14 @@ class Table(ABC):
     Args:
         classes: names of all K classes, a background first.
         metrics: the metrics to score; the table leaves out those that it cannot compute.
+        background: whether class 0 is a background.
     """
 
     main: ClassVar[str]
     """The name of the metric that comes first in the headline, and chooses the best model under `select=auto`."""
 
-    def __init__(self, classes: Sequence[str], metrics: Iterable[Metric] = METRICS.values()) -> None:
-        self.classes, self.metrics = tuple(classes), tuple(metrics)
+    def __init__(self, classes: Sequence[str], metrics: Iterable[Metric], *, background: bool) -> None:
+        self.classes, self.metrics, self.background = tuple(classes), tuple(metrics), background
         self.rows: dict[str, Any] = {}
         self.forward_seconds = self.postprocess_seconds = self.seconds = 0.0
 
@@ -49,10 +53,16 @@ class Table(ABC):
     def measured(self) -> dict[Metric, tuple[str, ...]]:
         """The metrics of the summary, each with the classes that it scores; () if it is one number."""
 
+    def means(self, metric: Metric) -> tuple[str, ...]:
+        """The means of a metric in the summary; the first chooses the best model, if no class is named."""
+        with_background = self.background and self.classes[0] in self.measured()[metric]
+        return (FOREGROUND_MEAN, MEAN) if with_background else (MEAN,)
+
     def headline(self, summary: Summary) -> str:
         """The main scores, for the log."""
         metric = next(metric for metric in self.metrics if metric.name == self.main)
-        return f"{metric.mean_title or metric.title} {metric.printed(summary[self.main]['mean'], '')}"
+        scores = summary[self.main]
+        return ", ".join(f"{metric.title_of(name)} {metric.printed(scores[name], '')}" for name in self.means(metric))
 
     @abstractmethod
     def lines(self) -> Iterable[Sequence[object]]:
@@ -87,7 +97,7 @@ class CaseTable(Table):
         empty: str = "worst",
         background: bool = True,
     ) -> None:
-        super().__init__(classes, [metric for metric in metrics if metric.of_masks])
+        super().__init__(classes, [metric for metric in metrics if metric.of_masks], background=background)
         self.unit, self.empty = unit, empty
         self.scored = self.classes[int(background) :]
         self.rows: dict[str, list[Scores]] = {}
@@ -113,20 +123,20 @@ class CaseTable(Table):
 
     def summary(self) -> dict[str, Any]:
         """The means leave out NaN, and with it classes that no mask of these cases holds: their scores are NaN."""
-        return self.means(self.rows.values())
+        return self.summary_of(self.rows.values())
 
-    def means(self, rows: Iterable[Sequence[Scores]]) -> dict[str, Any]:
+    def summary_of(self, rows: Iterable[Sequence[Scores]]) -> dict[str, Any]:
         """The summary of some rows."""
         rows = list(rows)
         held = [[scores[k] for scores in rows] for k in range(len(self.scored))]
         held = [part if any(values[TRUE_PIXELS] for values in part) else [] for part in held]
         result: dict[str, Any] = {}
         for metric in self.metrics:
-            per_class = {
+            by_class = {
                 name: mean_of_known(values[metric.name] for values in part)
                 for name, part in zip(self.scored, held, strict=True)
             }
-            result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
+            result[metric.name] = with_means(by_class)
         return result | {"distance_unit": self.unit, "num_cases": len(rows)}
 
     def measured(self) -> dict[Metric, tuple[str, ...]]:
@@ -134,7 +144,7 @@ class CaseTable(Table):
 
     def headline(self, summary: Summary) -> str:
         hd95 = next(metric for metric in self.metrics if metric.name == "hd95")
-        return f"{super().headline(summary)}, {hd95.title} {hd95.printed(summary['hd95']['mean'], self.unit)}"
+        return f"{super().headline(summary)}, {hd95.title} {hd95.printed(summary['hd95'][MEAN], self.unit)}"
 
     def lines(self) -> Iterable[Sequence[object]]:
         names = [metric.name for metric in self.metrics]
@@ -147,7 +157,11 @@ class CaseTable(Table):
 class PixelTable(Table):
     """All metrics of pixels, from the confusion matrix over the pixels of all cases.
 
+    A background has scores too. It is most of the pixels and easy, so that a mean that counts it looks high while the
+    model finds nothing; the means over the other classes come first. "mean" counts it, as VOC's published mIoU does.
+
     Args:
+        background: whether class 0 is a background.
         distances: scores HD95, ASD and other metrics that pixels alone do not give; None leaves them out.
     """
 
@@ -158,9 +172,10 @@ class PixelTable(Table):
         classes: Sequence[str],
         metrics: Iterable[Metric] = METRICS.values(),
         *,
+        background: bool = True,
         distances: CaseTable | None = None,
     ) -> None:
-        super().__init__(classes, [metric for metric in metrics if metric.of_pixels])
+        super().__init__(classes, [metric for metric in metrics if metric.of_pixels], background=background)
         self.distances = distances
         self.rows: dict[str, tuple[Pixels, list[Scores]]] = {}
 
@@ -180,11 +195,11 @@ class PixelTable(Table):
             if isinstance(values, float):
                 result[metric.name] = values
             else:
-                per_class = dict(zip(self.classes, values.tolist(), strict=True))
-                result[metric.name] = {"mean": mean_of_known(per_class.values()), **per_class}
-        result["miou"] = result["iou"]["mean"]
+                by_class = dict(zip(self.classes, values.tolist(), strict=True))
+                result[metric.name] = with_means(by_class, background=self.background)
+        result["miou"] = result["iou"][MEAN]
         if self.distances:
-            of_masks = self.distances.means(scores for _, scores in self.rows.values())
+            of_masks = self.distances.summary_of(scores for _, scores in self.rows.values())
             result |= {key: value for key, value in of_masks.items() if key not in result}
         return result | {"num_cases": len(self.rows)}
 
@@ -206,3 +221,27 @@ class PixelTable(Table):
                 union = true[k] + predicted[k] - hits[k]
                 if union:
                     yield case, name, int(true[k]), int(predicted[k]), int(hits[k]), float(hits[k] / union)
+
+
+def empty_table(
+    scoring: str,
+    classes: Sequence[str],
+    metrics: Iterable[Metric] = METRICS.values(),
+    *,
+    background: bool = True,
+    distances: bool = False,
+    unit: str = "voxel",
+    empty: str = "worst",
+) -> Table:
+    """The table of a dataset.
+
+    Args:
+        scoring: "cases" or "pixels".
+        distances: whether a table of pixels measures HD95, ASD and other metrics of masks too.
+        unit, empty: see `CaseTable`.
+    """
+    metrics = list(metrics)
+    of_cases = CaseTable(classes, metrics, unit=unit, empty=empty, background=background)
+    if scoring == "cases":
+        return of_cases
+    return PixelTable(classes, metrics, background=background, distances=of_cases if distances else None)

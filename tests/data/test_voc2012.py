@@ -302,7 +302,9 @@ def test_a_run_is_the_same_from_memory_and_from_the_disk_and_says_what_it_is_tes
     assert "labelled: 2 of 4 images" in told
     assert re.search("test has no masks to score by; the model is tested on val", told)
     assert "test on val, best model" in told
-    assert (results(run)["selected_by"]["metric"], results(run)["tested_on"]) == ("iou", "val")
+    published = {"split": "val", "metric": "iou", "class": "mean"}  # over all 21 classes
+    assert (results(run)["selected_by"], results(run)["tested_on"]) == (published, "val")
+    assert "foreground_mean" in results(run)["val"]["iou"]
     assert results(run)["test"] == results(run)["val"]
     assert results(run, "split.json")["labeled"] == TRAIN[2:]
 

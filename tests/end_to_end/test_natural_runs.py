@@ -59,16 +59,18 @@ def test_statistics_are_the_numbers_that_are_set_or_none(home):
 # -- what a run leaves behind -----------------------------------------------------------------------------------------
 
 
-def test_the_best_model_is_chosen_by_miou_and_tested_on_val(memory):
+def test_the_best_model_is_chosen_by_the_iou_of_the_foreground_and_tested_on_val(memory):
     run, output = memory
     found, best = results(run), load(run / "best.pt")
-    miou = curve(run, "val/miou")
-    assert found["selected_by"] == {"split": "val", "metric": "iou", "class": "mean"}
+    iou = curve(run, "val/iou/foreground_mean")
+    assert found["selected_by"] == {"split": "val", "metric": "iou", "class": "foreground_mean"}
     assert found["tested_on"] == "val"
-    assert found["val"]["miou"] == pytest.approx(max(miou.values()))
-    assert best["step"] == found["best_step"] == max(miou, key=lambda step: (miou[step], -step))
+    assert found["val"]["iou"]["foreground_mean"] == pytest.approx(max(iou.values()))
+    assert best["step"] == found["best_step"] == max(iou, key=lambda step: (iou[step], -step))
     assert found["test"] == found["val"]
-    assert f"val mIoU {100 * found['val']['miou']:.2f} % (best)" in output
+    means = (100 * found["val"]["iou"][name] for name in ("foreground_mean", "mean"))
+    assert "val foreground IoU {:.2f} %, mIoU {:.2f} % (best)".format(*means) in output
+    assert "foreground mean" in output  # below the classes in the table
     assert "4 of 8 images" in output
 
 
@@ -85,6 +87,7 @@ def test_the_scores_are_those_of_the_predicted_masks(home, memory):
     found = results(run)["test"]
     assert [found["iou"][name] for name in CLASSES] == pytest.approx(iou)
     assert found["iou"]["mean"] == found["miou"] == pytest.approx(iou.mean())
+    assert found["iou"]["foreground_mean"] == pytest.approx(iou[1:].mean())
     assert found["pixel_accuracy"] == pytest.approx(total.diagonal().sum() / total.sum())
 
 

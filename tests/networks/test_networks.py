@@ -89,6 +89,15 @@ def test_a_state_dict_of_the_public_scripts_gives_the_public_logits(public, trai
     torch.testing.assert_close(ours(image), public(image), atol=1e-5, rtol=1e-5)
 
 
+def test_public_names_are_known_below_a_prefix_too(public, tmp_path):
+    state = {f"module.model.{key}": value for key, value in public.state_dict().items()}
+    torch.save({"model_state": state | {"module.criterion.weight": torch.ones(4)}, "epoch": 3}, tmp_path / "a.pt")
+    ours = UNet(in_channels=1, num_classes=4, channels=CHANNELS, dropout=DROPOUT)
+    load_network(ours, tmp_path / "a.pt")
+    expected = UNet.rename(public.state_dict())
+    assert all(torch.equal(value, expected[key]) for key, value in ours.state_dict().items())
+
+
 def test_a_state_dict_of_ours_keeps_its_names():
     state = unet().state_dict()
     assert UNet.rename(state).keys() == state.keys()

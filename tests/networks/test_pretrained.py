@@ -80,13 +80,23 @@ def as_whole_network(state: dict[str, Tensor]) -> dict[str, Tensor]:
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
         lambda state: {f"backbone.{key}": v for key, v in state.items()} | {"classifier.4.weight": torch.zeros(2)},
         as_whole_network,
+        lambda state: {"model_state": {f"_orig_mod.network.{k}": v for k, v in as_whole_network(state).items()}},
+        lambda state: {f"net.{key}": value for key, value in state.items()} | {"net.fc.weight": torch.zeros(2)},
         lambda state: {
             "predictor": "student",
             "method": {f"student.{k}": v for k, v in as_whole_network(state).items()},
         },
         lambda state: {key: value for key, value in state.items() if "num_batches" not in key},  # of old versions
     ],
-    ids=["wrapped", "torchvision's segmentation", "another network of ours", "a run's best.pt", "old"],
+    ids=[
+        "wrapped",
+        "torchvision's segmentation",
+        "another network of ours",
+        "compiled",
+        "net",
+        "a run's best.pt",
+        "old",
+    ],
 )
 def test_the_encoder_is_found_in_whatever_the_file_holds(content, file, published, tmp_path):
     torch.save(content(published), tmp_path / "weights.pt")
@@ -215,6 +225,7 @@ def test_a_download_that_fails_says_so_and_names_the_file_option(network, keys, 
     [
         (lambda state: resnet34().state_dict(), r"it has layer1\.2\.conv1\.weight too.*more"),
         (lambda state: {k: v for k, v in state.items() if not k.startswith("layer4.1")}, r"it lacks layer4\.1\.conv1"),
+        (lambda state: {"conv.weight": torch.ones(2)}, r"it has conv\.weight, .*1 keys\); expected conv1\.weight, bn1"),
         (lambda state: state | {"bn1.weight": torch.ones(7)}, r"bn1\.weight is \(7,\), expected \(64,\)"),
         (
             lambda state: state | {"conv1.weight": torch.ones(64, 1, 7, 7)},

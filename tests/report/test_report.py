@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
 from ssl4seg.report import command, compare, figures, patients, sheets
-from ssl4seg.report.collect import Run, collect
+from ssl4seg.report.collect import Main, Run, collect
 from ssl4seg.report.figure_folder import FigureFolder
 from ssl4seg.report.names import PATIENT, short
 from ssl4seg.run.folder import FAILURES, read_config
@@ -221,6 +221,83 @@ def test_runs_that_are_scored_by_pixels(tmp_path: Path) -> None:
     assert (output / "figures/hearts-unet-iou-1cases-patients.png").exists()
 
 
+def pixel_run(root: Path, method: str, tumour: float, *, old: bool = False, **keys: Any) -> Path:
+    """A run on pictures of a tumour and background; `old`: as version 0.1 chose and wrote it, by the mean over both."""
+    folder = make_run(root, method, [tumour] * 5, main="iou", **keys)
+    result = results(folder)
+    means = {"mean": (tumour + 0.9) / 2} | ({} if old else {"foreground_mean": tumour})
+    scores = {"iou": {**means, "background": 0.9, "tumour": tumour}, "miou": means["mean"], "num_cases": 3}
+    chosen = "mean" if old else "foreground_mean"
+    selected = {"split": "val", "metric": "iou", "class": chosen}
+    result |= {"val": scores, "test": scores, "selected_by": "val iou mean" if old else selected}
+    (folder / "results.json").write_text(json.dumps(result))
+    lines = [("a", "background", 0.9), ("a", "tumour", tumour), ("b", "background", 1.0), ("c", "tumour", tumour / 2)]
+    with (folder / "cases_test.csv").open("w") as file:
+        csv.writer(file).writerows([("case", "class", "iou"), *lines])
+    with SummaryWriter(str(folder / "tensorboard")) as events:
+        for step in (10, 20):
+            events.add_scalar(f"val/iou/{chosen}", tumour, step)
+    return folder
+
+
+def test_the_two_means_of_pixels_have_columns_of_their_own(tmp_path: Path, tell: Tell) -> None:
+    for method, level in (("supervised", 0.1), ("fixmatch", 0.5)):
+        pixel_run(tmp_path / "runs", method, level)
+        pixel_run(tmp_path / "runs", method, level, old=True, seed=1)
+    shown = tell(tmp_path / "runs", "--output", tmp_path / "report", "--classes")
+    rows = {(row["method"], row["seeds"], row["differs"]): row for row in table(tmp_path / "report/report.csv")}
+    new, old = "select=iou/foreground_mean", "select=iou/mean"
+    assert set(rows) == {(method, "1", key) for method in ("supervised", "fixmatch") for key in (new, old)}
+    for key, foreground in ((new, "50.00"), (old, "")):
+        row = rows["fixmatch", "1", key]
+        assert (row["test foreground IoU %"], row["test mIoU %"], row["tumour IoU %"]) == (foreground, "70.00", "50.00")
+        assert row["val foreground IoU %"] == foreground
+    assert "best on val by foreground IoU or mIoU" in shown
+    names = {file.name for file in (tmp_path / "report/figures").iterdir()}
+    assert {f"hearts-unet-{score}-1cases-steps.png" for score in ("iou", "foreground_iou")} <= names
+    comparisons, _ = compared(tmp_path / "runs")
+    assert [(c.row.main, c.baseline.main.title) for c in comparisons] == [
+        (("iou", "foreground_mean"), "foreground IoU"),
+        (("iou", "mean"), "mIoU"),
+    ]
+    with_runs = {row["folder"].rpartition("/")[2]: row for row in table(tmp_path / "report/runs.csv")}
+    assert with_runs["fixmatch-1-0"]["test_foreground_iou"] == "0.5"
+    assert with_runs["fixmatch-1-1"]["test_foreground_iou"] == ""
+
+
+def test_a_patient_without_foreground_that_is_found_to_have_none_scores_1(tmp_path: Path) -> None:
+    (row,), _ = collect([pixel_run(tmp_path, "fixmatch", 0.5)])
+    assert compare.scores_of_cases(row.runs[0], row.main) == {"a": 0.5, "b": 1, "c": 0.25}
+    assert compare.scores_of_cases(row.runs[0], Main("iou", "mean")) == {"a": 0.7, "b": 1, "c": 0.25}
+
+
+def test_a_metric_of_ones_own_is_a_column_with_its_unit_and_direction(tmp_path: Path, tell: Tell) -> None:
+    described = {"title": "surface Dice", "unit": "share", "higher_is_better": True}
+    millimetres = {"title": "volume gap", "unit": "distance", "higher_is_better": False}
+    for seed, value in ((0, 0.4), (1, 0.6)):
+        folder = make_run(tmp_path / "runs", "supervised", [0.5] * 5, seed=seed)
+        result = results(folder) | {"own_metrics": {"nsd": described, "gap": millimetres}}
+        result["test"] |= {"nsd": {"mean": value, "heart": value}, "gap": 3.0}
+        (folder / "results.json").write_text(json.dumps(result))
+    make_run(tmp_path / "runs", "fixmatch", [0.5] * 5)
+    other = make_run(tmp_path / "runs", "uamt", [0.5] * 5)
+    number = {"nsd": described | {"unit": "number"}}  # another metric of the same name
+    result = results(other) | {"own_metrics": number}
+    result["test"]["nsd"] = {"mean": 7.0}
+    (other / "results.json").write_text(json.dumps(result))
+    shown = tell(tmp_path / "runs", "--no-figures", "--classes", "--output", tmp_path / "report")
+    rows = {row["method"]: row for row in table(tmp_path / "report/report.csv")}
+    heads = ("test surface Dice %", "test volume gap mm", "heart surface Dice %", "test surface Dice")
+    assert [rows["supervised"][head] for head in heads] == ["50.00 ± 14.14", "3.00 ± 0.00", "50.00 ± 14.14", ""]
+    assert [rows["fixmatch"][head] for head in heads] == ["", "", "", ""]
+    assert [rows["uamt"][head] for head in heads] == ["", "", "", "7.00"]
+    assert "Higher surface Dice is better. Lower volume gap is better." in " ".join(shown.split())
+    assert "test surface Dice %" in (tmp_path / "report/report.md").read_text()
+    runs = table(tmp_path / "report/runs.csv")
+    assert sorted(row["test_nsd"] for row in runs) == ["", "0.4", "0.6", "7.0"]
+    assert sorted(row["test_gap"] for row in runs) == ["", "", "3.0", "3.0"]
+
+
 def test_a_run_below_two_of_the_folders_counts_once(root: Path) -> None:
     rows, _ = collect([root, root / "a_teacher-1-0", root.parent])
     assert [len(row.runs) for row in rows] == [2, 2, 2, 2, 1]
@@ -297,6 +374,9 @@ def test_figures_that_are_no_longer_drawn_are_removed(root: Path, tell: Tell) ->
         ({"test": {"iou": {"mean": 1}}}, "test.dice.mean"),
         ({"selected_by": "val loss mean"}, "selected_by"),
         ({"labeled": {"cases": 1}}, "labeled.ratio"),
+        ({"own_metrics": {"nsd": {"title": "NSD", "unit": "apples", "higher_is_better": True}}}, "own_metrics"),
+        ({"own_metrics": {"dice": {"title": "Dice", "unit": "share", "higher_is_better": True}}}, "own_metrics"),
+        ({"own_metrics": [1]}, "own_metrics"),
     ],
 )
 def test_a_finished_run_that_lacks_an_entry_of_a_row_is_damaged(root: Path, change: dict[str, Any], lacks: str) -> None:
@@ -607,7 +687,8 @@ def test_the_curve_of_a_resumed_run_has_each_step_once_without_a_warning(
         writer.add_scalar("val/dice/mean", 0.75, 20)
     warned: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("tensorboard"), "handle", warned.append)
-    assert figures.curve(Run(folder=folder, result={}, settings={}), "dice") == pytest.approx({10: 0.18, 20: 0.75})
+    run = Run(folder=folder, result={}, settings={})
+    assert figures.curve(run, Main("dice", "mean")) == pytest.approx({10: 0.18, 20: 0.75})
     assert not warned
 
 
@@ -726,7 +807,7 @@ def test_pictures_of_the_worst_the_median_and_the_best_case(tmp_path: Path) -> N
     assert 'src="data:image/png;base64,' in (output / "report.html").read_text()
 
     (row,) = collect([tmp_path / "outputs"])[0]
-    scores = compare.scores_of_cases(row.runs[0], "dice")
+    scores = compare.scores_of_cases(row.runs[0], Main("dice", "mean"))
     of_patient = {name[:-3]: [scores[f"{name[:-3]}_{phase}"] for phase in ("ed", "es")] for name in scores}
     worst, best = sorted(of_patient, key=lambda name: sum(of_patient[name]))
     titles = [axes.get_title("left").split("\n") for axes in patients.draw(row, re.compile(PATIENT)).figure.axes]

@@ -118,3 +118,13 @@ def test_volumes_of_a_folder_are_read_as_version_01_read_them() -> None:
     now = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", **keys}}
     assert current(now)["dataset"] == now["dataset"]
     assert "orientation" not in current({"dataset": {"_target_": "ssl4seg.data.acdc.ACDC"}})["dataset"]
+
+
+def test_auto_stays_the_published_mean_for_voc() -> None:
+    voc = {"dataset": {"_target_": "ssl4seg.data.voc2012.VOC2012"}, "recipe": {"lr": 0.007}}
+    for select, expected in (("auto", "iou/mean"), ("dice", "dice")):
+        found = current(voc | {"select": select})
+        assert (found["select"], found["recipe"]["select"]) == (expected, "iou/mean")
+        assert current(found) == found
+    now = voc | {"select": "auto", "recipe": {"select": "iou/mean"}}  # somebody typed select=auto
+    assert current(now)["select"] == "auto"

@@ -25,6 +25,7 @@ from ssl4seg.networks.unet import UNet
 from ssl4seg.scoring.inference import Predict, Resized
 from ssl4seg.scoring.metrics import Scores, confusion, score, score_classes
 from ssl4seg.scoring.predictor import Measures, Predictor, distance_unit, evaluate, nearest, table_of, zoomed
+from ssl4seg.scoring.selection import selection_of
 from ssl4seg.scoring.tables import TRUE_PIXELS, CaseTable, PixelTable, Table
 
 NAN = math.nan
@@ -412,6 +413,26 @@ def test_confusion_counts_true_classes_in_rows_and_leaves_ignored_pixels_out():
     assert confusion(prediction, label, 4).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0] * 4]
 
 
+def test_a_tumour_that_is_not_found_scores_as_such_whatever_the_background_scores():
+    """Issue 13, A6: the background alone made 49 % of it."""
+    table = PixelTable(["background", "tumour"])
+    label = np.zeros((1, 100, 100), np.uint8)
+    label[0, :10, :10] = 1
+    table.add("scan", np.zeros_like(label), label, None)
+    summary = table.summary()
+    assert summary["iou"] == {"mean": 0.495, "foreground_mean": 0, "background": 0.99, "tumour": 0}
+    assert summary["miou"] == 0.495  # as published tables have it
+    assert selection_of("auto", table).value(summary) == 0
+    assert table.headline(summary) == "foreground IoU 0.00 %, mIoU 49.50 %"
+
+
+def test_where_class_0_is_no_background_there_is_one_mean():
+    table = PixelTable(["road", "car"], background=False)
+    table.add("street", np.array([[[0, 1]]], np.uint8), np.array([[[0, 0]]], np.uint8), None)
+    assert table.summary()["iou"] == {"mean": 0.25, "road": 0.5, "car": 0}
+    assert table.headline(table.summary()) == "mIoU 25.00 %"
+
+
 def test_pixels_of_all_cases_are_pooled_and_a_class_that_nobody_has_is_left_out(tmp_path):
     table = PixelTable([*CLASSES, "never"])
     first, second = np.zeros((2, 1, 1, 4), np.uint8)
@@ -421,15 +442,16 @@ def test_pixels_of_all_cases_are_pooled_and_a_class_that_nobody_has_is_left_out(
     summary = table.summary()
     # background: 1 of 2 right, and a b is taken for it; a: 2 of 2, and a background is; b: 2 of 3.
     assert summary["iou"] == pytest.approx(
-        {"background": 1 / 3, "a": 2 / 3, "b": 2 / 3, "never": NAN, "mean": 5 / 9}, nan_ok=True
+        {"background": 1 / 3, "a": 2 / 3, "b": 2 / 3, "never": NAN, "mean": 5 / 9, "foreground_mean": 2 / 3},
+        nan_ok=True,
     )
     assert summary["dice"] == pytest.approx(
-        {"background": 1 / 2, "a": 4 / 5, "b": 4 / 5, "never": NAN, "mean": 0.7}, nan_ok=True
+        {"background": 1 / 2, "a": 4 / 5, "b": 4 / 5, "never": NAN, "mean": 0.7, "foreground_mean": 0.8}, nan_ok=True
     )
     assert summary["miou"] == summary["iou"]["mean"]
     assert summary["pixel_accuracy"] == pytest.approx(5 / 7)
     assert summary["mean_accuracy"] == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
-    assert table.headline(table.summary()) == "mIoU 55.56 %"
+    assert table.headline(table.summary()) == "foreground IoU 66.67 %, mIoU 55.56 %"
     table.write_csv(tmp_path / "cases.csv")
     rows = [(row["case"], row["class"], row["iou"]) for row in csv.DictReader((tmp_path / "cases.csv").open())]
     assert rows == [

@@ -14,13 +14,19 @@ from ssl4seg.scoring.tables import CaseTable, PixelTable
 CLASSES = ["background", "myocardium", "ventricle"]
 CASES, PIXELS = CaseTable(CLASSES), PixelTable(CLASSES)
 BOTH = PixelTable(CLASSES, distances=CASES)
+STREETS = PixelTable(["road", "car"], background=False)
 
 
 @pytest.mark.parametrize(
     ("select", "table", "metric", "name"),
     [
         ("auto", CASES, "dice", "mean"),
-        ("auto", PIXELS, "iou", "mean"),
+        ("auto", PIXELS, "iou", "foreground_mean"),
+        ("auto", BOTH, "iou", "foreground_mean"),
+        ("auto", STREETS, "iou", "mean"),
+        ("dice", PIXELS, "dice", "foreground_mean"),
+        ("iou/mean", PIXELS, "iou", "mean"),  # as VOC publishes it
+        ("hd95", BOTH, "hd95", "mean"),  # of which the background is no class
         ("hd95", CASES, "hd95", "mean"),
         ("dice/myocardium", CASES, "dice", "myocardium"),
         ("iou/background", PIXELS, "iou", "background"),
@@ -36,7 +42,9 @@ def test_select_names_a_metric_and_perhaps_a_class(select: str, table: CaseTable
     ("select", "table", "words"),
     [
         ("hd59", CASES, "did you mean hd95?"),
-        ("dice/heart", CASES, "myocardium, ventricle, not for 'heart'"),
+        ("dice/heart", CASES, "myocardium, ventricle, mean, not for 'heart'"),
+        ("dice/ventrical", CASES, "did you mean ventricle?"),
+        ("iou/foreground_mean", STREETS, "road, car, mean, not for"),
         ("dice/background", CASES, "not for 'background'"),
         ("hd95", PIXELS, "metrics.distances=true"),
         ("pixel_accuracy", CASES, "dice, hd95, asd, iou"),
@@ -63,6 +71,14 @@ def test_a_smaller_distance_is_better_a_larger_share_is_and_nan_is_worst() -> No
         assert selection.better(summary(0.1), summary(math.nan))
         assert not selection.better(summary(math.nan), summary(0.1))
     assert (hd95.goodness(summary(0.2)), dice.goodness(summary(0.2))) == (-0.2, 0.2)
+
+
+def test_the_mean_over_the_foreground_of_an_earlier_validation_comes_from_its_classes() -> None:
+    chosen = selection_of("auto", PIXELS)
+    old = {"iou": {"mean": 0.6, "background": 0.9, "myocardium": 0.5, "ventricle": 0.4}}
+    assert chosen.value(old) == pytest.approx(0.45)
+    assert chosen.better({"iou": {"mean": 0.5, "foreground_mean": 0.46}}, old)
+    assert math.isnan(chosen.value({"iou": {"mean": None, "background": 0.9, "myocardium": None}}))
 
 
 def test_the_entry_of_results_is_read_as_every_version_wrote_it() -> None:
@@ -138,13 +154,17 @@ def test_a_metric_from_outside_is_printed_written_and_chooses_the_model(tmp_path
     assert found["val"]["volume_error"]["mean"] == pytest.approx(min(by_step.values()))
     assert "volume error %" in succeed("eval", f"run={run}", "device=cpu", "trust=true", cwd=tmp_path)
     succeed("report", run, "--no-figures", cwd=tmp_path)
-    assert "best on val by volume_error" in (run / "report.md").read_text()
+    told = (run / "report.md").read_text()
+    assert "best on val by volume error. Lower volume error is better." in told
+    assert f"{100 * found['test']['volume_error']['mean']:.2f}" == table(run / "report.csv")[0]["test volume error %"]
 
 
 @pytest.mark.parametrize(
     ("dotted", "words"),
     [
-        ("mine.nothing", "cannot be imported"),
+        ("mine.nothing", "mine holds no nothing"),
+        ("mine.volume_eror", "did you mean volume_error?"),
+        (".volume_error", "cannot be imported"),
         ("nowhere.metric", "PYTHONPATH"),
         ("mine.relative_error", "is a function"),
         ("mine.dice_too", "a metric 'dice' already"),
