@@ -2,8 +2,9 @@
 
     scripts/torture.sh [MINUTES] [--seed N] [--only PART[:NUMBER]]
 
-Attack NUMBER of a PART depends on the seed and the number alone (a kill's moment besides on the machine's clock), so that
-`--only PART:NUMBER` repeats it. All parts proceed alike, whatever the time; nothing new begins after MINUTES.
+Attack NUMBER of a PART depends on the seed and the number alone (a kill's moment also on the machine's clock), so that
+`--only PART:NUMBER` repeats it. All parts proceed alike, in proportion to what they are asked for; nothing new begins
+after MINUTES.
 """
 
 import argparse
@@ -18,12 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-
-HERE = Path(__file__).resolve().parent
-os.environ.update(  # the code that is attacked is the one beside this script; one thread a command
-    PYTHONPATH=f"{HERE.parents[1]}{os.pathsep}{HERE}", OMP_NUM_THREADS="1", COLUMNS="200"
-)
-sys.path[:0] = [str(HERE.parents[1])]
 
 from attack import Attack
 from damage import Damage
@@ -49,7 +44,7 @@ class Campaign:
     only: int | None = None
     begun: Counter[str] = field(default_factory=Counter)
     verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, jobs: int) -> None:
@@ -63,8 +58,7 @@ class Campaign:
             with self.lock:
                 if self.only is not None and self.begun:
                     return
-                # Counted by begun attacks before the first verdicts are there.
-                part = min(self.parts, key=lambda part: self._progress(part))
+                part = min(self.parts, key=self._progress)
                 number = self.only if self.only is not None else self.begun[part.name]
                 self.begun[part.name] += 1
             self._strike(part, number)
@@ -128,10 +122,13 @@ def main() -> None:
         sys.exit(f"error: --only {given.only}: there is no such part")
     home = Path(tempfile.mkdtemp(prefix="torture-"))
     runs = Runs(home)
-    campaign = Campaign([part(runs) for part in kinds], given.seed, given.minutes, home, int(number) if number else None)
+    campaign = Campaign(
+        [part(runs) for part in kinds], given.seed, given.minutes, home, int(number) if number else None
+    )
     start = time.monotonic()
     campaign.run(given.jobs)
-    print(f"\nseed {given.seed}, {(time.monotonic() - start) / 60:.1f} minutes, {given.jobs} at a time\n{campaign.table()}")
+    minutes = (time.monotonic() - start) / 60
+    print(f"\nseed {given.seed}, {minutes:.1f} minutes, {given.jobs} at a time\n{campaign.table()}")
     for part in campaign.parts:
         if part.note:
             print(f"{part.name}: {part.note}")

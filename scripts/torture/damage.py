@@ -39,7 +39,9 @@ class Damage(Attack):
         harmed(file, harm, random, self.runs.unbroken("supervised") / name)
         words = {"train": (*WORDS["uamt"], "hydra.run.dir=run"), "eval": ("run=run",), "report": ("run",)}[command]
         ended = run(command, *words, cwd=run_folder.parent)
-        return [wrong_if(judged(f"{what}; {command}", ended), self._differences(command, name, whole, run_folder, ended))]
+        return [
+            wrong_if(judged(f"{what}; {command}", ended), self._differences(command, name, whole, run_folder, ended))
+        ]
 
     def _differences(self, command: str, name: str, whole: Path, found: Path, ended: Ended) -> Iterator[str]:
         """What an accepted command did otherwise than on a whole folder, and did not tell."""
@@ -67,7 +69,10 @@ class Damage(Attack):
             if name == "results.json":
                 yield from (f"results.json{path}" for path in differing(results(whole), results(found)))
         elif told:  # best.pt may be another one, which was said
-            yield from (f"last.pt{path}" for path in differing(weights(whole / "last.pt")["method"], weights(found / "last.pt")["method"]))
+            yield from (
+                f"last.pt{path}"
+                for path in differing(weights(whole / "last.pt")["method"], weights(found / "last.pt")["method"])
+            )
         else:
             yield from differences(whole, found, curves=name != "tensorboard")
 

@@ -23,7 +23,9 @@ class Disks(Attack):
         self.can_mount = _mounted(self.runs.home / "tmpfs", "size=1m")
         if self.can_mount:
             _unmounted(self.runs.home / "tmpfs")
-        self.note = "tmpfs and file size limits" if self.can_mount else "file size limits alone: no tmpfs can be mounted"
+        self.note = (
+            "tmpfs and file size limits" if self.can_mount else "file size limits alone: no tmpfs can be mounted"
+        )
 
     def strike(self, number: int, random: Random, box: Path) -> list[Verdict]:
         """A run on a disk that is too small for it, then the same run with enough space."""
@@ -40,9 +42,10 @@ class Disks(Attack):
             limit = random.randint(1000, largest)
             attack, limits = f"{kind} with files of at most {limit} bytes", {resource.RLIMIT_FSIZE: limit}
         try:
-            first = judged(attack, run("train", *words, cwd=home, limits=limits))
-            if first.kind == REFUSED and not self._names_a_file(home, first):
-                first = replace(first, kind=TRACEBACK, text="no file is named")
+            ended = run("train", *words, cwd=home, limits=limits)
+            first = judged(attack, ended)
+            if first.kind == REFUSED and not re.search(r"error: \S*run\b\S*: ", ended.output):
+                first = replace(first, kind=TRACEBACK, text=f"no file is named\n{ended.tail}")
             if first.kind in (REFUSED, ACCEPTED):
                 first = wrong_if(replace(first, kind=ACCEPTED), lost(home / "run", present(home / "run")), LOST)
             if first.is_fault:
@@ -59,16 +62,13 @@ class Disks(Attack):
             if not limits:
                 _unmounted(home / "run")
 
-    @staticmethod
-    def _names_a_file(home: Path, verdict: Verdict) -> bool:
-        output = max(home.glob(".train-*.log")).read_text()
-        return re.search(r"error: \S*run/?\S*: ", output) is not None
-
 
 def _mounted(place: Path, option: str) -> bool:
     place.mkdir(parents=True, exist_ok=True)
     try:
-        return subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", place], capture_output=True).returncode == 0
+        return (
+            subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", place], capture_output=True).returncode == 0
+        )
     except OSError:  # no such program
         return False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from attack import Attack
 from processes import forked
-from runs import differing
+from runs import missing
 from verdicts import ACCEPTED, HANG, REFUSED, TRACEBACK, WRONG, Verdict
 
 from ssl4seg import checkpoint
@@ -69,7 +69,7 @@ def flip_all(unbroken: Path, bits: list[int], box: Path) -> None:
 def _outcome(read: Callable[[Path], dict[str, Any]], file: Path, expected: dict[str, Any]) -> tuple[str, str]:
     signal.alarm(SECONDS)
     try:
-        differences = differing(expected, read(file))
+        differences = missing(expected, read(file))
     except UserError:
         return REFUSED, ""
     except TimeoutError as error:

@@ -47,9 +47,9 @@ def write_case(root: Path, kind: str, name: str, image: Pixels, label: Pixels | 
                 Image.fromarray(label[0]).save(masks / f"{name}.png")
         case "tif" | "stack":
             part = image[0] if kind == "tif" else image
-            tifffile.imwrite(images / f"{name}.tif", part, compression="zlib" if kind == "tif" else None)
+            tifffile.imwrite(images / f"{name}.tif", part, photometric="minisblack")
             if label is not None:
-                tifffile.imwrite(masks / f"{name}.tif", label[0] if kind == "tif" else label)
+                tifffile.imwrite(masks / f"{name}.tif", label[0] if kind == "tif" else label, photometric="minisblack")
         case "nii":
             affine = np.diag([1.5, 1.5, 5.0, 1.0])
             nibabel.save(nibabel.Nifti1Image(image.T.astype(np.int16), affine), images / f"{name}.nii.gz")

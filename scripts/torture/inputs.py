@@ -1,4 +1,4 @@
-"""Mutate one file of a folder of data; `check`, and now and then training and prediction, refuse it or read what is there."""
+"""Mutate one file of a folder of data; `check`, at times training and prediction, refuse it or read what is there."""
 
 import gzip
 import os
@@ -18,7 +18,7 @@ from folders import CASES, KINDS, drawn, write_case, write_folder
 from PIL import Image
 from processes import check, run
 from runs import TINY
-from verdicts import ACCEPTED, REFUSED, WRONG, Verdict, judged, wrong_if
+from verdicts import ACCEPTED, WRONG, Verdict, judged, wrong_if
 
 REFUSE, SAME, ANY = "must be refused", "must be refused or read as before", "may be read"
 
@@ -64,7 +64,14 @@ class Inputs(Attack):
 
     def _trained(self, kind: str, what: str, expected: str, root: Path) -> Verdict:
         """Training reads the same files, so that it must refuse the same ones."""
-        words = (*TINY, "dataset=folder", f"dataset.root={root}", "iterations=1", "labeled_ratio=1", "hydra.run.dir=run")
+        words = (
+            *TINY,
+            "dataset=folder",
+            f"dataset.root={root}",
+            "iterations=1",
+            "labeled_ratio=1",
+            "hydra.run.dir=run",
+        )
         verdict = judged(f"{kind}: {what}; train", run("train", *words, cwd=root.parent))
         return wrong_if(verdict, [f"it {expected}, and was trained on"] if expected == REFUSE else [])
 
@@ -182,7 +189,7 @@ def other_values(root: Path, kind: str, random: Random) -> Mutation:
 
         nibabel.save(nibabel.Nifti1Image(values.T, np.diag([1.5, 1.5, 5.0, 1.0])), root / "images/p0.nii.gz")
     elif kind in ("tif", "stack"):
-        tifffile.imwrite(root / "images/p0.tif", values[0] if kind == "tif" else values)
+        tifffile.imwrite(root / "images/p0.tif", values[0] if kind == "tif" else values, photometric="minisblack")
     else:
         return cut(root, kind, random)
     return f"p0 holds {what}", REFUSE
@@ -238,9 +245,9 @@ def odd_header(root: Path, kind: str, random: Random) -> Mutation:
     number = random.randrange(CASES - 1)
     if kind == "png":
         file, side = root / f"images/p{number}.png", random.choice((0, 1, 33, 2**16, 2**31 - 1))
-        content = file.read_bytes()
-        head = b"IHDR" + struct.pack(">II", side, 32) + content[24:29]
-        file.write_bytes(content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:])
+        whole = file.read_bytes()
+        head = b"IHDR" + struct.pack(">II", side, 32) + whole[24:29]
+        file.write_bytes(whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:])
         return f"width of p{number}.png is {side}", REFUSE
     if kind == "nii":
         file = root / f"images/p{number}.nii.gz"
@@ -272,6 +279,10 @@ NIFTI = (
 # -- text -------------------------------------------------------------------------------------------------------------
 
 
+BOMB = "b0: [x, x]\n" + "".join(f"b{n}: &b{n} [{f'*b{n - 1}, ' * 2 if n > 1 else 'x, '}x]\n" for n in range(1, 40))
+"""Of aliases: 2^39 words when it is written out."""
+
+
 def odd_yaml(root: Path, kind: str, random: Random) -> Mutation:
     """A dataset.yaml that is no description."""
     texts: tuple[tuple[str, str], ...] = (
@@ -287,7 +298,7 @@ def odd_yaml(root: Path, kind: str, random: Random) -> Mutation:
         ('classes: [ground, "a\\e[31m"]\n', ANY),
         (f"classes: [ground, {'a' * 10**6}]\n", ANY),
         ("a: " + "[" * 5000 + "]" * 5000, REFUSE),
-        ("a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*{'a' if n == 0 else f'b{n - 1}'}, *{'a' if n == 0 else f'b{n - 1}'}]\n" for n in range(40)), REFUSE),
+        (BOMB, REFUSE),
         ("classes: !!python/object/apply:os.system ['true']\n", REFUSE),
         ("classes: [ground, disc]\ngroup: '(^(\\w+\\w+)+)!'\n", ANY),
         ("classes: [ground, disc]\ngroup: '('\n", REFUSE),

@@ -3,13 +3,14 @@
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from attack import Attack
 from processes import Running
 from runs import WORDS, differences, weights
-from verdicts import ACCEPTED, LOST, TRACEBACK, Verdict, judged, wrong_if
+from verdicts import ACCEPTED, HANG, LOST, REFUSED, TRACEBACK, Verdict, judged, wrong_if
 
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import read_config, read_json
@@ -46,10 +47,11 @@ class Kills(Attack):
         lines = tuple(line for verdict in verdicts for line in verdict.commands)
         ended = Running("train", (*WORDS[kind], "hydra.run.dir=run"), folder.parent).ended()
         last = judged(f"{kind} goes on after {'; '.join(v.attack for v in verdicts)}", ended)
-        if last.kind != ACCEPTED:
-            last = Verdict(TRACEBACK if not last.is_fault else last.kind, last.attack, ended.tail, (*lines, ended.line))
+        last = replace(last, commands=(*lines, ended.line))
+        if last.kind == REFUSED:
+            last = replace(last, kind=LOST, text=ended.tail)
         last = wrong_if(last, differences(unbroken, folder) if last.kind == ACCEPTED else ())
-        return [*verdicts[:-1], last] if last.is_fault or not verdicts else verdicts
+        return [*verdicts[:-1], last] if last.is_fault else verdicts
 
     @staticmethod
     def _moment(random: Random, folder: Path, seconds: float) -> tuple[str, Callable[[Running], bool]]:
@@ -61,9 +63,12 @@ class Kills(Attack):
             case "validated":
                 last = folder / "last.pt"
                 then = last.stat().st_mtime_ns if last.exists() else 0
-                return f"{later / 4:.2f} s after a checkpoint", lambda running: (
-                    running.wait_for(lambda: last.exists() and last.stat().st_mtime_ns != then)
-                    and _slept(running, later / 4)
+                return (
+                    f"{later / 4:.2f} s after a checkpoint",
+                    lambda running: (
+                        running.wait_for(lambda: last.exists() and last.stat().st_mtime_ns != then)
+                        and _slept(running, later / 4)
+                    ),
                 )
             case _:
                 name = random.choice(WRITTEN)
@@ -83,12 +88,9 @@ def _judged(attack: str, running: Running, folder: Path, before: set[str]) -> Ve
     if ended.code == 0:
         return None
     verdict = Verdict(ACCEPTED, attack, commands=(f"{ended.line}  # {attack}",))
-    if ended.limit or ended.code not in (130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
-        if ended.stopped_while_importing:
-            return verdict
-        return judged(attack, ended)
-    if ended.code == 130 and judged(attack, ended).kind == TRACEBACK and "Traceback" in ended.output:
-        return judged(attack, ended)
+    by_signal = ended.code in (130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+    if ended.limit or not by_signal or ("Traceback" in ended.output and not ended.stopped_while_importing):
+        return replace(judged(attack, ended), kind=HANG if ended.limit else TRACEBACK, text=ended.tail)
     return wrong_if(verdict, lost(folder, before), LOST)
 
 
@@ -98,7 +100,7 @@ def present(folder: Path) -> set[str]:
 
 def lost(folder: Path, before: set[str]) -> list[str]:
     """Files that were there and are gone, and files that are there and not whole."""
-    found = [f"{name} is gone" for name in sorted(before - present(folder) - {".lock"})]
+    found = [f"{name} is gone" for name in sorted(before - present(folder))]
     readers = {"best.pt": weights, "last.pt": weights, "split.json": read_json, "results.json": read_json}
     for name, read in readers.items():
         try:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,8 @@ class Running:
 
     def kill(self) -> None:
         """End the whole session."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
     def wait_for(self, event: Callable[[], bool], timeout: float = SECONDS) -> bool:
@@ -118,7 +117,9 @@ def _tasks() -> int:
     return int(Path("/proc/loadavg").read_text().split()[3].split("/")[1])
 
 
-def run(name: str, *words: object, cwd: Path, timeout: float = SECONDS, limits: Mapping[int, int] | None = None) -> Ended:
+def run(
+    name: str, *words: object, cwd: Path, timeout: float = SECONDS, limits: Mapping[int, int] | None = None
+) -> Ended:
     """A command as it is typed, from start to end."""
     return Running(name, words, cwd, limits).ended(timeout)
 

@@ -20,6 +20,7 @@ from processes import Running, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ssl4seg import checkpoint
+from ssl4seg.run.folder import SEAL
 
 STEPS, EVERY = 120, 6
 TINY = (
@@ -38,7 +39,7 @@ WORDS = {
 """Runs by name, as typed for `train`."""
 
 TIMES = ("step_seconds", "seconds")
-MACHINE = ("speed", "peak_memory_bytes")
+MACHINE = ("speed", "peak_memory_bytes", SEAL)
 """Parts of a checkpoint and of results.json that differ between any two runs."""
 
 
@@ -159,6 +160,12 @@ def differing(a: Any, b: Any) -> list[str]:
     """Paths at which two trees of tensors and plain values differ, to the last bit; a NaN equals a NaN."""
     first, second = dict(leaves(a)), dict(leaves(b))
     return [path for path in {**first, **second} if not _same(first.get(path, ...), second.get(path, ...))]
+
+
+def missing(expected: Any, found: Any) -> list[str]:
+    """Paths of `expected` that have another value in `found`, or none."""
+    there = dict(leaves(found))
+    return [path for path, value in leaves(expected) if path != f"/{SEAL}" and not _same(value, there.get(path, ...))]
 
 
 def _same(a: Any, b: Any) -> bool:

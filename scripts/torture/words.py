@@ -17,14 +17,42 @@ VALUES = (
     *("-1", "0", "1", "2", "7", "1e9", "99999999999", "1e400", "-0.0", "0.5", "1.0000001", "nan", "inf", "-inf"),
     *("null", "true", "yes", "abc", "''", '""', "[]", "{}", "[1,2]", "[[]]", "{a:1}", "{a:{b:{c:1}}}", "[a,null]"),
     *("${seed}", "${nowhere}", "${oc.env:HOME}", "${oc.env:NOWHERE}", "${iterations", "???", "'${seed}'", "1,2"),
-    *("../../../../../../../OUTSIDE", "/nowhere/at/all", "a/b", "..", ".", "~", "~nobody/x", "'a b'", "'a\nb'", "con:x"),
+    *(
+        "../../../../../../../OUTSIDE",
+        "/nowhere/at/all",
+        "a/b",
+        "..",
+        ".",
+        "~",
+        "~nobody/x",
+        "'a b'",
+        "'a\nb'",
+        "con:x",
+    ),
     *("'\x1b[31mred\x1b[0m'", "'<script>alert(1)</script>'", "'=1+1'", "'{0}'", "'{x!r}'", "'%s%n'", "a" * 300),
-    *("é", "日本語", "'\u202e'", "'\ud83d\ude00'".encode("utf-16", "surrogatepass").decode("utf-16"), "'\\ud800'", "\\", "'"),
+    *(
+        "é",
+        "日本語",
+        "'\u202e'",
+        "'\ud83d\ude00'".encode("utf-16", "surrogatepass").decode("utf-16"),
+        "'\\ud800'",
+        "\\",
+        "'",
+    ),
     *("range(1,3)", "choice(1,2)", "interval(0,1)", "glob(*)", "shuffle(1,2)", "int(x)", "a=b", "@", "$(id)", "`id`"),
 )
 FLAGS = (
     *("--help", "--hlep", "-m", "--multirun", "--cfg", "--info", "--config-dir", "--config-dir=/nowhere", "--trust"),
-    *("--config-name=nowhere", "--config-path=/nowhere", "-x", "--", "-", "--resolve", "--shell-completion", "--version"),
+    *(
+        "--config-name=nowhere",
+        "--config-path=/nowhere",
+        "-x",
+        "--",
+        "-",
+        "--resolve",
+        "--shell-completion",
+        "--version",
+    ),
 )
 CHARACTERS = "abcxyz_.-=[]{}'\"$~@/\\ \té\x01,:"
 
@@ -82,7 +110,9 @@ class Words(Attack):
                 letter = random.choice(("", *CHARACTERS))
                 return f"{key[:at]}{letter}{key[at + 1 :]}={value}"
             case "sign":
-                return random.choice((f"~{key}", f"+{key}={value}", f"++{key}={value}", f"~{key}={value}", key, f"={value}"))
+                return random.choice(
+                    (f"~{key}", f"+{key}={value}", f"++{key}={value}", f"~{key}={value}", key, f"={value}")
+                )
             case "flag":
                 return random.choice(FLAGS)
             case _:

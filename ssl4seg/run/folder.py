@@ -255,7 +255,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def sealed(text: str) -> str:
-    """Put the SHA-256 of all lines below its own in the place of BLANK: a flipped bit or a cut is seen by `check_seal`."""
+    """Put the SHA-256 of the lines below in the place of BLANK, so that `check_seal` sees a flipped bit or a cut."""
     before, _, rest = text.partition(BLANK)
     line, _, below = rest.partition("\n")
     return f"{before}{hashlib.sha256(below.encode()).hexdigest()}{line}\n{below}"

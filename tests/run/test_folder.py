@@ -54,7 +54,7 @@ def test_an_edited_file_is_refused_until_its_sum_is_removed(tmp_path: Path) -> N
     head, _, rest = file.read_text().partition("\n")
     edited = rest.replace("seed: 0", "seed: 1")
     file.write_text(f"{head}\n{edited}")
-    with pytest.raises(UserError, match="config.yaml: is damaged, or was edited.*remove the line of that sum"):
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged, or was edited.*remove the line of that sum"):
         read_config(tmp_path)
     file.write_text(edited)
     assert read_config(tmp_path)["seed"] == 1
