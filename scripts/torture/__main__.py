@@ -43,6 +43,7 @@ class Campaign:
     home: Path
     only: int | None = None
     begun: Counter[str] = field(default_factory=Counter)
+    at_work: Counter[str] = field(default_factory=Counter)
     verdicts: dict[str, list[Verdict]] = field(default_factory=lambda: defaultdict(list))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,16 +62,19 @@ class Campaign:
                 part = min(self.parts, key=self._progress)
                 number = self.only if self.only is not None else self.begun[part.name]
                 self.begun[part.name] += 1
+                self.at_work[part.name] += 1
             self._strike(part, number)
 
     def _progress(self, part: Attack) -> float:
-        return self.begun[part.name] * part.size / part.per_minute
+        """How much of what it is asked for a part has, in minutes."""
+        return (len(self.verdicts[part.name]) + part.size * self.at_work[part.name]) / part.per_minute
 
     def _strike(self, part: Attack, number: int) -> None:
         box, start = self.home / f"{part.name}-{number}", time.monotonic()
         box.mkdir()
         verdicts = part.strike(number, Random(f"{self.seed} {part.name} {number}"), box)
         with self.lock:
+            self.at_work[part.name] -= 1
             self.verdicts[part.name] += verdicts
             self.seconds[part.name] += time.monotonic() - start
             faults = [verdict for verdict in verdicts if verdict.is_fault]

@@ -24,11 +24,15 @@ from ssl4seg.run.folder import SEAL
 
 STEPS, EVERY = 120, 6
 TINY = (
-    *("device=cpu", "precision=32", "num_threads=1", "engine.log_every=1", "optimizer=adamw", "optimizer.lr=0.01"),
-    *("network.channels=[4,8]", "network.dropout=[0.1,0.1]", "dataset.image_size=32"),
+    *("device=cpu", "precision=32", "num_threads=1", "engine.log_every=1", "optimizer=adamw", "optimizer.lr=0.05"),
+    *("network.channels=[8,16]", "network.dropout=[0,0.1]", "dataset.image_size=32"),
     *("batch_size=2", "unlabeled_batch_size=2", f"iterations={STEPS}", f"eval_every={EVERY}", "labeled_ratio=0.5"),
 )
-PHANTOM = (*TINY, *(f"dataset.num_{split}={number}" for split, number in (("train", 4), ("val", 1), ("test", 1))))
+PHANTOM = (
+    *TINY,
+    "dataset.difficulty=0",
+    *(f"dataset.num_{split}={number}" for split, number in (("train", 4), ("val", 1), ("test", 1))),
+)
 FOLDER = (*TINY, "dataset=folder", "dataset.root=../data/png", "engine.resident_gib=0", "engine.num_workers=1")
 WORDS = {
     "uamt": (*PHANTOM, "method=uamt"),
