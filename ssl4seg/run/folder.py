@@ -17,6 +17,7 @@ import yaml
 
 from ssl4seg.errors import UserError
 from ssl4seg.run.versions import current
+from ssl4seg.userfiles import read_text, read_yaml
 
 log = logging.getLogger("ssl4seg")
 
@@ -206,10 +207,7 @@ def read_config(run: Path) -> dict[str, Any]:
     if not is_run(run):
         raise UserError(f"run={run}: is no run folder, it has no config.yaml")
     check_seal(file)
-    try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is damaged ({str(error).splitlines()[0]})") from None
+    config = read_yaml(file)
     if not isinstance(config, dict):
         raise UserError(f"{file}: is damaged; it holds no configuration")
     return current(config)
@@ -219,8 +217,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; a UserError names a damaged file."""
     check_seal(file)
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object")
@@ -263,10 +261,7 @@ def sealed(text: str) -> str:
 
 def check_seal(file: Path) -> None:
     """Raise if a file is not as `sealed` wrote it; files without a sum, as those of version 0.1, pass."""
-    try:
-        text = file.read_bytes().decode()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    text = read_text(file)
     sum_line = re.match(rf'(?:\{{\n  "|# ){SEAL}"?: "?(\w*)"?,?\n', text)
     if sum_line and sum_line[1] != hashlib.sha256(text[sum_line.end() :].encode()).hexdigest():
         raise UserError(

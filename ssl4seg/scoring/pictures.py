@@ -142,7 +142,7 @@ def _font(width: int) -> ImageFont.FreeTypeFont:
 
 def fullest(label: LabelArray, colors: Palette) -> int:
     """The slice of [S, H, W] with most painted pixels."""
-    return int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
+    return 0 if len(label) == 1 else int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
 
 
 def save_labels(label: LabelArray, path: Path, colors: Palette) -> None:
