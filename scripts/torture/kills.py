@@ -17,7 +17,8 @@ from ssl4seg.run.folder import read_config, read_json
 
 KILLS = 3
 """Of one run, before it may end."""
-WRITTEN = ("last.pt", "last.pt", "best.pt", "split.json", "config.yaml", "results.json")
+WRITTEN = ("last.pt", "last.pt", "best.pt")
+"""Files whose writing lasts long enough to be seen."""
 
 
 class Kills(Attack):
@@ -32,8 +33,8 @@ class Kills(Attack):
         self.runs.place(folder.parent)
         verdicts = []
         for _ in range(KILLS):
-            running = Running("train", (*WORDS[kind], "hydra.run.dir=run"), folder.parent)
             before = present(folder)
+            running = Running("train", (*WORDS[kind], "hydra.run.dir=run"), folder.parent)
             name = random.choice(("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT"))
             moment, wait = self._moment(random, folder, self.runs.seconds.get(kind, 5))
             if wait(running):
@@ -55,25 +56,32 @@ class Kills(Attack):
 
     @staticmethod
     def _moment(random: Random, folder: Path, seconds: float) -> tuple[str, Callable[[Running], bool]]:
-        """A moment in words, and a function that waits for it; False if the run ends before."""
-        later = random.random()
+        """A moment in words, and a function that waits for it; False if the run ends before.
+
+        A run that is about to end is killed between its test and its results, whatever the moment.
+        """
+        later, last, tested = random.random(), folder / "last.pt", folder / "cases_test.csv"
+        times = [_time(file) for file in (last, tested)]
         match random.choice(("clock", "validated", "validated", "writing", "writing")):
             case "clock":
                 return f"after {later * seconds:.2f} s", lambda running: _slept(running, later * seconds)
             case "validated":
-                last = folder / "last.pt"
-                then = last.stat().st_mtime_ns if last.exists() else 0
                 return (
                     f"{later / 4:.2f} s after a checkpoint",
                     lambda running: (
-                        running.wait_for(lambda: last.exists() and last.stat().st_mtime_ns != then)
-                        and _slept(running, later / 4)
+                        running.wait_for(lambda: [_time(last), _time(tested)] != times) and _slept(running, later / 4)
                     ),
                 )
             case _:
                 name = random.choice(WRITTEN)
                 partial = folder / f"{name}.partial"
-                return f"while {name} is written", lambda running: running.wait_for(partial.exists)
+                return f"while {name} is written", lambda running: running.wait_for(
+                    lambda: partial.exists() or _time(tested) != times[1]
+                )
+
+
+def _time(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _slept(running: Running, seconds: float) -> bool:
