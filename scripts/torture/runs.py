@@ -5,6 +5,7 @@ A run has 120 steps and 20 validations, which take two seconds: checkpoints are 
 
 import csv
 import json
+import logging
 import math
 import shutil
 import signal
@@ -143,6 +144,7 @@ def rows(file: Path) -> list[list[str]]:
 
 def scalars(folder: Path) -> dict[str, dict[str, float]]:
     """Every curve of TensorBoard: {tag: {step: value}}, a step that is there twice under a name of its own."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     curves: dict[str, dict[str, float]] = {}
     for tag in events.Tags()["scalars"]:

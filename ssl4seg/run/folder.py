@@ -7,8 +7,10 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -160,12 +162,17 @@ def remove_empty(run: Path) -> None:
 
 
 def locked(path: Path) -> IO[str]:
-    """Lock a file; the operating system releases the lock however the process ends."""
+    """Lock a file; the operating system releases the lock however the process ends.
+
+    Forked processes do not share the lock: those that read ahead outlive a killed run by seconds.
+    """
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"{path.parent}: another process is at work in this run folder") from None
+    held = weakref.ref(file)
+    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
     return file
 
 

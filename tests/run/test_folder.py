@@ -1,5 +1,6 @@
 """The text files of a run folder: what is read is what was written, or the file is refused."""
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from ssl4seg.errors import UserError
-from ssl4seg.run.folder import RunFolder, read_config, read_json, write_json
+from ssl4seg.run.folder import RunFolder, locked, read_config, read_json, write_json
 
 CONFIG = {"seed": 0, "select": "auto", "network": {"channels": [16, 32], "dropout": 0.05}}
 SCORES = {"status": "finished", "val": {"dice": {"mean": 0.25, "disc": None}}}
@@ -63,3 +64,17 @@ def test_an_edited_file_is_refused_until_its_sum_is_removed(tmp_path: Path) -> N
 def test_files_of_other_programs_and_versions_have_no_sum(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     assert read_config(tmp_path).items() >= CONFIG.items()
+
+
+def test_a_process_that_reads_ahead_does_not_keep_the_lock_of_a_killed_run(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    lock, both = locked(tmp_path / ".lock"), fork.Barrier(2)
+    worker = fork.Process(target=lambda: [both.wait() for _ in range(2)])
+    worker.start()
+    both.wait()
+    with pytest.raises(UserError, match="another process is at work"):  # closing it there released nothing here
+        locked(tmp_path / ".lock")
+    lock.close()  # as the operating system does when the run is killed
+    locked(tmp_path / ".lock").close()
+    both.wait()
+    worker.join()
