@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types torture check clean
 
 demo: .venv/installed  ## install, then the main job on the embedded phantom
 	$(BIN)/ssl4seg-train method=uamt labeled_ratio=0.19
@@ -17,7 +17,10 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-check: lint types test  ## all that CI asks for
+torture: .venv/installed-dev  ## install, then attack the program for two minutes
+	scripts/torture.sh 2
+
+check: lint types test torture  ## all that CI asks for
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -244,8 +244,9 @@ def results(folder: Path, name: str = "results.json") -> dict[str, Any]:
 
 
 def lasting(folder: Path, name: str = "results.json") -> dict[str, Any]:
-    """results.json without speed and memory, which differ from run to run."""
-    return {key: value for key, value in results(folder, name).items() if key not in ("speed", "peak_memory_bytes")}
+    """results.json without speed, memory and the sum over them, which differ from run to run."""
+    changing = ("speed", "peak_memory_bytes", "text_sha256")
+    return {key: value for key, value in results(folder, name).items() if key not in changing}
 
 
 def table(file: Path) -> list[dict[str, str]]:

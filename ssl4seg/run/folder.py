@@ -4,9 +4,13 @@ config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_te
 """
 
 import fcntl
+import hashlib
 import json
 import logging
+import os
+import re
 import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +38,9 @@ MAY_DIFFER = (
 )
 """Keys of the machine, of the place of the data, of colours and of trust, which do not change the trained model: a run
 may be resumed with other values of them."""
+
+SEAL, BLANK = "text_sha256", "0" * 64
+"""Name of the sum in the head of config.yaml, split.json and results.json, and its digits before they are known."""
 
 FAILURES = "failed.jsonl"
 """A file in a sweep's folder with a line for each failed run, also for a refused run, which has no folder."""
@@ -70,7 +77,9 @@ class RunFolder:
                     return
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lock = locked(path / ".lock")
-            write_text(self.config_file, yaml.safe_dump(dict(config), sort_keys=False))
+            # An empty line, so that the comment swallows no key where a flipped bit removes the end of its line.
+            text = f"# {SEAL}: {BLANK}\n\n{yaml.safe_dump(dict(config), sort_keys=False)}"
+            write_text(self.config_file, sealed(text))
         except OSError as error:
             raise UserError(f"{path}: the run folder cannot be written ({error.strerror or error})") from None
 
@@ -153,12 +162,17 @@ def remove_empty(run: Path) -> None:
 
 
 def locked(path: Path) -> IO[str]:
-    """Lock a file; the operating system releases the lock however the process ends."""
+    """Lock a file; the operating system releases the lock however the process ends.
+
+    Forked processes do not share the lock: those that read ahead outlive a killed run by seconds.
+    """
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UserError(f"{path.parent}: another process is at work in this run folder") from None
+    held = weakref.ref(file)
+    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
     return file
 
 
@@ -199,6 +213,7 @@ def read_config(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     if not is_run(run):
         raise UserError(f"run={run}: is no run folder, it has no config.yaml")
+    check_seal(file)
     config = read_yaml(file)
     if not isinstance(config, dict):
         raise UserError(f"{file}: is damaged; it holds no configuration")
@@ -207,6 +222,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; a UserError names a damaged file."""
+    check_seal(file)
     try:
         content = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
@@ -232,7 +248,8 @@ def read_failures(file: Path) -> tuple[list[dict[str, str]], int]:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. NaN becomes null, which every JSON reader accepts."""
-    write_text(file, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    sums = {SEAL: BLANK}
+    write_text(file, sealed(json.dumps(sums | _plain(content) | sums, indent=2, allow_nan=False) + "\n"))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -240,6 +257,24 @@ def write_text(file: Path, text: str) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text)
     partial.replace(file)
+
+
+def sealed(text: str) -> str:
+    """Put the SHA-256 of the lines below in the place of BLANK, so that `check_seal` sees a flipped bit or a cut."""
+    before, _, rest = text.partition(BLANK)
+    line, _, below = rest.partition("\n")
+    return f"{before}{hashlib.sha256(below.encode()).hexdigest()}{line}\n{below}"
+
+
+def check_seal(file: Path) -> None:
+    """Raise if a file is not as `sealed` wrote it; files without a sum, as those of version 0.1, pass."""
+    text = read_text(file)
+    sum_line = re.match(rf'(?:\{{\n  "|# ){SEAL}"?: "?(\w*)"?,?\n', text)
+    if sum_line and sum_line[1] != hashlib.sha256(text[sum_line.end() :].encode()).hexdigest():
+        raise UserError(
+            f"{file}: is damaged, or was edited: its content does not have the sum that it was written with ({SEAL}). "
+            "If you edited it, remove the line of that sum"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import submitit
 import yaml
-from helpers import PHANTOM, refused, results, run, script, shell, succeed
+from helpers import PHANTOM, lasting, refused, results, run, script, shell, succeed
 from omegaconf import OmegaConf
 
 from ssl4seg.commands import cluster, sweeps
@@ -209,7 +209,7 @@ def test_a_job_that_is_lost_and_queued_again_keeps_its_folder(swept: sweeps.Swee
         assert swept.on_job_lost(["seed=1"], ".", "killed") is None
     assert not (tmp_path / "results.json").exists()
     assert swept.on_job_lost(["seed=2", "hydra.launcher.mem_gb=1"], ".", "killed too") is None
-    assert results(tmp_path) == {"status": "failed", "error": "killed too"}
+    assert lasting(tmp_path) == {"status": "failed", "error": "killed too"}
     swept.on_job_lost(["seed=2"], ".", "another of its processes")
     told = [(line["overrides"], line["folder"], line["error"]) for line in swept.failures()]
     assert told == [("seed=1", ".", "killed"), ("seed=2", ".", "killed too")]
