@@ -90,7 +90,9 @@ def test_the_page_lists_every_recipe_and_its_commands_are_understood() -> None:
         check("train", [word for word in words if word != "-m"], [], sweep=words[0] == "-m")
 
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "scripts").glob("*.sh"))
+SCRIPTS = sorted(
+    script for script in (Path(__file__).parents[2] / "scripts").glob("*.sh") if "ssl4seg-train" in script.read_text()
+)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
