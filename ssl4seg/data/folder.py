@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
-from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
+from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, contradiction, facts, read_image
 from ssl4seg.data.intensities import Normalizer
@@ -124,7 +124,7 @@ class Folder(Dataset):
         items = items_of(folder, group)
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
-        self.space = space_of(items, orientation, slice_axis)
+        self.space = space_of(items, orientation, slice_axis, axes=self.axes)
         self.facts = headers_of(items, self.channels, self.space)
         self.notes = notes_on_volumes(items, self.space)
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
@@ -133,7 +133,7 @@ class Folder(Dataset):
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
-        return [self._case(item) for item in self.splits[split]]
+        return [self.shaped(self._case(item), stored=ending(item.image) in H5) for item in self.splits[split]]
 
     def _case(self, item: Item) -> Case:
         fact = self.facts[item]
@@ -193,7 +193,7 @@ class Folder(Dataset):
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         items = items_of(root, full["group"])
-        space = space_of(items, full["orientation"], full["slice_axis"])
+        space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full["image_size"])))
         full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
             facts_of = headers_of(items, full["channels"], space)
@@ -209,15 +209,18 @@ def name_of(root: Path) -> str:
     return re.sub(r"[^\w-]+", "_", str(name)).strip("_") or "folder"
 
 
-def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str) -> Space:
+def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str, *, axes: int) -> Space:
     """How the NIfTI files of a folder are laid.
 
     Args:
         orientation: None is canonical, or stored in a folder without NIfTI.
         slice_axis: auto is the axis along which most volumes have their largest spacing, or z if no volume has one.
+        axes: of an image; with three there are no slices, and the order is x, y, z.
     """
     files = [item.image for item in items if ending(item.image) in NIFTI]
     laid_so = Space(orientation or ("canonical" if files else "stored"), "z")
+    if axes == 3:
+        return laid_so
     if slice_axis != "auto":
         return laid_so._replace(slice_axis=slice_axis)
     votes = [axis for axis, _ in _thick_axes(files, laid_so) if axis]

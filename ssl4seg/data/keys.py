@@ -29,6 +29,10 @@ def _are_classes(value: Any) -> bool:
     return names and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
+def _is_side(value: Any) -> bool:
+    return is_whole(value) and value >= 16
+
+
 def _are_numbers(value: Any) -> bool:
     return is_list(value) and len(value) > 0 and all(map(is_number, value))
 
@@ -41,7 +45,10 @@ COMMON: dict[str, Key] = {
     ),
     "num_classes": whole(2, IGNORE),
     "channels": whole(1),
-    "image_size": whole(16),
+    "image_size": Key(
+        lambda v: _is_side(v) or (is_list(v) and len(v) == 3 and all(map(_is_side, v))),
+        "a whole number of at least 16, or three for volumes, as [96,96,96]",
+    ),
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(
         Key(lambda v: is_whole(v) and v <= IGNORE, f"a whole number up to {IGNORE}, that of a label in the files")

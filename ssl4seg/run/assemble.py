@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ssl4seg import checkpoint
-from ssl4seg.data.dataset import Dataset, Statistics
+from ssl4seg.data.dataset import Dataset, Statistics, shape_of
 from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
@@ -47,7 +47,13 @@ def dataset_of(dataset: Config) -> Dataset:
 
 
 def network_maker(
-    network: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
+    network: Config,
+    channels: int,
+    num_classes: int,
+    *,
+    axes: int = 2,
+    statistics: Statistics | None = None,
+    load: bool = True,
 ) -> MakeNetwork:
     """Make a builder of the network that the keys `network` describe.
 
@@ -61,7 +67,8 @@ def network_maker(
         keys["encoder_weights"] = None  # the other weights replace them
 
     def make(**more: object) -> Network:
-        built: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
+        shape = {"axes": axes} if axes != 2 else {}
+        built: Network = build({**keys, **more, **shape}, "network", in_channels=channels, num_classes=num_classes)
         if statistics:
             built.standardize(*statistics)
         if weights:
@@ -150,7 +157,7 @@ def predictor_of(
     data = settings.dataset
     return Predictor(
         predict=forward_of(model, fabric),
-        inference=build(settings.inference, "inference", side=data["image_size"]),
+        inference=build(settings.inference, "inference", shape=shape_of(data["image_size"])),
         device=fabric.device,
         batch_size=batch_size,
         protocol=protocol,

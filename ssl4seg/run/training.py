@@ -25,6 +25,7 @@ from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
+from ssl4seg.memory_format import module_channels_last
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
@@ -184,7 +185,9 @@ class Training:
         """Build the method with its networks and its supervised loss; the weights depend on the seed alone."""
         torch.manual_seed(seed_of(self.plan.seed, "weights"))
         data = self.dataset
-        make = network_maker(self.settings.network, data.channels, data.num_classes, statistics=data.statistics())
+        make = network_maker(
+            self.settings.network, data.channels, data.num_classes, axes=data.axes, statistics=data.statistics()
+        )
         method = method_of(self.settings.method, make)
         method.supervised = build(self.settings.supervised_loss, "supervised_loss")
         if method.needs_unlabeled and not self.split.unlabeled:
@@ -218,7 +221,7 @@ class Training:
             stores["labeled"],
             unlabeled,
             sizes=(settings.batch_size, settings.unlabeled_batch_size if unlabeled else 0),
-            side=self.dataset.image_size,
+            shape=self.dataset.image_size,
             weak=self.weak,
             strong=[build(operation, "views.strong") for operation in settings.views.strong],
             num_strong=self.method.strong_views,
@@ -231,7 +234,7 @@ class Training:
 
     def engine(self) -> Engine:
         """Build the engine, at the last checkpoint or at the start."""
-        method = self.method.to(memory_format=torch.channels_last)
+        method = module_channels_last(self.method)
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -260,7 +263,7 @@ class Training:
             num_images=engine.diagnose,
             classes=self.dataset.classes,
             background=self.dataset.background,
-            side=self.dataset.image_size,
+            shape=self.dataset.image_size,
             view=self.weak,
             batch_size=engine.eval_batch_size,
             device=self.fabric.device,

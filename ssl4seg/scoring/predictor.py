@@ -84,7 +84,7 @@ class Predictor:
         return label, (scores if self.inference.averages else scores.softmax(dim=1)).float().cpu().numpy()
 
     def _zoomed(self, image: ImageArray) -> tuple[LabelArray, None]:
-        square = as_float(torch.from_numpy(zoomed(image, (self.inference.side,) * 2)).to(self.device))
+        square = as_float(torch.from_numpy(zoomed(image, self.inference.shape)).to(self.device))
         label = self.predict(square).argmax(dim=1).to(torch.uint8).cpu().numpy()
         return zoomed(label, image.shape[-2:]), None
 
