@@ -1,7 +1,7 @@
 """Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup, patches.
 
-Images have two or three axes. Masks are [N, 1, *X] float, 1 where the other image replaces this one. Random numbers come from PyTorch's global
-generator on the CPU, which the engine seeds in every step.
+Images have two or three axes. Masks are [N, 1, *X] float, 1 where the other image replaces this one. Random numbers
+come from PyTorch's global generator on the CPU, which the engine seeds in every step.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Photometric functions: they change intensities and move no pixel, so labels stay valid.
 
 Each is `function(image, magnitude [B])`: one magnitude for each sample, computed on the image's device, no gradient.
-Images are [B, C, *X] with two or three axes, float32 in [0, 1], as the datasets deliver them, and so are the results, which are clipped to
-[0, 1]. Images of three channels are RGB; on other images the functions that change colours do nothing.
+Images are [B, C, *X] with two or three axes, float32 in [0, 1], as the datasets deliver them, and so are the results,
+which are clipped to [0, 1]. Images of three channels are RGB; on other images the functions that change colours do
+nothing.
 """
 
 from collections.abc import Callable
@@ -100,7 +101,9 @@ def equalize(image: Tensor, amount: Tensor) -> Tensor:
     step = (grey.shape[1] - last) // (LEVELS - 1)
     table = (count.cumsum(dim=1) - count + step // 2) // step.clamp(min=1)
     equal = table.clamp_(0, LEVELS - 1).div(LEVELS - 1).gather(1, grey).view(image.shape)
-    return _blend(image, torch.where((step > 0).view(*image.shape[:2], *(1 for _ in image.shape[2:])), equal, image), amount)
+    return _blend(
+        image, torch.where((step > 0).view(*image.shape[:2], *(1 for _ in image.shape[2:])), equal, image), amount
+    )
 
 
 def sharpness(image: Tensor, factor: Tensor) -> Tensor:

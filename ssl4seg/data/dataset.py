@@ -136,6 +136,8 @@ class Dataset(ABC):
         self.num_classes = num_classes
         self.channels = channels
         self.image_size = shape_of(image_size)
+        if self.axes == 3:
+            self.words = (self.words[0], "volumes")  # type: ignore[misc]  # of the object, not of the class
         self.normalize = normalize
         self.ignore_index = ignore_index
 

@@ -28,6 +28,7 @@ from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
+from ssl4seg.data.volumes import as_stored
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, one_of, optional, or_word
 
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "normalize": "auto",
     "orientation": None,
     "slice_axis": "auto",
+    "h5_axes": "xyz",
     "mean": "auto",
     "std": "auto",
     "scoring": None,
@@ -67,6 +69,7 @@ OWN = {
     "ignore_color": optional(Key(is_color, COLORS)),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
+    "h5_axes": one_of("xyz", "zyx"),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
     "test_ratio": number_in("[0, 1)", "a share"),
@@ -89,6 +92,7 @@ class Folder(Dataset):
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
         orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
+        h5_axes: of volumes in h5, see `volumes.as_stored`.
     """
 
     name = "folder"
@@ -109,12 +113,14 @@ class Folder(Dataset):
         seed: int = DEFAULTS["seed"],
         orientation: str | None = None,
         slice_axis: str = DEFAULTS["slice_axis"],
+        h5_axes: str = DEFAULTS["h5_axes"],
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
         folder = self.folder(root)
         own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
-        own |= {"orientation": orientation, "slice_axis": slice_axis}
+        own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes}
+        self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
@@ -133,11 +139,11 @@ class Folder(Dataset):
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
-        return [self.shaped(self._case(item), stored=ending(item.image) in H5) for item in self.splits[split]]
+        return [self._case(item) for item in self.splits[split]]
 
     def _case(self, item: Item) -> Case:
         fact = self.facts[item]
-        return Case(
+        case = Case(
             name=item.name,
             group=item.group,
             num_images=fact.num_images,
@@ -149,6 +155,7 @@ class Folder(Dataset):
             spacing=fact.spacing,
             files=tuple(dict.fromkeys(file for file in (item.image, item.mask) if file)),
         )
+        return self.shaped(case, stored=as_stored(item.image, self.h5_axes))
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
         image = self.normalized(item.image, partial(self._pixels, item.image), index)

@@ -3,12 +3,23 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
+from ssl4seg.data.formats import H5, ending
+
+
+def as_stored(file: Path, h5_axes: str) -> bool:
+    """Whether the axes of a file's volume keep the order in which arrays have them.
+
+    Args:
+        h5_axes: of h5 files: xyz as they are, or zyx, slices first. NIfTI and stacks are read with slices first.
+    """
+    return ending(file) in H5 and h5_axes == "xyz"
 
 
 def stood(slices: npt.NDArray[Any], *, stored: bool) -> npt.NDArray[Any]:

@@ -37,7 +37,7 @@ from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.metrics import metric_table
-from ssl4seg.scoring.pictures import Picture, fullest, palette, panel
+from ssl4seg.scoring.pictures import Picture, overlay, palette
 from ssl4seg.scoring.predictor import NO_TEST, evaluate, table_of
 from ssl4seg.scoring.selection import goodness_of, selection_of
 from ssl4seg.scoring.tables import Summary, Table
@@ -306,8 +306,7 @@ class Training:
 
         def draw_overlay(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
-                at = fullest(volume.label, colors)
-                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
+                pictures[case.name] = overlay(volume.image, [volume.label, prediction], colors)
 
         table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
         part = slice(rank(), None, world_size())

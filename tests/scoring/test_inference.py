@@ -159,7 +159,9 @@ def test_a_scaled_image_is_the_one_that_a_training_crop_of_that_scale_shows(way,
     way(shape=(100, 100), scales=(scale,))(lambda x: seen.append(x) or x, image)
     side = round(64 * scale)
     theta = CropView(side=side, scale=(scale, scale), flip=0).thetas(torch.tensor([[64.0, 64.0]]), torch.Generator())
-    crop, _ = sample(Raw(image, torch.zeros(1, 64, 64, dtype=torch.uint8), torch.tensor([[64.0, 64.0]])), theta, (side, side))
+    crop, _ = sample(
+        Raw(image, torch.zeros(1, 64, 64, dtype=torch.uint8), torch.tensor([[64.0, 64.0]])), theta, (side, side)
+    )
     torch.testing.assert_close(seen[0], crop, atol=1e-4, rtol=0)
 
 
