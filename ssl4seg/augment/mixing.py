@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from ssl4seg.axes import per_image
+
 
 def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """`b` inside the mask, `a` outside; a mask between 0 and 1 blends (mixup)."""
@@ -51,7 +53,7 @@ def cutmix_boxes(
     sides = [(size * shape).sqrt(), (size / shape).sqrt()]
     sides += [share ** (1 / len(lengths)) * length for length in lengths[2:]]
     sizes = torch.stack([side.round().clamp(1, length) for side, length in zip(sides, lengths, strict=True)])
-    return _boxes(images, sizes, u[2:-1]) * _per_image((u[-1] < p).to(images.device), images)
+    return _boxes(images, sizes, u[2:-1]) * per_image((u[-1] < p).to(images.device), images)
 
 
 def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:
@@ -121,8 +123,3 @@ def _boxes(images: Tensor, sizes: Tensor, place: Tensor) -> Tensor:
         line = (at >= start) & (at < start + sizes[axis][:, None])
         inside &= line.view(num, 1, *(length if k == axis else 1 for k in range(len(lengths))))
     return inside.float().to(images.device)
-
-
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
-    """One value for each image, to multiply with maps of the images."""
-    return values.view(-1, *(1 for _ in images.shape[1:]))

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssl4seg.axes import module_channels_last
 from ssl4seg.commands.conf import Laid, value_at
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.reading import decoded_gib, read_all
 from ssl4seg.errors import UserError
-from ssl4seg.memory_format import module_channels_last
 from ssl4seg.run.assemble import dataset_of, network_maker, postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
 from ssl4seg.run.folder import is_run, read_json, write_json

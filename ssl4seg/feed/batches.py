@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment.operations import Operation
+from ssl4seg.axes import channels_last
 from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Images, Order, Raw
 from ssl4seg.feed.stream import Ahead, Stream
 from ssl4seg.feed.views import View, boxes, moved, sample, strong_view
-from ssl4seg.memory_format import channels_last
 from ssl4seg.seeding import generator
 from ssl4seg.types import Batch
 

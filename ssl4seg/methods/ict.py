@@ -54,6 +54,10 @@ class ICT(MeanTeacher):
         }
 
     def shares(self, images: Tensor) -> Tensor:
-        """lambda [N, 1, 1, 1] of each image; drawn on the CPU, so that all devices draw the same."""
+        """lambda [N, 1, ...] of each image; drawn on the CPU, so that all devices draw the same."""
         alpha = torch.tensor(self.alpha)
-        return torch.distributions.Beta(alpha, alpha).sample((len(images), 1, 1, 1)).to(images.device)
+        return (
+            torch.distributions.Beta(alpha, alpha)
+            .sample((len(images), *(1 for _ in images.shape[1:])))
+            .to(images.device)
+        )

@@ -95,4 +95,4 @@ class UniMatch(Method):
 def channel_mask(features: Tensor, p: float) -> Tensor:
     """A factor [N, C, 1, 1] for each channel of [N, C, h, w]: 0 with probability p, else 1 / (1 - p)."""
     kept = torch.rand(features.shape[:2]) >= p
-    return (kept / (1 - p)).to(features)[:, :, None, None]
+    return (kept / (1 - p)).to(features).view(*kept.shape, *(1 for _ in features.shape[2:]))

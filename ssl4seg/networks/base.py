@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl4seg.axes import interpolated
 from ssl4seg.keys import expect, whole
 
 
@@ -25,6 +25,8 @@ class Network(nn.Module, ABC):
     decoder: nn.Module
     head: nn.Module
     """Maps the finest decoder map to logits."""
+    axes: int = 2
+    """Axes of the images: 2, or 3 of volumes."""
     upsamplings: ClassVar[tuple[str, ...]] = ()
     """Values of the constructor's key `upsampling`; empty if it has no such key."""
 
@@ -98,15 +100,9 @@ def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:
 
     One pixel too many counts as none: the literature's crops of 321, 513 and 801 pixels lose it.
     """
-    size = [stride * max(least, -(-(side - 1) // stride)) for side in image.shape[-2:]]
-    if list(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    return interpolated(image, [stride * max(least, -(-(side - 1) // stride)) for side in image.shape[2:]])
 
 
 def resized(logits: Tensor, image: Tensor) -> Tensor:
     """Logits in float32, bilinearly resized to the size of the image."""
-    logits = logits.float()
-    if logits.shape[-2:] != image.shape[-2:]:
-        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return logits
+    return interpolated(logits.float(), image.shape[2:])

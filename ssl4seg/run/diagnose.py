@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from ssl4seg.axes import channels_last
 from ssl4seg.data.case import Case
 from ssl4seg.feed.store import Raw, Store
 from ssl4seg.feed.views import View, sample
 from ssl4seg.keys import IGNORE
-from ssl4seg.memory_format import channels_last
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.parts.teacher import EMATeacher
 from ssl4seg.seeding import seed_of

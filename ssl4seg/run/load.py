@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg import checkpoint
+from ssl4seg.axes import module_channels_last
 from ssl4seg.data.dataset import Statistics, shape_of
 from ssl4seg.errors import UserError
-from ssl4seg.memory_format import module_channels_last
 from ssl4seg.run.assemble import method_of, network_maker
 from ssl4seg.run.folder import checkpoint_file, read_json
 from ssl4seg.run.settings import ModelSettings

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
+from ssl4seg.axes import module_channels_last
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
@@ -25,7 +26,6 @@ from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
-from ssl4seg.memory_format import module_channels_last
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl4seg.axes import channels_last, interpolated
 from ssl4seg.feed.store import Raw
 from ssl4seg.feed.views import fit, sample
 from ssl4seg.keys import (
@@ -23,14 +24,11 @@ from ssl4seg.keys import (
     true_or_false,
     whole,
 )
-from ssl4seg.memory_format import channels_last
 
 Predict = Callable[[Tensor], Tensor]
 """Images [N, C, *X] -> logits [N, K, *X], with two or three axes."""
 
 
-LINEAR = {2: "bilinear", 3: "trilinear"}
-"""What PyTorch calls linear interpolation, by the number of axes."""
 SCALES = Key(
     lambda value: is_list(value) and len(value) > 0 and all(map(above(0).fits, value)),
     "a list of factors above 0, as [0.5,1.0]",
@@ -84,7 +82,7 @@ class Resized(Inference):
         size = torch.tensor([image.shape[2:]], dtype=torch.float32).expand(len(image), -1)
         raw = Raw(image, torch.zeros_like(image[:, 0], dtype=torch.uint8), size)
         fitted, _ = sample(raw, fit(size), [max(1, round(side * scale)) for side in self.shape])
-        return resized(predict(channels_last(fitted)), image.shape[2:])
+        return interpolated(predict(channels_last(fitted)), image.shape[2:])
 
 
 class Whole(Inference):
@@ -92,7 +90,7 @@ class Whole(Inference):
 
     def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         scaled = _scaled(image, scale)
-        return resized(predict(channels_last(scaled)), image.shape[2:])
+        return interpolated(predict(channels_last(scaled)), image.shape[2:])
 
 
 class Sliding(Inference):
@@ -171,7 +169,7 @@ class Sliding(Inference):
                 total = scores.new_zeros((len(image), scores.shape[1], *lengths))
             for (number, place), part in zip(chosen, scores, strict=True):
                 total[number, :, *place] += part * weight
-        return resized((total / count)[inner], image.shape[2:])
+        return interpolated((total / count)[inner], image.shape[2:])
 
     def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
         """The image filled up to the window with zeros, and the index of the image in it."""
@@ -193,15 +191,9 @@ class Sliding(Inference):
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:
-    return resized(image, [max(1, round(side * scale)) for side in image.shape[2:]])
+    """The image at `scale` times its size.
 
-
-def resized(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize [N, C, *X] linearly.
-
-    Images are not smoothed before they shrink: training does not do so either (`views.sample`), nor does the
-    literature's evaluation at several scales, and the network would see less noise than it was trained with.
+    It is not smoothed before it shrinks: training does not do so either (`views.sample`), nor does the literature's
+    evaluation at several scales, and the network would see less noise than it was trained with.
     """
-    if list(image.shape[2:]) == list(size):
-        return image
-    return F.interpolate(image, size=list(size), mode=LINEAR[len(size)], align_corners=False)
+    return interpolated(image, [max(1, round(side * scale)) for side in image.shape[2:]])
