@@ -11,6 +11,7 @@ from ssl4seg.keys import (
     is_number,
     is_rgb_color,
     is_whole,
+    list_of,
     one_of,
     optional,
     or_word,
@@ -29,10 +30,6 @@ def _are_classes(value: Any) -> bool:
     return names and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
-def _is_side(value: Any) -> bool:
-    return is_whole(value) and value >= 16
-
-
 def _are_numbers(value: Any) -> bool:
     return is_list(value) and len(value) > 0 and all(map(is_number, value))
 
@@ -46,8 +43,8 @@ COMMON: dict[str, Key] = {
     "num_classes": whole(2, IGNORE),
     "channels": whole(1),
     "image_size": Key(
-        lambda v: _is_side(v) or (is_list(v) and len(v) == 3 and all(map(_is_side, v))),
-        "a whole number of at least 16, or three for volumes, as [96,96,96]",
+        lambda v: whole(16).fits(v) or list_of(whole(4), 3, 3).fits(v),
+        "a whole number of at least 16, or three of at least 4 for volumes, as [96,96,96]",
     ),
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(

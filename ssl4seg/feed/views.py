@@ -232,7 +232,9 @@ class PatchView(View):
     def _start(place: Tensor, size: Tensor, linear: Tensor) -> Tensor:
         """The centre of a patch at `place` in [0, 1] of the room that the image leaves it."""
         room = (size.flip(1) - 2 * linear.abs().sum(dim=2)).clamp(min=0)
-        return _on_grid((place - 0.5) * room, linear, size)
+        # One place more than there is room for: each whole pixel, the first and the last too, is as likely as another.
+        centre = (place - 0.5) * (room + 1) * (room > 0)
+        return torch.minimum(torch.maximum(_on_grid(centre, linear, size), -room / 2), room / 2)
 
 
 def _on_grid(centre: Tensor, theta: Tensor, size: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class Predictor:
     background: bool = True
 
     def __post_init__(self) -> None:
+        if self.protocol == "ssl4mis" and len(self.inference.shape) > 2:
+            raise UserError("protocol=ssl4mis resizes slices; evaluate volumes with protocol=default")
         check_steps(
             self.steps,
             probabilities=self.protocol == "default",
@@ -57,13 +59,13 @@ class Predictor:
         )
 
     def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
-        """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
+        """[S, C, *X] normalised -> [S, *X] uint8, post-processed; spacing in mm."""
         label, probability = self.bare(image)
         return self.processed(label, Given(image, probability, spacing))
 
     @torch.inference_mode()
     def bare(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
-        """The label map before post-processing, and the probabilities [S, K, H, W] where a step reads them."""
+        """The label map before post-processing, and the probabilities [S, K, *X] where a step reads them."""
         step = self._zoomed if self.protocol == "ssl4mis" else self._native
         parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
         labels, probabilities = zip(*parts, strict=True)
