@@ -84,4 +84,5 @@ def module_channels_last(module: Module) -> Module:
     def lay(tensor: Tensor) -> Tensor:
         return channels_last(tensor) if tensor.ndim - 2 in LAYERS else tensor
 
-    return module._apply(lay)
+    module._apply(lay)  # type: ignore[no-untyped-call]
+    return module

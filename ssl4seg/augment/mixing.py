@@ -105,7 +105,7 @@ def paste_patch(maps: Tensor, num: int, to: Tensor, patch: Tensor) -> Tensor:
     for axis in range(2, axes + 2):
         grid = grid.flatten(axis, axis + 1)
     pasted = maps.clone()
-    pasted[(..., *(slice(0, size) for size in grid.shape[2:]))] = grid
+    pasted[(slice(None), slice(None), *map(slice, grid.shape[2:]))] = grid
     return pasted
 
 

@@ -118,7 +118,7 @@ def sharpness(image: Tensor, factor: Tensor) -> Tensor:
         for axis in range(2, image.ndim):
             before, here, after = (near.narrow(axis, start, near.shape[axis] - 2) for start in range(3))
             near = before + here + after
-        inner = (..., *(slice(1, -1) for _ in image.shape[2:]))
+        inner = (slice(None), slice(None), *(slice(1, -1) for _ in image.shape[2:]))
         total = 3 ** (image.ndim - 2) + 4
         smooth[inner].mul_(4 / total).add_(near, alpha=1 / total)
     return _blend(smooth, image, factor)

@@ -15,7 +15,7 @@ from ssl4seg.data.images import facts, read_image, write_label
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.orientation import Space
-from ssl4seg.data.volumes import as_stored, sliced, stood
+from ssl4seg.data.volumes import as_stored, sliced, spacing_of, stood
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
@@ -83,7 +83,7 @@ def _predict(
     stored = as_stored(file, data.get("h5_axes", "zyx"))
     volumes = len(shape_of(data["image_size"])) == 3
     if volumes:
-        scaled, spacing = stood(scaled, stored=stored), spacing and spacing[:: 1 if stored else -1]
+        scaled, spacing = stood(scaled, stored=stored), spacing_of(spacing, stored=stored)
     found = predictor(scaled, spacing)
     label = sliced(found, stored=stored) if volumes else found
     target.parent.mkdir(parents=True, exist_ok=True)

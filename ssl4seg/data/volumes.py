@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Spacing, Volume
 from ssl4seg.data.formats import H5, ending
 
 
@@ -36,7 +36,13 @@ def stood(slices: npt.NDArray[Any], *, stored: bool) -> npt.NDArray[Any]:
 
 def sliced(label: LabelArray, *, stored: bool) -> LabelArray:
     """The slices [S, H, W] of a label [1, W, H, S] (`stored`: [1, S, H, W]): the way back of `stood`."""
-    return label[0] if stored else label[0].transpose(2, 1, 0)
+    slices: LabelArray = label[0] if stored else label[0].transpose(2, 1, 0)
+    return slices
+
+
+def spacing_of(spacing: Spacing | None, *, stored: bool) -> Spacing | None:
+    """The spacing of slices, rows and columns in the order of a volume's axes."""
+    return spacing if stored or spacing is None else (spacing[2], spacing[1], spacing[0])
 
 
 def volume_of(case: Case, *, stored: bool = False) -> Case:
@@ -46,15 +52,14 @@ def volume_of(case: Case, *, stored: bool = False) -> Case:
         stored: keep the order in which the file has its axes.
     """
     shape = (case.num_images, *case.size)
-    order = 1 if stored else -1
     return replace(
         case,
         num_images=1,
-        size=shape[::order],
+        size=shape if stored else shape[::-1],
         read=partial(_read, case.read, stored),
         read_image=case.read_image and partial(_read_image, case.read_image, stored),
         read_slice=None,
-        spacing=case.spacing and case.spacing[::order],
+        spacing=spacing_of(case.spacing, stored=stored),
     )
 
 

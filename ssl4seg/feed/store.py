@@ -50,9 +50,9 @@ def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
     label = torch.full((len(images), *largest), IGNORE, dtype=torch.uint8, device=first.device)
     for row, (pixels, mask, size) in enumerate(zip(images, labels, sizes, strict=True)):
         inside = tuple(map(slice, size))
-        image[row, :, *inside] = pixels
+        image[row][(slice(None), *inside)] = pixels
         if mask is not None:
-            label[row, *inside] = mask
+            label[row][inside] = mask
     return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
 
 

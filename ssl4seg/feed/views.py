@@ -308,7 +308,7 @@ def sample(
         at = extent - (at % (2 * extent) - extent).abs()
     # Pixel centres are at 0.5, 1.5, ...; without the clamp the padding of smaller images would be interpolated in.
     at = at.clamp_(min=torch.full_like(extent, 0.5), max=extent - 0.5)
-    place = 0
+    place = torch.zeros((), dtype=torch.int64, device=device)
     for position, length in zip(at.long().unbind(-1)[::-1], lengths, strict=True):
         place = place * length + position
     picked = label.flatten(1).gather(1, place.flatten(1)).view_as(inside).long()

@@ -162,13 +162,13 @@ class Sliding(Inference):
             count[place] += weight
         for first in range(0, len(windows), self.batch_size):
             chosen = windows[first : first + self.batch_size]
-            pixels = torch.stack([scaled[number, :, *place] for number, place in chosen])
+            pixels = torch.stack([scaled[number][(slice(None), *place)] for number, place in chosen])
             scores = predict(channels_last(pixels))
             scores = scores.softmax(dim=1) if self.probabilities else scores
             if total.ndim == 0:
                 total = scores.new_zeros((len(image), scores.shape[1], *lengths))
             for (number, place), part in zip(chosen, scores, strict=True):
-                total[number, :, *place] += part * weight
+                total[number][(slice(None), *place)] += part * weight
         return interpolated((total / count)[inner], image.shape[2:])
 
     def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:

@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
     def forward(self, *maps: Tensor) -> Tensor:
         """Maps [N, ., *X], stacked on the channels -> logits of "real" in float32."""
         x = torch.cat(maps, dim=1)
-        inner = (..., *map(slice, x.shape[2:]))
+        inner = (slice(None), slice(None), *map(slice, x.shape[2:]))
         x = filled_up(x, self.min_side)  # maps that are too small to give a decision get a margin of zeros
         logits: Tensor = self.decide(self.features(x)).float()
         return resized(logits, x)[inner] if self.decision == "dense" else logits

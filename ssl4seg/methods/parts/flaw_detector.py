@@ -63,6 +63,7 @@ class FlawDetector(nn.Module):
 
 def _strided(convolution: nn.Module, x: Tensor, stride: int) -> Tensor:
     """A convolution with pad 1 and another stride than its own."""
+    assert isinstance(convolution, nn.Conv2d | nn.Conv3d)
     return CONVOLVE[x.ndim - 2](x, convolution.weight, convolution.bias, stride, 1)
 
 
