@@ -3,29 +3,31 @@
 Nothing else asks how many axes an image has: of a tensor [N, C, *X] it is `x.ndim - 2`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Make = Callable[..., nn.Module]
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Layers(NamedTuple):
-    """The layers of networks for images of one number of axes."""
+    """What PyTorch has under another name for each number of axes."""
 
-    conv: type[nn.Conv2d] | type[nn.Conv3d]
-    conv_transposed: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
-    batch_norm: type[nn.BatchNorm2d] | type[nn.BatchNorm3d]
-    instance_norm: type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]
-    dropout: type[nn.Dropout2d] | type[nn.Dropout3d]
-    """Of whole channels."""
-    max_pool: type[nn.MaxPool2d] | type[nn.MaxPool3d]
-    average_pool: type[nn.AdaptiveAvgPool2d] | type[nn.AdaptiveAvgPool3d]
+    conv: Make
+    transposed: Make
+    batch_norm: Make
+    instance_norm: Make
+    dropout: Make
+    """Drops whole channels."""
+    max_pool: Callable[..., Tensor]
+    average: Make
+    """Means over areas, as many as asked for."""
     linear: str
-    """What `F.interpolate` calls linear interpolation."""
+    """The mode of `F.interpolate`."""
     channels_last: torch.memory_format
 
 
@@ -36,7 +38,7 @@ LAYERS = {
         nn.BatchNorm2d,
         nn.InstanceNorm2d,
         nn.Dropout2d,
-        nn.MaxPool2d,
+        F.max_pool2d,
         nn.AdaptiveAvgPool2d,
         "bilinear",
         torch.channels_last,
@@ -47,13 +49,18 @@ LAYERS = {
         nn.BatchNorm3d,
         nn.InstanceNorm3d,
         nn.Dropout3d,
-        nn.MaxPool3d,
+        F.max_pool3d,
         nn.AdaptiveAvgPool3d,
         "trilinear",
         torch.channels_last_3d,
     ),
 }
 """By the number of axes."""
+
+
+def layers_for(maps: Tensor) -> Layers:
+    """The layers for images or maps [N, C, *X]."""
+    return LAYERS[maps.ndim - 2]
 
 
 def image_dims(maps: Tensor) -> tuple[int, ...]:
@@ -70,12 +77,12 @@ def interpolated(maps: Tensor, size: Sequence[int], *, align_corners: bool = Fal
     """[N, C, *X] linearly resized to `size`; as it is if it has that size."""
     if list(maps.shape[2:]) == list(size):
         return maps
-    return F.interpolate(maps, size=list(size), mode=LAYERS[len(size)].linear, align_corners=align_corners)
+    return F.interpolate(maps, size=list(size), mode=layers_for(maps).linear, align_corners=align_corners)
 
 
 def channels_last(images: Tensor) -> Tensor:
     """[N, C, *X] in the channels-last memory format, in which convolutions are fastest; a copy unless it has it."""
-    return images.contiguous(memory_format=LAYERS[images.ndim - 2].channels_last)
+    return images.contiguous(memory_format=layers_for(images).channels_last)
 
 
 def module_channels_last(module: Module) -> Module:

@@ -40,7 +40,7 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers)
         self.decide: nn.Module
         if decision == "pooled":
-            self.decide = nn.Sequential(LAYERS[axes].average_pool(1), nn.Flatten(), nn.Linear(512, 1))
+            self.decide = nn.Sequential(LAYERS[axes].average(1), nn.Flatten(), nn.Linear(512, 1))
         elif decision == "dense":
             self.decide = conv(512, 1, 4, stride=2, padding=1)
         else:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl4seg.axes import LAYERS, per_image
+from ssl4seg.axes import LAYERS, layers_for, per_image
 from ssl4seg.methods.parts.discriminator import filled_up, one_hot_truth
 from ssl4seg.networks.base import resized
 
@@ -92,7 +92,7 @@ def flaw_target(p: Tensor, label: Tensor, dilations: int = 1) -> Tensor:
     flaws = (one_hot_truth(label, p) - p).abs().sum(dim=1, keepdim=True) / 2
     flaws = blurred(flaws, side // 8)
     for _ in range(dilations):
-        flaws = blurred(LAYERS[p.ndim - 2].max_pool(3, stride=1, padding=1)(flaws), side // 4)
+        flaws = blurred(layers_for(flaws).max_pool(flaws, 3, stride=1, padding=1), side // 4)
     return stretched(flaws[:, 0])
 
 
