@@ -1,5 +1,6 @@
 """How a command ends: with a message for the user, or silently at a closed pipe. This module imports nothing slow."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,10 +18,15 @@ class UserError(Exception):
 
 
 def ends_with_its_pipe(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Wrap a command so that it ends silently when the reader of its output is gone, as after `| head`."""
+    """Wrap a command so that it ends silently when the reader of its output is gone, as after `| head`.
+
+    Characters that the output cannot have, as those of a file name that is not UTF-8, are printed as escapes.
+    """
 
     @wraps(command)
     def run(*arguments: Arguments.args, **keys: Arguments.kwargs) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             try:
                 command(*arguments, **keys)

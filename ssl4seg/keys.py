@@ -18,6 +18,10 @@ RESERVED = "mean"
 """No class may have this name: tables and results.json use it for the mean, beside the names of the classes."""
 
 
+MAX_SHOWN = 300
+"""Characters of a refused value that a message shows."""
+
+
 class Key(NamedTuple):
     """A test of the values of a key, and the words for the values that pass."""
 
@@ -32,8 +36,7 @@ def expect(name: str, value: Any, key: Key) -> None:
         UserError: "<name>=<value>: expected ...".
     """
     if not key.fits(value):
-        shown = list(value) if isinstance(value, tuple) else value
-        raise UserError(f"{name}={shown}: expected {key.expected}")
+        raise UserError(f"{name}={_shown(value)}: expected {key.expected}")
 
 
 def check_keys(values: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> None:
@@ -44,7 +47,15 @@ def check_keys(values: Mapping[str, Any], keys: Mapping[str, Key], where: str) -
     """
     wrong = {key: value for key, value in values.items() if not keys[key].fits(value)}
     if wrong:
-        raise UserError("\n".join(f"{where}{key}={v}: expected {keys[key].expected}" for key, v in wrong.items()))
+        raise UserError(
+            "\n".join(f"{where}{key}={_shown(v)}: expected {keys[key].expected}" for key, v in wrong.items())
+        )
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: of a long one the beginning."""
+    text = str(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} characters)"
 
 
 # -- predicates -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`ssl4seg-prepare check ROOT`: read a folder of the user's own, print a report with its faults, paint some images."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import numpy.typing as npt
 import yaml
 from PIL import Image, ImageDraw
 
+from ssl4seg.data import leaks
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
-from ssl4seg.data.dataset import SPLITS, moments, statistics_of
+from ssl4seg.data.dataset import SPLITS, byte_counts, moments, statistics_of
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
@@ -24,6 +26,8 @@ from ssl4seg.data.folder import (
     by_kind,
     check_shape,
     common_channels,
+    fitting_side,
+    note_on_size,
     notes_on_volumes,
     palette_of,
     read_description,
@@ -34,7 +38,17 @@ from ssl4seg.data.formats import PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_image, read_values
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.layout import Item, Layout, find
-from ssl4seg.data.masks import Color, MaskReader, code_of, codes_of, differing_palettes, is_colored, name_of
+from ssl4seg.data.masks import (
+    INSTANCES,
+    MANY,
+    Color,
+    MaskReader,
+    code_of,
+    codes_of,
+    differing_palettes,
+    is_colored,
+    name_of,
+)
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.split import check_disjoint
 from ssl4seg.errors import UserError
@@ -46,6 +60,8 @@ TILE, GAP, CAPTION = 216, 8, 30
 COLUMNS, ROWS = 6, 4
 MAX_CODES = 64
 """A mask with more different numbers or colours than this does not hold classes."""
+IMAGE_SIZE = 256
+"""The default of dataset.image_size, in conf/dataset/folder.yaml."""
 DIM = 0.25
 """If no value of the images reaches this, they may hold 10 or 12 bits in 16."""
 
@@ -59,6 +75,7 @@ class Look:
     facts: Facts | None = None
     mask_facts: Facts | None = None
     """The header of a mask that is a picture or TIFF."""
+    thumbnail: leaks.Thumbnail | None = None
     sums: npt.NDArray[np.float64] | None = None
     """The image's moments, see `dataset.moments`."""
     span: tuple[float, float] = (0.0, 0.0)
@@ -81,7 +98,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     faults: list[str] = []
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
     described = not faults
-    layout = _attempt(faults, partial(find, root, keys["group"]), None) or find(root)
+    listed = partial(find, root, skip_orphans=keys["skip_orphans"])
+    layout = _attempt(faults, partial(listed, keys["group"]), None) or listed()
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
@@ -92,13 +110,16 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
         reader = _attempt(faults, partial(_reader, keys), None)
-        _print_suggestion(root, suggested, write=write and not faults)
+        _print_suggestion(root, suggested, write=write, num_faults=len(faults))
+        _print_classes(keys, looks, of_file=True)
     elif reader:
         faults += _missing_classes(keys, looks)
-        _print_classes(keys["classes"], looks)
+        _print_classes(keys, looks)
         _print_colors(keys, looks)
-    if not faults and keys["classes"]:
-        _attempt(faults, partial(_print_splits, root, keys), None)
+    warnings: list[str] = []
+    if not faults and keys["classes"] and (dataset := _attempt(faults, partial(_dataset, root, keys), None)):
+        _print_splits(dataset)
+        warnings = _doubts(dataset, looks, keys)
     faultless = [look for look in looks if not look.faults and look.facts]
     if faultless:
         sheet = sheet or Path(f"{root.resolve().name}_check.png")
@@ -106,8 +127,15 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     if faults:
         shown = faults if every else by_kind(faults)
         more = [] if every or len(faults) == len(shown) else ["--all lists every one"]
-        raise UserError("\n".join([f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {root}:", *shown, *more]))
-    print("no fault found")
+        raise UserError("\n".join([f"{_number(faults, 'fault')} in {root}:", *shown, *more]))
+    _print_command(root, looks)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(f"no fault found, but {_number(warnings, 'warning')}" if warnings else "no fault found")
+
+
+def _number(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' if len(things) > 1 else ''}"
 
 
 def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
@@ -159,14 +187,29 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, c
         colored: read the colours of palettes, not their numbers.
     """
     look, space = Look(item=item), _space(keys)
-    image = _attempt(look.faults, partial(_image, item, keys), None)
-    if image is not None:
-        look.facts = facts(item.image, keys["channels"], space)
-        look.sums = moments(image)
-        look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    image = _read(look, item.image, partial(_look_at_image, look, keys))
     if item.mask:
-        _attempt(look.faults, partial(_look_at_mask, look, item.mask, image, reader, colored, space), None)
+        _read(look, item.mask, partial(_look_at_mask, look, item.mask, image, reader, colored, space))
     return look
+
+
+def _read(look: Look, file: Path, step: Any) -> Any:
+    """`_attempt` for a file: an error of any type is a fault of that file, and the check goes on with the others."""
+    try:
+        return _attempt(look.faults, step, None)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        look.faults.append(f"{file}: cannot be read ({type(error).__name__}: {reason})")
+        return None
+
+
+def _look_at_image(look: Look, keys: Mapping[str, Any]) -> ImageArray:
+    image = _image(look.item, keys)
+    look.sums = moments(image)
+    look.thumbnail = leaks.thumbnail(image)
+    look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
+    look.facts = facts(look.item.image, keys["channels"], _space(keys))
+    return image
 
 
 def _space(keys: Mapping[str, Any]) -> Space:
@@ -195,12 +238,15 @@ def _look_at_mask(
         raise
     if len(counts) > 4 * MAX_CODES:
         raise UserError(
-            f"{mask}: holds {len(counts)} different values; a mask has one for each class (JPEG blurs them)"
+            f"{mask}: holds {len(counts)} different values; a mask has one for each class (JPEG blurs them){INSTANCES}"
         )
     look.codes = counts
 
 
 def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
+    if codes.dtype == np.uint8:
+        counts = byte_counts(codes)
+        return Counter({value: count for value, count in enumerate(counts.tolist()) if count})
     values, counts = np.unique(codes, return_counts=True)
     return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
@@ -216,7 +262,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
     shown = ", ".join(name_of(code) for code in sorted(codes)[:8]) + (", ..." if len(codes) > 8 else "")
     if not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
         raise UserError(
-            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES}, one for each class"
+            f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES} whole numbers or "
+            f"colours, one for each class{INSTANCES if len(codes) > 2 else ''}"
         )
     if keys["colors"]:
         return {"classes": _names(len(keys["colors"]))}
@@ -259,7 +306,7 @@ def _statistics(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, lis
     return {key: [float(f"{value:.6g}") for value in values] for key, values in statistics._asdict().items()}
 
 
-def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) -> None:
+def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool, num_faults: int) -> None:
     file = root / DESCRIPTION
     text = _as_yaml(suggested)
     print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
@@ -267,6 +314,11 @@ def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool) 
         print(f"{file} exists and is left as it is; it names no classes")
     elif not write:
         print("--write writes this file")
+    elif num_faults:
+        print(
+            f"{file} is not written, because of the faults below: mend them and call --write again, or save these "
+            "lines there yourself"
+        )
     else:
         try:
             file.write_text(f"# Suggested by ssl4seg-prepare check; give the classes their names.\n{text}")
@@ -287,7 +339,11 @@ def _print_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
     if keys["colors"] is not None or not refused:
         return
     codes = (set().union(*(look.codes for look in looks)) & {*range(len(classes))} | {*refused}) - _ignored(keys)
-    if len(codes) > MAX_CODES or not (any(map(is_colored, codes)) or len(codes) == len(classes)):
+    if (
+        any(code % 1 for code in codes)
+        or len(codes) > MAX_CODES
+        or not (any(map(is_colored, codes)) or len(codes) == len(classes))
+    ):
         return
     print(f"suggested for {DESCRIPTION} ({len(codes)} colours for {len(classes)} classes; put them in the same order):")
     print(indent(_as_yaml({"colors": _colors(codes, refused)}), "  "), end="")
@@ -303,8 +359,8 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     splits = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
-    if layout.others:
-        print(f"  {len(layout.others)} files of other kinds are not read")
+    for note in layout.notes:
+        print(f"  {note}")
     if layout.copies:
         print(
             f"  {len(layout.copies)} files of unlabeled/ have the names of images, as {layout.copies[0].name}, "
@@ -345,19 +401,37 @@ def _counted(pairs: Iterable[tuple[object, int]]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in pairs)
 
 
-def _print_classes(classes: Sequence[str], looks: Sequence[Look]) -> None:
-    counts = [look.codes for look in looks if look.codes]
+def _print_classes(keys: Mapping[str, Any], looks: Sequence[Look], *, of_file: bool = False) -> None:
+    """Print the share of each class.
+
+    Args:
+        of_file: the looks hold the numbers and colours of the files, not yet classes.
+    """
+    classes, counts = keys["classes"], [look.codes for look in looks if look.codes]
     if not counts:
         return
+    own = of_file and keys["colors"]
+    codes = [code_of(color) for color in keys["colors"]] if own else [*range(len(classes))]
+    ignored = _ignored(keys) if of_file else {IGNORE}
     pixels = sum(counts, Counter())
-    total = max(1, sum(n for code, n in pixels.items() if code != IGNORE))
+    num_ignored = sum(pixels[code] for code in ignored)
+    total = max(1, pixels.total() - num_ignored)
     width = max(len(name) for name in classes)
+    held = [sum(code in count for count in counts) for code in codes]
     print("classes")
-    for number, name in enumerate(classes):
-        share, masks = pixels[number] / total, sum(number in count for count in counts)
+    for number, (name, code, masks) in enumerate(zip(classes, codes, held, strict=True)):
+        share = pixels[code] / total
         print(f"  {number:<3} {name:<{width}} {share:9.3%} of the pixels, in {masks} of {len(counts)} masks")
-    if pixels[IGNORE]:
-        print(f"  ignored {pixels[IGNORE] / pixels.total():.3%} of all pixels")
+    if num_ignored:
+        print(f"  ignored {num_ignored / pixels.total():.3%} of all pixels")
+    if (
+        of_file
+        and not own
+        and len(classes) > MANY
+        and held[1:] == sorted(held[1:], reverse=True)
+        and held[-1] < held[1]
+    ):
+        print(f"  fewer and fewer masks hold the higher numbers{INSTANCES}")
 
 
 def _missing_classes(keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str]:
@@ -373,12 +447,25 @@ def _missing_classes(keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str
     ]
 
 
-def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:
-    """Print the splits that training will use; raise the UserError that training would raise."""
-    empty = {"root": str(root), "num_classes": None, "image_size": 256}
+def _dataset(root: Path, keys: Mapping[str, Any]) -> Folder:
+    """The dataset that training will use; raise the UserError that training would raise."""
+    empty = {"root": str(root), "num_classes": None, "image_size": IMAGE_SIZE}
     dataset = Folder(**Folder.completed({**empty, **keys}))
+    check_disjoint({split: dataset.cases(split) for split in SPLITS}, dataset.remedy)
+    return dataset
+
+
+def _doubts(dataset: Folder, looks: Sequence[Look], keys: Mapping[str, Any]) -> list[str]:
+    """Warnings of what may make scores too high."""
+    thumbnails = {look.item: look.thumbnail for look in looks if look.thumbnail is not None}
+    by_looks = keys["group"] is None and not dataset.doubts
+    found = [leaks.by_looks(dataset.splits, thumbnails) if by_looks else "", leaks.copies(dataset.splits)]
+    return [*dataset.doubts, *filter(None, found)]
+
+
+def _print_splits(dataset: Folder) -> None:
+    """Print the splits that training will use."""
     cases = {split: dataset.cases(split) for split in SPLITS}
-    check_disjoint(cases, dataset.remedy)
     print("splits")
     for split, part in cases.items():
         labeled = [case for case in part if case.labeled]
@@ -389,6 +476,17 @@ def _print_splits(root: Path, keys: Mapping[str, Any]) -> None:
         print("  test has no masks: the model will be tested on val, which also chooses it")
     if num_left_out := len(dataset.facts) - sum(map(len, cases.values())):
         print(f"  {num_left_out} files without a mask are left out, because their cases are in val or test")
+
+
+def _print_command(root: Path, looks: Sequence[Look]) -> None:
+    """Print the command that trains, with settings for a first look."""
+    sizes = [look.facts.size for look in looks if look.facts]
+    note = note_on_size(sizes, IMAGE_SIZE)
+    size = f" dataset.image_size={fitting_side(sizes)}" if note else ""
+    print(f"train with: ssl4seg-train dataset=folder dataset.root={shlex.quote(str(root))}{size} optimizer=adamw")
+    if note:
+        print(f"  {note}")
+    print("  optimizer=adamw learns within some hundred steps; the default, SGD, is meant for 10000 steps and more")
 
 
 # -- the contact sheet ------------------------------------------------------------------------------------------------
@@ -411,11 +509,17 @@ def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], rea
 
 
 def _shown(looks: Sequence[Look]) -> list[Look]:
-    """Choose the images of the sheet, spread evenly. Three quarters have a mask; more, if few images have none."""
+    """Choose the images of the sheet, spread evenly. Three quarters have a mask; more, if few images have none.
+
+    Masks of more than one class come first: those of background alone show nothing.
+    """
     labeled, unlabeled = ([look for look in looks if bool(look.item.mask) == masked] for masked in (True, False))
     places = COLUMNS * ROWS
     num_unlabeled = min(len(unlabeled), max(places // 4, places - len(labeled)))
-    return _spread(labeled, places - num_unlabeled) + _spread(unlabeled, num_unlabeled)
+    num_labeled = places - num_unlabeled
+    full, empty = ([look for look in labeled if (len(look.codes) > 1) == several] for several in (True, False))
+    chosen = _spread(full, num_labeled)
+    return chosen + _spread(empty, num_labeled - len(chosen)) + _spread(unlabeled, num_unlabeled)
 
 
 def _spread(looks: Sequence[Look], number: int) -> list[Look]:
@@ -431,7 +535,8 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     at = fullest(label, colors) if label.any() else len(label) // 2
     scale = TILE / max(label.shape[1:])
     height, width = (max(1, round(side * scale)) for side in label.shape[1:])
-    picture = np.asarray(Image.fromarray(grey(image[at])).resize((width, height)))
+    step = max(1, max(label.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
+    picture = np.asarray(Image.fromarray(grey(image[at][:, ::step, ::step])).resize((width, height)))
     if item.mask and reader:
         mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
         picture = painted(picture, np.asarray(mask), colors)

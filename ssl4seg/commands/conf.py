@@ -4,6 +4,7 @@
 config.yaml of a run and lay the typed words on it (`laid`).
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ CHOSEN = {"eval": ("dataset", "network", "inference", "postprocess"), "predict":
 """Groups whose choice may be typed for eval and predict, in place of the run's."""
 
 MISSING = object()
+
+logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # its errors become ours
 
 
 def conf_dir() -> Path:
@@ -93,6 +96,17 @@ def own_keys(name: str) -> dict[str, Any]:
     return {key: value for key, value in keys.items() if key not in ("defaults", "hydra")}
 
 
+def run_keys() -> dict[str, Any]:
+    """All keys of a run under the default choices, as the files of conf/ have them."""
+    keys = own_keys("run")
+    entries = [entry if isinstance(entry, dict) else {entry: None} for entry in _defaults("run")]
+    for group, choice in (item for entry in entries for item in entry.items() if item[0] != "_self_"):
+        file = conf_dir() / (f"{group}/{choice}.yaml" if choice else f"{group}.yaml")
+        content = yaml.safe_load(file.read_text())
+        keys |= content if choice is None or "@package _global_" in file.read_text() else {group: content}
+    return keys
+
+
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
     """The YAML files of a group, in all config folders."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
@@ -107,7 +121,12 @@ def composed(name: str, words: Sequence[str], extra: Sequence[Path] = (), *, hyd
     """
     searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return compose(name, overrides=[*searchpath, *words], return_hydra_config=hydra)
+        try:
+            return compose(name, overrides=[*searchpath, *words], return_hydra_config=hydra)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            place = f"{mark.name}: line {mark.line + 1}" if mark else "a configuration file"
+            raise UserError(f"{place}: is no YAML ({error.problem})") from None
 
 
 def value_at(config: Any, key: str) -> Any:

@@ -106,7 +106,8 @@ def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, 
 def _scores(settings: EvalSettings, dataset: Dataset, split: Split, predictor: Predictor) -> tuple[Table, Table | None]:
     """Score the cases of a split; with post-processing a second table holds the scores without it."""
     held = dataset.cases(split)
-    cases = read_all(held, dataset.num_classes, resident=decoded_gib(held, dataset) <= settings.resident_gib)
+    resident = decoded_gib(held, dataset) <= settings.resident_gib
+    cases = read_all(held, dataset.num_classes, channels=dataset.channels, resident=resident)
     table = table_of(dataset, held, settings.metrics, settings.protocol)
     bare = table_of(dataset, held, settings.metrics, settings.protocol) if predictor.steps else None
     with out_of_memory_explained():

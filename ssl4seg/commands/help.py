@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from ssl4seg.commands.conf import EVALUATED, choices, conf_dir, group_names
@@ -66,14 +67,19 @@ def _dotted(file: Path, group: str | None = None) -> list[str]:
     """
     text = file.read_text()
     stack: list[tuple[int, str]] = [] if group is None or "@package _global_" in text else [(-1, group)]
-    lines = []
-    for line in text.splitlines():
+    lines: list[str] = []
+    for above, line in pairwise(["", *text.splitlines()]):
+        if line.startswith(" ") and line.lstrip().startswith("# ") and "#" in above and lines:
+            lines[-1] += line.strip().removeprefix("#")  # a comment goes on in the next line
+            continue
         if not (match := re.match(r"( *)(\w+):(.*)", line)) or match[2] in ("_target_", "defaults"):
-            continue  # comments, lists
+            continue  # lists
         indent = len(match[1])
         stack = [(depth, name) for depth, name in stack if depth < indent] + [(indent, match[2])]
         value = match[3].strip()
-        if value and not value.startswith("#"):
-            value = "[...]" if value.startswith("[") and "]" not in value else value
-            lines.append(f"  {'.'.join(name for _, name in stack)}: {value}")
+        if value.startswith("[") and "]" not in value:
+            value = f"[...]  {value[value.find('#') :]}" if "#" in value else "[...]"
+        if value:  # of a group of keys, its comment
+            space = "  " if value.startswith("#") else " "
+            lines.append(f"  {'.'.join(name for _, name in stack)}:{space}{value}")
     return lines

@@ -16,6 +16,7 @@ from ssl4seg.data.intensities import normalized
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.volumes import as_stored, sliced, spacing_of, stood
+from ssl4seg.data.walk import Found, passed_over, walk
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
@@ -24,6 +25,7 @@ from ssl4seg.run.record import start_log
 from ssl4seg.run.settings import Config, PredictSettings, read
 from ssl4seg.scoring.pictures import Palette, Picture, captioned, legend, overlay, palette, planes, save_labels
 from ssl4seg.scoring.predictor import Predictor
+from ssl4seg.userfiles import expect_regular
 
 log = logging.getLogger("ssl4seg")
 
@@ -41,13 +43,16 @@ def predict_files(config: Config) -> None:
     settings = read(PredictSettings, config)
     source, output = Path(settings.input), Path(settings.output)
     steps = postprocess_of(settings.postprocess)
-    targets = masks_to_write(source, output)
+    inputs = inputs_of(source, output)
+    targets = masks_to_write(source, output, inputs.files)
     fabric = fabric_of(device=settings.device, precision=settings.precision, num_threads=settings.num_threads)
     model = load_run(Path(settings.run), settings, settings.checkpoint, fabric.device)
     writable(output)
     colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
     predictor = predictor_of(model, fabric, settings, batch_size=settings.eval_batch_size, steps=steps)
-    faults = []
+    faults = [*inputs.faults.values()]
+    for note in passed_over(inputs.others, source):
+        log.info(note)
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
@@ -56,9 +61,10 @@ def predict_files(config: Config) -> None:
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-    log.info(f"{len(targets) - len(faults)} masks written to {output}")
+    num = len(targets) + len(inputs.faults)
+    log.info(f"{num - len(faults)} masks written to {output}")
     if faults:
-        raise UserError("\n".join([f"{len(faults)} of {len(targets)} inputs could not be predicted:", *faults]))
+        raise UserError("\n".join([f"{len(faults)} of {num} inputs could not be predicted:", *faults]))
 
 
 def _predict(
@@ -109,9 +115,8 @@ def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], color
     return np.concatenate([picture, legend(classes, present, colors, picture.shape[1])])
 
 
-def masks_to_write(source: Path, output: Path) -> dict[Path, Path]:
+def masks_to_write(source: Path, output: Path, files: Sequence[Path]) -> dict[Path, Path]:
     """Map each mask to write to its input. Refuse to overwrite an input, or to write two masks to one file."""
-    files = _inputs(source, output)
     inputs = {_identity(file) for file in files}
     targets: dict[Path, Path] = {}
     for file in files:
@@ -131,16 +136,23 @@ def _identity(file: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _inputs(source: Path, output: Path) -> list[Path]:
-    if source.is_file():
+def inputs_of(source: Path, output: Path) -> Found:
+    """The images of a folder, or the one file, with what is passed over; a UserError if there is no image."""
+    if not source.is_dir() and source.exists():
         ending(source)
-        return [source]
+        expect_regular(source)
+        return Found([source], {}, [])
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
-    images = (file for file in source.rglob("*") if file.is_file() and file.name.lower().endswith(ENDINGS))
+    found = walk(source)
     # ACDC's masks lie beside the images; an output folder inside the input holds masks of an earlier call.
-    own = output.resolve() if output.resolve() != source.resolve() else None
-    files = sorted(f for f in images if not stem(f).endswith("_gt") and (own is None or own not in f.resolve().parents))
-    if not files:
-        raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)})")
-    return files
+    own = output.resolve() if source.resolve() in output.resolve().parents else None
+    files = [
+        file
+        for file in found.files
+        if not stem(file).endswith("_gt") and (own is None or own not in file.resolve().parents)
+    ]
+    if not files and not found.faults:
+        others = "".join(f"; {note}" for note in passed_over(found.others, source))
+        raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)}){others}")
+    return found._replace(files=sorted(files))

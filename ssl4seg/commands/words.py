@@ -10,7 +10,17 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Tran
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from ssl4seg.commands.conf import EVALUATED, choices, composed, conf_dir, dotted_keys, group_names, own_keys, value_at
+from ssl4seg.commands.conf import (
+    EVALUATED,
+    choices,
+    composed,
+    conf_dir,
+    dotted_keys,
+    group_names,
+    own_keys,
+    run_keys,
+    value_at,
+)
 from ssl4seg.commands.sweeps import SEARCHER, check_plugin
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, expect
@@ -44,6 +54,9 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
             _check_choice(override, groups[override.key_or_group])
     chosen = [_first_choice(o, groups) for o in parsed if o.key_or_group in groups and not o.is_delete()]
     plain: Any = OmegaConf.to_container(composed(name, chosen, extra), resolve=False)
+    if name == "train":
+        _check_files([word for o in parsed if o.key_or_group in groups for word in _choices_of(o, extra)], extra)
+        _check_given(plain, [override.key_or_group for override in parsed])
     for config in _configurations(name, plain, parsed):
         for override in parsed:
             if override.key_or_group not in groups and not override.key_or_group.startswith("hydra"):
@@ -90,6 +103,51 @@ def _check_hydra(name: str, parsed: Sequence[Override], extra: Sequence[Path]) -
     for choice in [choice for override in parsed for choice in _choices_of(override, extra)]:
         chosen, bare = (_hydra(name, words, extra) for words in ([*own, choice], own))
         check_hydra(chosen, bare, f"{choice} of --config-dir", trust=trust)
+
+
+def _check_files(chosen: Sequence[str], extra: Sequence[Path]) -> None:
+    """Refuse a file of --config-dir with a key that nothing reads, or without the class that its group builds.
+
+    Args:
+        chosen: GROUP=CHOICE, of the choices in `extra`.
+    """
+    usual = run_keys()
+    for group, _, choice in (word.lstrip("+").partition("=") for word in chosen):
+        content = _content(group, choice.strip("[]"), extra)
+        file = _file(group, choice.strip("[]"), extra)
+        inner = content.get(group)
+        if group == "experiment" and inner:
+            raise UserError(f"{file}: lacks the first line `# @package _global_`, without which nothing reads its keys")
+        if unread := _unread(content, usual):
+            raise UserError(_unknown(unread[0], [*dotted_keys(usual)], str(file), []))
+        if isinstance(inner, Mapping) and _is_built(usual.get(group)) and not {"_target_", "defaults"} & {*inner}:
+            if group in inner:
+                raise UserError(f"{file}: has {group}: within {group}; begin the file with `# @package _global_`")
+            if "defaults" not in content:
+                raise UserError(f"{file}: names no class; {group} needs _target_: MODULE.CLASS")
+
+
+def _unread(content: Config, usual: Config, prefix: str = "") -> list[str]:
+    """The keys that no run has. What becomes an object has the keys that its constructor takes, and is left out."""
+    unread = []
+    for key, value in content.items():
+        if key not in usual and key not in ("defaults", "hydra"):
+            unread.append(f"{prefix}{key}")
+        elif isinstance(known := usual.get(key), Mapping) and isinstance(value, Mapping) and not _is_built(known):
+            unread += _unread(value, known, f"{prefix}{key}.")
+    return unread
+
+
+def _is_built(node: Any) -> bool:
+    return isinstance(node, Mapping) and "_target_" in node
+
+
+def _check_given(config: Any, typed: Sequence[str], place: str = "") -> None:
+    """Refuse a value that a file leaves to the user (???) and that was not typed."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if value == "???" and f"{place}{key}" not in typed:
+            raise UserError(f"{place}{key} is not set (??? in its file): type {place}{key}=VALUE")
+        _check_given(value, typed, f"{place}{key}.")
 
 
 def _choices_of(override: Override, folders: Sequence[Path]) -> list[str]:
@@ -189,10 +247,14 @@ def _with_key(key: str, groups: Iterable[str], folders: Sequence[Path]) -> list[
 
 def _content(group: str, choice: str, folders: Sequence[Path]) -> Config:
     """A choice's keys, in their places in a configuration."""
-    file = next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
+    file = _file(group, choice, folders)
     content: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     whole = "@package _global_" in file.read_text()
     return content if whole and isinstance(content, dict) else {group: content}
+
+
+def _file(group: str, choice: str, folders: Sequence[Path]) -> Path:
+    return next(file for folder in folders if (file := folder / group / f"{choice}.yaml").exists())
 
 
 def _unknown(key: str, known: Sequence[str], line: str, others: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.formats import h5_facts, read_h5
+from ssl4seg.data.formats import h5_facts, read_h5, whole_labels
 from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import only
 from ssl4seg.errors import UserError
@@ -95,7 +95,7 @@ class ACDC(Dataset):
         return Volume(image, self._label(file, index) if label else None)
 
     def _label(self, file: Path, index: int | None) -> LabelArray:
-        label = read_h5(file, "label", index)
+        label = whole_labels(read_h5(file, "label", index))
         if self.ignore_index is not None:
             label = np.where(label == self.ignore_index, IGNORE, label)
         elif (label == IGNORE).any():

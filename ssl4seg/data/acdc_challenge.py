@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Volume, checked
-from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem
+from ssl4seg.data.formats import h5_facts, nifti_spacing, read_nifti, stem, whole_labels
 from ssl4seg.data.images import axes_of_mask
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.orientation import AS_STORED
+from ssl4seg.data.walk import walk
 from ssl4seg.errors import UserError
 
 ACDC_CLASSES = 4
@@ -33,7 +34,8 @@ def prepare_acdc(source: Path, dest: Path) -> tuple[int, int]:
     """
     if not source.is_dir():
         raise UserError(f"{source}: there is no such folder")
-    frames = sorted(file for file in source.rglob("patient*_frame*.nii*") if FRAME.search(file.name))
+    found = walk(source)
+    frames = sorted(file for file in found.files if FRAME.search(file.name))
     if not frames:
         raise UserError(f"{source}: holds no patientXXX_frameNN.nii.gz; give the folder of the challenge's patients")
     names = [stem(frame) for frame in frames]
@@ -43,14 +45,15 @@ def prepare_acdc(source: Path, dest: Path) -> tuple[int, int]:
         (dest / "data").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{dest}: cannot be written ({error.strerror})") from None
-    written, faults = 0, []
+    written, faults = 0, [fault for file, fault in found.faults.items() if FRAME.search(file.name)]
+    num = len(frames) + len(faults)
     for frame in frames:
         try:
             written += _convert(frame, dest / "data" / f"{stem(frame)}.h5")
         except UserError as error:
             faults.append(str(error))
     if faults:
-        raise UserError("\n".join([f"{len(faults)} of {len(frames)} volumes could not be prepared:", *faults]))
+        raise UserError("\n".join([f"{len(faults)} of {num} volumes could not be prepared:", *faults]))
     return written, len(frames) - written
 
 
@@ -70,7 +73,7 @@ def _convert(frame: Path, target: Path) -> bool:
     label: LabelArray | None = None
     if mask:
         axes_of_mask(mask, frame, AS_STORED)  # refuses a mask that lies elsewhere
-        values, _ = read_nifti(mask)
+        values = whole_labels(read_nifti(mask)[0])
         if not np.isin(values, range(ACDC_CLASSES)).all():
             wrong = [value.item() for value in np.unique(values) if value not in range(ACDC_CLASSES)]
             raise UserError(f"{mask}: label values {wrong[:5]} lie outside the classes 0..{ACDC_CLASSES - 1}")

@@ -62,8 +62,11 @@ def full_scale(image: ImageArray) -> int:
     return 255 if image.dtype == np.uint8 else 1
 
 
-def checked(volume: Volume, source: str, num_classes: int) -> Volume:
+def checked(volume: Volume, source: str, num_classes: int, channels: int | None = None) -> Volume:
     """Return the volume if its shapes, its values and its labels are as they must be.
+
+    Args:
+        channels: of the image, as `dataset.channels` says; None: any number.
 
     Raises:
         UserError: names `source`, which is the case or file, and the fault.
@@ -73,6 +76,11 @@ def checked(volume: Volume, source: str, num_classes: int) -> Volume:
         raise UserError(
             f"{source}: the image has shape {image.shape}; expected slices x channels x height x width, "
             "or 1 x channels x three axes"
+        )
+    if channels not in (None, image.shape[1]):
+        raise UserError(
+            f"{source}: the image has {image.shape[1]} channel(s), but dataset.channels={channels}; "
+            f"set dataset.channels={image.shape[1]} if all images are so, or mend what reads this one"
         )
     if image.dtype != np.uint8 and not np.isfinite(image).all():
         raise UserError(

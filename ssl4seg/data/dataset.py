@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict, g
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import Case, ImageArray, full_scale
+from ssl4seg.data.case import Case, ImageArray, checked, full_scale
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.volumes import volume_of
 from ssl4seg.errors import UserError
@@ -25,13 +25,30 @@ class Statistics(NamedTuple):
     std: list[float]
 
 
+PART = 2**20
+"""Pixels that are counted at once."""
+
+
 def moments(image: ImageArray) -> npt.NDArray[np.float64]:
     """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, *X]."""
     scale = full_scale(image)
     values = image.swapaxes(0, 1).reshape(image.shape[1], -1)
-    first = values.sum(axis=1, dtype=np.float64) / scale
-    second = np.square(values, dtype=np.float64).sum(axis=1) / scale**2
+    if values.dtype == np.uint8:  # without the arrays of float64; the sums are whole numbers, the same to the last bit
+        counts = np.stack([byte_counts(channel) for channel in values])
+        first, second = (counts @ np.arange(256) ** power / scale**power for power in (1, 2))
+    else:
+        first = values.sum(axis=1, dtype=np.float64)
+        second = np.square(values, dtype=np.float64).sum(axis=1)
     return np.stack([np.full(len(values), float(values.shape[1])), first, second])
+
+
+def byte_counts(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """[256] How often each number of uint8 occurs; by parts, because NumPy counts bytes in a copy 8 times as large."""
+    flat = values.reshape(-1)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(flat), PART):
+        counts += np.bincount(flat[start : start + PART], minlength=256)
+    return counts
 
 
 def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:
@@ -93,6 +110,8 @@ class Dataset(ABC):
     """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
     notes: Sequence[str] = ()
     """Sentences for the log, on how files are read."""
+    doubts: Sequence[str] = ()
+    """Warnings for the log, of probable mistakes in the data."""
     place: ClassVar[str] = "the folder of the dataset"
     """What `dataset.root` must be, with an example, for the message that asks for it."""
     remedy: ClassVar[str] = "mend the lists of the dataset"
@@ -193,5 +212,6 @@ class Dataset(ABC):
             return Statistics(list(self.mean), list(self.std))
         sums = np.zeros((3, self.channels))
         for case in self.cases("train"):
-            sums += moments(case.volume(label=False).image)
+            volume = checked(case.volume(label=False), case.name, self.num_classes, self.channels)
+            sums += moments(volume.image)
         return statistics_of(sums)

@@ -8,29 +8,43 @@ layout.py describes the folders that it reads.
 """
 
 import hashlib
+import math
 import re
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import yaml
 
+from ssl4seg.data import leaks
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, contradiction, facts, read_image
 from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import COMMON
-from ssl4seg.data.layout import Item, find
+from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
 from ssl4seg.data.volumes import as_stored
 from ssl4seg.errors import UserError
-from ssl4seg.keys import Key, check_keys, is_list, is_rgb_color, is_whole, number_in, one_of, optional, or_word
+from ssl4seg.keys import (
+    Key,
+    check_keys,
+    is_list,
+    is_rgb_color,
+    is_whole,
+    number_in,
+    one_of,
+    optional,
+    or_word,
+    true_or_false,
+)
+from ssl4seg.userfiles import MAX_YAML, expect_regular, read_yaml
 
 DESCRIPTION = "dataset.yaml"
 DEFAULTS: dict[str, Any] = {
@@ -50,6 +64,7 @@ DEFAULTS: dict[str, Any] = {
     "background": True,
     "palette": None,
     "group": None,
+    "skip_orphans": False,
     "val_ratio": 0.1,
     "test_ratio": 0.2,
     "seed": 0,
@@ -59,18 +74,19 @@ DEFAULTS: dict[str, Any] = {
 
 def is_name(value: Any) -> bool:
     """Whether it can name a folder of runs."""
-    return isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) is not None
 
 
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
 OWN = {
-    "name": optional(Key(is_name, "letters, digits, - and _")),
+    "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
     "h5_axes": one_of("xyz", "zyx"),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
+    "skip_orphans": true_or_false,
     "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
     "test_ratio": number_in("[0, 1)", "a share"),
     "seed": Key(is_whole, "a whole number"),
@@ -89,6 +105,7 @@ class Folder(Dataset):
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
         ignore_color: colour in the masks that no loss and no metric counts.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
+        skip_orphans: leave out masks without an image; else they are refused.
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
         orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
@@ -108,6 +125,7 @@ class Folder(Dataset):
         colors: Sequence[Color] | None = None,
         ignore_color: Color | None = None,
         group: str | None = None,
+        skip_orphans: bool = DEFAULTS["skip_orphans"],
         val_ratio: float = DEFAULTS["val_ratio"],
         test_ratio: float = DEFAULTS["test_ratio"],
         seed: int = DEFAULTS["seed"],
@@ -119,7 +137,7 @@ class Folder(Dataset):
         super().__init__(**common)
         folder = self.folder(root)
         own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
-        own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes}
+        own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
         self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
@@ -127,15 +145,19 @@ class Folder(Dataset):
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
         self.normalized = Normalizer(self.normalize)
-        items = items_of(folder, group)
+        layout = layout_of(folder, group, skip_orphans)
+        items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
         self.space = space_of(items, orientation, slice_axis, axes=self.axes)
         self.facts = headers_of(items, self.channels, self.space)
-        self.notes = notes_on_volumes(items, self.space)
+        sizes = [fact.size for fact in self.facts.values()]
+        note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
+        self.notes = [*layout.notes, *notes_on_volumes(items, self.space), *filter(None, [note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
+        self.doubts = [*filter(None, [leaks.by_names(self.splits) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
@@ -191,7 +213,7 @@ class Folder(Dataset):
         check_keys(configured, KEYS, "dataset.")
         full = dict(keys) | DEFAULTS | read_description(root) | configured
         if full["classes"] is None:
-            items_of(root, full["group"])  # raises first if this is not such a folder at all
+            layout_of(root, full["group"], full["skip_orphans"])  # raises first if this is not such a folder at all
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
@@ -199,7 +221,7 @@ class Folder(Dataset):
         full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
-        items = items_of(root, full["group"])
+        items = layout_of(root, full["group"], full["skip_orphans"]).items
         space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full["image_size"])))
         full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
@@ -266,6 +288,32 @@ def notes_on_volumes(items: Sequence[Item], space: Space) -> list[str]:
     return notes + found[:3] + ([f"... and {len(found) - 3} more such files"] if len(found) > 3 else [])
 
 
+def fitting_side(sizes: Iterable[tuple[int, int]]) -> int:
+    """The `image_size` at which most images keep their detail: the usual longer side, at most 512, in steps of 32."""
+    return min(512, 32 * math.ceil(_longer_side(sizes) / 32))
+
+
+def note_on_size(sizes: Sequence[tuple[int, int]], image_size: int) -> str:
+    """What a user should know where `image_size` does not fit the sizes of the images; "" where it does."""
+    longer, side = _longer_side(sizes), fitting_side(sizes)
+    if image_size >= 1.5 * side:
+        return (
+            f"dataset.image_size={image_size} enlarges the images, of about {longer} pixels, {image_size / longer:.1f} "
+            f"times; dataset.image_size={side} is faster and keeps every detail"
+        )
+    if longer > 2 * image_size:
+        return (
+            f"dataset.image_size={image_size} shrinks the images, of about {longer} pixels, {longer / image_size:.1f} "
+            f"times unless crops are trained on; dataset.image_size={side} keeps more, and views=natural "
+            "inference=sliding keep all"
+        )
+    return ""
+
+
+def _longer_side(sizes: Iterable[tuple[int, int]]) -> int:
+    return statistics.median_low([max(size) for size in sizes])
+
+
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
     """The user's palette, else the colours in the masks unless one of them is a number."""
     colors = keys["colors"] if keys["palette"] is None else keys["palette"]
@@ -280,14 +328,13 @@ def _sliceable(item: Item) -> bool:
 def read_description(root: Path) -> dict[str, Any]:
     """The keys that ROOT/dataset.yaml sets; none without such a file."""
     file = root / DESCRIPTION
-    if not file.exists():
+    if not file.exists() and not file.is_symlink():
         return {}
+    expect_regular(file)  # before the hint is looked for in it
     try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except yaml.MarkedYAMLError as error:
-        raise UserError(f"{file}: cannot be read ({_place(error)}){_unquoted(file)}") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+        content = read_yaml(file) or {}
+    except UserError as error:
+        raise UserError(f"{error}{_unquoted(file)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no keys; expected for example classes: [background, cell]")
     if unknown := [str(key) for key in content if key not in DEFAULTS]:
@@ -297,26 +344,21 @@ def read_description(root: Path) -> dict[str, Any]:
     return keys
 
 
-def _place(error: yaml.MarkedYAMLError) -> str:
-    where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-    return f"{where}{error.problem}"
-
-
 def _unquoted(file: Path) -> str:
     """A hint if a colour has no quotes: YAML reads it as a comment."""
-    bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text())
+    bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text(errors="replace")[:MAX_YAML])
     return f'; # begins a comment, so colours need quotes: "{bare[1]}"' if bare else ""
 
 
-def items_of(root: Path, group: str | None) -> list[Item]:
-    """The items of a folder.
+def layout_of(root: Path, group: str | None, skip_orphans: bool) -> Layout:
+    """What a folder holds.
 
     Raises:
         UserError: if there is a fault in its names.
     """
-    layout = find(root, group)
+    layout = find(root, group, skip_orphans=skip_orphans)
     _raise(layout.faults)
-    return layout.items
+    return layout
 
 
 def headers_of(items: Sequence[Item], channels: int | None, space: Space) -> dict[Item, Facts]:

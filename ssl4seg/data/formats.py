@@ -16,12 +16,19 @@ from PIL import ExifTags, Image
 from ssl4seg.data.case import LabelArray, Spacing
 from ssl4seg.data.orientation import Affine, check_affine
 from ssl4seg.errors import UserError
+from ssl4seg.memory import free_memory
+from ssl4seg.userfiles import expect_regular
 
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit of 179 million pixels; `_expect_memory` has that of the machine
 NIFTI = (".nii.gz", ".nii")
 H5 = (".h5", ".hdf5")
 TIFF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
 ENDINGS = NIFTI + H5 + TIFF + PICTURE
+
+
+MANY_BYTES = 2**26
+"""Arrays up to this size are read without a look at the machine's memory."""
 
 
 def stem(path: Path) -> str:
@@ -43,11 +50,17 @@ def ending(path: Path) -> str:
 
 @contextmanager
 def _named_faults(path: Path, kind: str) -> Iterator[None]:
-    """Turn every error in the block into a UserError that names the file: damaged files raise errors of many types."""
+    """Turn every error in the block into a UserError that names the file: damaged files raise errors of many types.
+
+    What is no regular file is refused before the block opens it.
+    """
+    expect_regular(path)
     try:
         yield
     except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f"{path}: its pixels do not fit in the memory of this machine ({error})") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
@@ -76,6 +89,39 @@ def _expect_numbers(path: Path, dtype: np.dtype[Any]) -> None:
     """Refuse strings, complex numbers, records, references and whatever else is no plain number."""
     if dtype.kind not in "biuf":
         raise UserError(f"{path}: holds values of type {dtype}; expected bool, whole numbers or float")
+
+
+def _expect_memory(path: Path, shape: Sequence[int], dtype: np.dtype[Any], *, scaled: bool) -> None:
+    """Refuse an array that its header declares larger than memory, before a byte of it is decoded.
+
+    Args:
+        scaled: whether a copy in float32 follows, as of all but pictures of 8 bit.
+    """
+    need = math.prod(shape) * (dtype.itemsize + 4 * scaled)
+    if need <= MANY_BYTES:
+        return
+    free = free_memory()
+    if free is not None and need > free:
+        size = " x ".join(map(str, shape))
+        raise UserError(
+            f"{path}: declares {size} values of {dtype}, which take {need / 2**30:.3g} GiB of memory to read; this "
+            f"machine has {free / 2**30:.3g} GiB free: divide or shrink the file, or take a larger machine"
+        )
+
+
+NEARLY = 1e-3
+"""A label in float counts as the whole number that it is so close to."""
+
+
+def whole_labels(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of a mask, those in float rounded where they are within NEARLY of a whole number.
+
+    Programs that scale or resample masks write 0.99999 for 1.
+    """
+    if values.dtype.kind != "f":
+        return values
+    rounded = np.rint(values)
+    return np.where(np.abs(values - rounded) <= NEARLY, rounded, values)
 
 
 # -- as a viewer shows it ---------------------------------------------------------------------------------------------
@@ -117,7 +163,10 @@ def _upright_size(size: Sequence[int], tag: int) -> tuple[int, int]:
 def read_h5(path: Path, key: str, index: int | None = None) -> npt.NDArray[Any]:
     """The array `key`; with `index` only that part of the first axis, as an axis of length 1."""
     with _h5(path, key) as file:
-        return np.asarray(file[key][() if index is None else slice(index, index + 1)])
+        array = file[key]
+        shape = array.shape if index is None else (1, *array.shape[1:])
+        _expect_memory(path, shape, array.dtype, scaled=True)
+        return np.asarray(array[() if index is None else slice(index, index + 1)])
 
 
 def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:
@@ -215,6 +264,11 @@ def _nifti(path: Path) -> Any:
         with image.file_map["image"].get_prepare_fileobj("rb") as file:
             raw = type(image.header).from_fileobj(file, check=False)
         _expect_numbers(path, image.get_data_dtype())
+        if min(image.shape, default=0) < 1:
+            raise UserError(f"{path}: has the dimensions {image.shape}, and so no voxels; mend or remove the file")
+        is_whole = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
+        dtype = image.get_data_dtype() if is_whole else np.dtype(float)
+        _expect_memory(path, image.shape, dtype, scaled=True)
         pixdim = np.ones(3)
         pixdim[: min(3, image.ndim)] = raw["pixdim"][1 : 1 + min(3, image.ndim)]
         _spacing(pixdim[::-1], path)
@@ -302,7 +356,10 @@ def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
 def _tiff(path: Path) -> Iterator[Any]:
     """The first series of a TIFF's pages."""
     with _named_faults(path, "TIFF"), tifffile.TiffFile(path) as file:
-        yield file.series[0]
+        series = file.series[0]
+        if series.dtype is not None:
+            _expect_memory(path, series.shape, series.dtype, scaled=series.dtype.itemsize > 1)
+        yield series
 
 
 def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
@@ -326,6 +383,9 @@ def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
 def opened(path: Path) -> Iterator[Image.Image]:
     """A picture of which only the header is read; an error in the block counts as a fault of the file."""
     with _named_faults(path, "a picture"), Image.open(path) as picture:
+        is_deep = picture.mode[0] in "IF"
+        shape = (picture.height, picture.width, len(picture.getbands()))
+        _expect_memory(path, shape, np.dtype(np.int32 if is_deep else np.uint8), scaled=is_deep)
         yield picture
 
 

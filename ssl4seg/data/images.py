@@ -33,6 +33,7 @@ from ssl4seg.data.formats import (
     refuse_opacity,
     size_of,
     tiff_facts,
+    whole_labels,
     write_h5_label,
     write_nifti,
     write_picture,
@@ -191,7 +192,7 @@ def read_image(path: Path, channels: int, index: int | None = None, *, space: Sp
     if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
         return _converted(image.astype(np.uint8) * (255 if pixels.dtype == bool else 1), channels, path)
     scale = 65535 if kind in TIFF and pixels.dtype == np.uint16 else 1
-    return _converted((image / np.float32(scale)).astype(np.float32), channels, path)
+    return _converted((image / np.float32(scale)).astype(np.float32, copy=False), channels, path)
 
 
 def read_picture(path: Path, channels: int) -> ImageArray:
@@ -244,7 +245,7 @@ def read_values(path: Path, *, colored: bool, index: int | None = None, axes: Ax
         index: read only this slice of an h5 volume.
         axes: how they are laid.
     """
-    return laid(_stored_values(path, colored=colored, index=index), axes, (0, 1, 2))
+    return laid(whole_labels(_stored_values(path, colored=colored, index=index)), axes, (0, 1, 2))
 
 
 def _stored_values(path: Path, *, colored: bool, index: int | None) -> npt.NDArray[Any]:

@@ -19,6 +19,9 @@ from ssl4seg.keys import (
     whole,
 )
 
+MAX_NAME = 100
+"""Characters in the name of a class, which stands in tables, legends and keys."""
+
 
 def only(value: int, dataset: str) -> Key:
     """The one value that a dataset allows."""
@@ -26,8 +29,10 @@ def only(value: int, dataset: str) -> Key:
 
 
 def _are_classes(value: Any) -> bool:
-    names = is_list(value) and all(isinstance(name, str) and name and name != RESERVED for name in value)
-    return names and 2 <= len(set(value)) == len(value) <= IGNORE
+    if not (is_list(value) and all(isinstance(name, str) and name != RESERVED for name in value)):
+        return False
+    fit = all(0 < len(name) <= MAX_NAME and name.isprintable() for name in value)
+    return fit and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
 def _are_numbers(value: Any) -> bool:
@@ -37,8 +42,8 @@ def _are_numbers(value: Any) -> bool:
 COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
-        f"a list of 2 to {IGNORE} different names, background first, none of them {RESERVED!r} "
-        "(numbers and yes in quotes)",
+        f"a list of 2 to {IGNORE} different names of up to {MAX_NAME} printable characters, background first, none of "
+        f"them {RESERVED!r} (numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),
     "channels": whole(1),

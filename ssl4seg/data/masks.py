@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
+from ssl4seg.data.dataset import byte_counts
 from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in
 from ssl4seg.data.images import read_values
 from ssl4seg.data.orientation import STORED, Axes
@@ -47,9 +48,10 @@ def code_of(color: Color) -> int:
 
 
 def codes_of(values: npt.NDArray[Any]) -> Codes:
-    """The codes [S, H, W] of numbers [S, H, W] or colours [S, H, W, 3]."""
+    """The codes [S, H, W] of numbers [S, H, W] or colours [S, H, W, 3]; whole numbers from 0 to 255 become uint8."""
     if values.ndim == 3:
-        return values
+        is_small = values.dtype.kind in "iu" and values.min(initial=0) >= 0 and values.max(initial=0) < 256
+        return values.astype(np.uint8, copy=False) if is_small else values  # bytes are counted and looked up fast
     red, green, blue = np.moveaxis(values.astype(np.int32), -1, 0)
     codes: Codes = np.where((red == green) & (green == blue), red, FIRST_COLOR + (red << 16 | green << 8 | blue))
     return codes
@@ -58,6 +60,14 @@ def codes_of(values: npt.NDArray[Any]) -> Codes:
 def is_colored(code: float) -> bool:
     """Whether a code stands for a colour other than grey."""
     return FIRST_COLOR <= code < FIRST_COLOR + 2**24
+
+
+MANY = 8
+"""With more unknown numbers than this, a mask may number objects."""
+INSTANCES = (
+    "; if the numbers count single objects (instance masks), save masks of classes: numpy.where(mask > 0, 1, 0) makes "
+    "every object class 1"
+)
 
 
 def name_of(code: float) -> str:
@@ -147,6 +157,8 @@ class MaskReader:
         """The same from the file's codes [S, H, W]."""
         if codes.dtype == np.uint8:  # a table of all 256 is ten times as fast
             class_of, is_known = self._look_up(np.arange(256))
+            if not byte_counts(codes)[~is_known].any():
+                return class_of[codes]
             label, known = class_of[codes], is_known[codes]
         else:
             label, known = self._look_up(codes)
@@ -166,6 +178,11 @@ class MaskReader:
         shown += ", ..." if len(codes) > 5 else ""
         if kind in (".jpg", ".jpeg"):
             return f"unknown colours {shown}; JPEG blurs masks, keep them as PNG"
+        if any(code % 1 for code in codes.tolist()):
+            return (
+                f"holds values that are no whole numbers: {shown}; a mask has one whole number for each class: was it "
+                "scaled, or resampled other than by the nearest neighbour?"
+            )
         if self.colored:
             return f"unknown colours {shown}; add them to colors in dataset.yaml, or ignore_color, or mend the mask"
         if any(map(is_colored, codes.tolist())):
@@ -174,4 +191,5 @@ class MaskReader:
         return (
             f"label values {shown} lie outside the {self.num_classes} classes 0..{self.num_classes - 1}; add them to "
             f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [IGNORE] else ''}"
+            f"{INSTANCES if len(codes) > MANY else ''}"
         )

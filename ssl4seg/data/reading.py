@@ -21,8 +21,8 @@ class OnDemand(Sequence[tuple[Case, Volume]]):
     up to eight images, but volumes, which take more memory, one at a time.
     """
 
-    def __init__(self, cases: Sequence[Case], num_classes: int) -> None:
-        self.cases, self.num_classes = cases, num_classes
+    def __init__(self, cases: Sequence[Case], num_classes: int, channels: int | None = None) -> None:
+        self.cases, self.num_classes, self.channels = cases, num_classes, channels
         self.ahead = max(1, 8 // max((case.num_images for case in cases), default=1))
 
     def __len__(self) -> int:
@@ -34,13 +34,13 @@ class OnDemand(Sequence[tuple[Case, Volume]]):
     def __getitem__(self, index: slice) -> "OnDemand": ...
     def __getitem__(self, index: int | slice) -> "tuple[Case, Volume] | OnDemand":
         if isinstance(index, slice):
-            return OnDemand(self.cases[index], self.num_classes)
+            return OnDemand(self.cases[index], self.num_classes, self.channels)
         return self._read(self.cases[index])
 
     def _read(self, case: Case) -> tuple[Case, Volume]:
         if not case.labeled:
             raise UserError(f"{case.name}: has no mask; every case of val and test needs one")
-        return case, checked(case.read(), case.name, self.num_classes)
+        return case, checked(case.read(), case.name, self.num_classes, self.channels)
 
     def __iter__(self) -> Iterator[tuple[Case, Volume]]:
         waiting, pool = iter(self.cases), ThreadPoolExecutor(self.ahead)
@@ -54,9 +54,11 @@ class OnDemand(Sequence[tuple[Case, Volume]]):
             pool.shutdown(cancel_futures=True)
 
 
-def read_all(cases: Sequence[Case], num_classes: int, *, resident: bool = True) -> Sequence[tuple[Case, Volume]]:
-    """Every case of a split: read now (`resident`), or each when it is asked for."""
-    found = OnDemand(cases, num_classes)
+def read_all(
+    cases: Sequence[Case], num_classes: int, *, channels: int | None = None, resident: bool = True
+) -> Sequence[tuple[Case, Volume]]:
+    """Every case of a split, checked: read now (`resident`), or each when it is asked for."""
+    found = OnDemand(cases, num_classes, channels)
     return [found[index] for index in range(len(found))] if resident else found
 
 

@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.formats import ENDINGS
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in
+from ssl4seg.userfiles import read_text
 
 SUFFIX = re.compile(r"(_slice_\d+|_leftImg8bit|_gtFine\w*)$")
 """What follows the case's name in the literature's lists: the slice, or the kind of Cityscapes file."""
+MAX_LINE = 4096
+"""Characters of a line in a list: as many as a path may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +160,16 @@ def read_names(file: Path, known: Collection[str], *, source: str, what: str, hi
         hint: the end of an error.
     """
     try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: cannot be read ({error}){hint}") from None
+        text = read_text(file, source)
+    except UserError as error:
+        raise UserError(f"{error}{hint}") from None
     spaced = any(" " in name for name in known)
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if long := [number for number, line in lines.items() if len(line) > MAX_LINE]:
+        raise UserError(f"{source}: line {long[0]} has more than {MAX_LINE} characters; expected one name a line{hint}")
     words = {number: line if spaced else line.split()[0] for number, line in lines.items()}
-    names = {number: known_name(word, known) for number, word in words.items()}
+    spelled = {normalize("NFC", name): name for name in known}  # a name may be typed in another Unicode form
+    names = {number: spelled.get(known_name(normalize("NFC", word), spelled) or "") for number, word in words.items()}
     if missing := [number for number, name in names.items() if name is None]:
         shown = ", ".join(f"line {number} {words[number]!r}{_nearest(words[number], known)}" for number in missing[:3])
         raise UserError(

@@ -105,16 +105,25 @@ class Store(Images):
     Args:
         cases: each is read once and checked.
         num_classes: K, to check the masks against.
+        channels: C, to check the images against; None: any number.
         labels: whether masks are read and held.
         device: holds the images.
     """
 
-    def __init__(self, cases: Sequence[Case], *, num_classes: int, labels: bool, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        *,
+        num_classes: int,
+        channels: int | None = None,
+        labels: bool,
+        device: torch.device | str,
+    ) -> None:
         super().__init__()
         self.images: list[Tensor] = []
         self.labels: list[Tensor | None] = []
         for case in cases:
-            volume = checked(case.volume(label=labels), case.name, num_classes)
+            volume = checked(case.volume(label=labels), case.name, num_classes, channels)
             self.images += torch.from_numpy(volume.image).to(device).unbind()
             if labels and volume.label is not None:
                 self.labels += torch.from_numpy(volume.label).to(device).unbind()

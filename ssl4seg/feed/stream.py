@@ -31,15 +31,23 @@ class Stream(Images):
     Args:
         cases: each is checked whenever it is read.
         num_classes: K, to check the masks against.
+        channels: C, to check the images against; None: any number.
         labels: whether masks are read.
         cache_bytes: memory for the decoded cases used last; the very last one always stays.
     """
 
     def __init__(
-        self, cases: Sequence[Case], *, num_classes: int, labels: bool, cache_bytes: int = CACHE_BYTES
+        self,
+        cases: Sequence[Case],
+        *,
+        num_classes: int,
+        channels: int | None = None,
+        labels: bool,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         super().__init__()
-        self.cases, self.num_classes, self.labels, self.cache_bytes = cases, num_classes, labels, cache_bytes
+        self.cases, self.num_classes, self.channels = cases, num_classes, channels
+        self.labels, self.cache_bytes = labels, cache_bytes
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
         self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32)
         self.cache: dict[int, Volume] = {}
@@ -68,7 +76,7 @@ class Stream(Images):
         return image[i], label[i] if self.labels and label is not None else None
 
     def _checked(self, number: int, volume: Volume) -> Volume:
-        return checked(volume, self.cases[number].name, self.num_classes)
+        return checked(volume, self.cases[number].name, self.num_classes, self.channels)
 
     def one(self, index: int) -> tuple[Tensor, Tensor | None]:
         image, label = self.slice(*self.places[index])

@@ -1,6 +1,10 @@
 """Build objects from a configuration. Below the commands only this module knows Hydra."""
 
+import inspect
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +41,33 @@ def build(config: Config, where: str, **more: Any) -> Any:
                 raise cause from None
         if isinstance(cause, MemoryError | torch.OutOfMemoryError):
             raise cause from None
-        hint = "; is its folder on PYTHONPATH?" if isinstance(cause, ModuleNotFoundError) else ""
-        raise UserError(f"{where}: cannot be built: {str(cause).splitlines()[0]}{hint}") from None
+        if misspelt := _misspelt(cause, config, where):
+            raise UserError(misspelt) from None
+        raise UserError(f"{where}: cannot be built: {_missing(cause) or str(cause).splitlines()[0]}") from None
+
+
+def _misspelt(cause: BaseException, config: Config, where: str) -> str:
+    """The message for a key that the constructor does not take, with the nearest that it takes; "" for other errors."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(cause)) if isinstance(cause, TypeError) else None
+    if not found or found[1] not in config:
+        return ""
+    kind = hydra.utils.get_object(config["_target_"])
+    known = {key for base in getattr(kind, "__mro__", ()) for key in inspect.signature(base.__init__).parameters}
+    near = get_close_matches(found[1], known - {"self"}, 1)
+    hint = f"; did you mean {where}.{near[0]}?" if near else ""
+    return f"{where}.{found[1]}: {config['_target_']} takes no such key{hint}"
+
+
+def _missing(cause: BaseException) -> str:
+    """The message for a module or a class that does not exist; "" for other errors."""
+    if not isinstance(cause, ModuleNotFoundError):
+        return ""
+    parent, _, name = str(cause.name).rpartition(".")
+    if (module := sys.modules.get(parent)) is None:  # not even its module could be imported
+        return f"{cause}; is its folder on PYTHONPATH?"
+    classes = [key for key, value in vars(module).items() if isinstance(value, type) and value.__module__ == parent]
+    near = get_close_matches(name, classes, 1) or classes[:5]
+    return f"{parent} has no {name}" + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def dataset_of(dataset: Config) -> Dataset:

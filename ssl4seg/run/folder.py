@@ -15,6 +15,7 @@ import yaml
 
 from ssl4seg.errors import UserError
 from ssl4seg.run.versions import current
+from ssl4seg.userfiles import read_text, read_yaml
 
 log = logging.getLogger("ssl4seg")
 
@@ -198,10 +199,7 @@ def read_config(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     if not is_run(run):
         raise UserError(f"run={run}: is no run folder, it has no config.yaml")
-    try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is damaged ({str(error).splitlines()[0]})") from None
+    config = read_yaml(file)
     if not isinstance(config, dict):
         raise UserError(f"{file}: is damaged; it holds no configuration")
     return current(config)
@@ -210,8 +208,8 @@ def read_config(run: Path) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; a UserError names a damaged file."""
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object")

@@ -132,7 +132,7 @@ class Training:
         self.held_cases: dict[Split, list[Case]] = {split: cases[split] for split in cases if split != "train"}
         resident = self._resident([case for part in self.held_cases.values() for case in part], "val and test")
         self.held_out: dict[Split, Cases] = {
-            split: read_all(part, self.dataset.num_classes, resident=resident)
+            split: read_all(part, self.dataset.num_classes, channels=self.dataset.channels, resident=resident)
             for split, part in self.held_cases.items()
         }
         self._warn_of_missing_classes()
@@ -160,6 +160,8 @@ class Training:
             log.info(shortage)
         for note in self.dataset.notes:
             log.info(note)
+        for doubt in self.dataset.doubts:
+            log.warning(doubt)
         if self.dataset.tested_on != "test":
             log.info(NO_TEST.format(self.names["dataset"]))
         if schedule := str(self.transfer):
@@ -205,15 +207,16 @@ class Training:
         return size <= budget
 
     def _batches(self) -> Batches:
-        settings, device, num_classes = self.settings, self.fabric.device, self.dataset.num_classes
+        settings, device = self.settings, self.fabric.device
+        expected = {"num_classes": self.dataset.num_classes, "channels": self.dataset.channels}
         used = {"labeled": self.split.labeled}
         if self.method.needs_unlabeled:
             used["unlabeled"] = self.split.unlabeled
         resident = self._resident([case for cases in used.values() for case in cases], "training")
         stores: dict[str, Store | Stream] = {
-            part: Store(cases, num_classes=num_classes, labels=part == "labeled", device=device)
+            part: Store(cases, **expected, labels=part == "labeled", device=device)
             if resident
-            else Stream(cases, num_classes=num_classes, labels=part == "labeled")
+            else Stream(cases, **expected, labels=part == "labeled")
             for part, cases in used.items()
         }
         unlabeled = stores.get("unlabeled")

@@ -101,6 +101,8 @@ def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> P
 
 def fullest(label: LabelArray, colors: Palette, axis: int = 0) -> int:
     """The plane across `axis` of a label [S, H, W] or [X, Y, Z] with most painted pixels."""
+    if label.shape[axis] == 1:
+        return 0
     others = tuple(k for k in range(label.ndim) if k != axis)
     return int((colors.shows(label) & (label != IGNORE)).sum(axis=others).argmax())
 

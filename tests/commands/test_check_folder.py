@@ -1,27 +1,37 @@
 """ssl4seg-prepare check, and that training refuses a faulty folder with the same words."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import bodies
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 import yaml
-from folders import describe, drawn, folder, save, write_pairs, write_root
+from folders import CLASSES, describe, drawn, folder, save, write_pairs, write_root
 from helpers import MACHINE, SHORT, SMALL, run, succeed
 from PIL import Image
 
-from ssl4seg.commands.check_folder import CAPTION, TILE, check_folder
+from ssl4seg.commands import check_folder as check_module
+from ssl4seg.commands.check_folder import CAPTION, IMAGE_SIZE, TILE, _tile, check_folder
+from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.folder import note_on_size
 from ssl4seg.errors import UserError
 from ssl4seg.scoring.pictures import grey, painted, palette
 
 
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without(file: Path) -> Path:
+    file.unlink()
+    return file
 
 
 def read_all(root: Path) -> None:
@@ -93,6 +103,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: save(root / "masks/p7_a.png", drawn(0)[1]),
         r"masks/p7_a\.png: is a mask without an image; .*images holds no p7_a",
     ),
+    "image of a kind that is not read": (
+        lambda root: (root / "images/p0_a.png").rename(root / "images/p0_a.bmp"),
+        r"masks/p0_a\.png: is a mask without an image; p0_a\.bmp is not read \(convert to PNG\)",
+    ),
+    "labels that are no whole numbers": (
+        lambda root: tifffile.imwrite(
+            without(root / "masks/p0_a.png").with_suffix(".tif"), drawn(0)[1] * np.float32(0.5)
+        ),
+        r"masks/p0_a\.tif: holds values that are no whole numbers: 0\.5 \(\d+ pixels\); a mask has one whole number",
+    ),
+    "FIFO for a mask": (
+        lambda root: os.mkfifo(without(root / "masks/p0_a.png")),
+        r"masks/p0_a\.png: is a FIFO; only regular files are read",
+    ),
     "group that does not match": (
         lambda root: describe(root, group=r"(p[0-4])_"),
         r"dataset\.group=.*does not match 3 of 13 names \(p5_a, p5_b, unlabeled/p9_a\)",
@@ -117,6 +141,107 @@ def test_every_fault_has_one_clear_message_in_check_and_in_training(root, fault)
     assert len(str(told.value).splitlines()) == 2
     with pytest.raises(UserError, match=message):
         read_all(root)
+
+
+STRANGE = {
+    "strings": lambda file, key: file.create_dataset(key, data=np.array([[b"a", b"b"]])),
+    "variable length": lambda file, key: file.create_dataset(key, (2, 2), h5py.string_dtype()),
+    "compound": lambda file, key: file.create_dataset(key, (4, 4), np.dtype([("a", "i4"), ("b", "f4")])),
+    "references": lambda file, key: file.create_dataset(key, (4, 4), h5py.ref_dtype),
+    "times": lambda file, key: file.create_dataset(
+        key, data=np.zeros((4, 4), "M8[s]").astype(h5py.opaque_dtype("M8[s]"))
+    ),
+    "empty": lambda file, key: file.create_dataset(key, data=h5py.Empty("f4")),
+    "scalar": lambda file, key: file.create_dataset(key, data=3.0),
+}
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+def test_each_strange_array_is_a_fault_of_its_file_and_the_others_are_looked_at(root, capsys, key):
+    for name, write in STRANGE.items():
+        with h5py.File(root / f"images/p0_{name}.h5", "w") as file:
+            for array, pixels in zip(("image", "label"), drawn(0), strict=True):
+                write(file, key) if array == key else file.create_dataset(array, data=pixels)
+    with pytest.raises(UserError) as told:
+        check_folder(root)
+    found = [line.partition(": ")[0] for line in str(told.value).splitlines()[1:]]
+    assert sorted(found) == sorted(f"{root}/images/p0_{name}.h5" for name in STRANGE)
+    num = {"image": 12, "label": 11}[key]  # the mask beside the scalar image is counted too
+    assert f"of the pixels, in {num} of {num} masks" in capsys.readouterr().out
+
+
+def test_an_error_of_any_type_is_a_fault_of_its_file(root, monkeypatch, capsys):
+    def numbers(file: Path, *args: object, **keys: object) -> np.ndarray:
+        raise ZeroDivisionError("no such number")
+
+    monkeypatch.setattr("ssl4seg.data.images.read_h5", numbers)
+    with h5py.File(root / "images/p0_z.h5", "w") as file:
+        file["image"] = drawn(0)[0]
+    with pytest.raises(
+        UserError, match=r"1 fault in .*\n.*p0_z\.h5: cannot be read \(ZeroDivisionError: no such number"
+    ):
+        check_folder(root)
+    assert "13 image files" not in capsys.readouterr().out
+
+
+# -- names and orphans ------------------------------------------------------------------------------------------------
+
+
+def test_masks_without_an_image_are_left_out_on_demand(root, capsys):
+    save(root / "masks/p7_a.png", drawn(0)[1])
+    save(root / "masks/p8_a.png", drawn(0)[1])
+    with pytest.raises(
+        UserError, match=r"p7_a; add the image, remove the mask, or .*skip_orphans: true in dataset\.yaml"
+    ):
+        check_folder(root)
+    expected = {split: [case.name for case in folder(root, skip_orphans=True).cases(split)] for split in SPLITS}
+    describe(root, group=r"(p\d)_", skip_orphans=True)
+    check_folder(root)
+    words = "2 masks without an image are left out (skip_orphans), as masks/p7_a.png"
+    assert words in capsys.readouterr().out
+    assert words in folder(root).notes
+    for name in ("p7_a", "p8_a"):
+        (root / f"masks/{name}.png").unlink()
+    assert {split: [case.name for case in folder(root).cases(split)] for split in SPLITS} == expected
+
+
+def test_image_and_mask_match_in_another_unicode_form_which_is_told(root, capsys):
+    composed, decomposed = "p0_caf\u00e9", "p0_cafe\u0301"
+    (root / "images/p0_a.png").rename(root / f"images/{decomposed}.png")
+    (root / "masks/p0_a.png").rename(root / f"masks/{composed}_mask.png")
+    check_folder(root)
+    words = f"names in another Unicode form than NFC count as if they were in it: 1, as {decomposed}.png"
+    assert words in capsys.readouterr().out
+    dataset = folder(root)
+    assert words in dataset.notes
+    (case,) = [case for split in SPLITS for case in dataset.cases(split) if "caf" in case.name]
+    assert (case.name, case.labeled) == (composed, True)
+    save(root / f"images/{composed}.png", drawn(0)[0])
+    with pytest.raises(UserError, match=r"has the same name as .*\.png in another Unicode form; give each"):
+        folder(root)
+
+
+def test_write_says_why_it_wrote_nothing(root, capsys):
+    (root / "dataset.yaml").unlink()
+    cut(root / "images/p0_a.png")
+    with pytest.raises(UserError, match="1 fault"):
+        check_folder(root, write=True)
+    out = capsys.readouterr().out
+    assert f"{root}/dataset.yaml is not written, because of the faults below: mend them and call --write again" in out
+    assert "--write writes" not in out
+    assert not (root / "dataset.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "a\nb", "\x1b[31mred", "\ud800", ""])
+def test_the_name_of_a_class_can_be_printed(root, name):
+    with pytest.raises(UserError, match="names of up to 100 printable characters"):
+        folder(root, classes=["ground", name])
+
+
+def test_a_refused_value_is_not_printed_whole(root):
+    with pytest.raises(UserError) as told:
+        folder(root, classes=["ground", "x" * 10**6])
+    assert len(str(told.value)) < 1000
 
 
 def test_a_good_folder_has_no_fault(root, capsys):
@@ -539,3 +664,87 @@ def test_image_and_mask_at_two_places_are_a_fault_in_check_and_in_training(tmp_p
             UserError, match=rf"masks/c1\.nii\.gz: the affines of .* differ, by {shift:g} mm at a corner"
         ):
             read(root)
+
+
+# -- hints ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_look_prints_the_share_of_each_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [*"abcd"])
+    for name in "abcd":  # 480 pixels of 255, 960 of 128, 240 of 7 (ignored), 240 of 0
+        label = np.repeat(np.array([255, 128, 128, 255, 128, 128, 7, 0], np.uint8), 240).reshape(40, 48)
+        save(root / f"masks/{name}.png", label)
+    (root / "dataset.yaml").write_text("ignore_index: 7\n")
+    check_folder(root, write=True)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "0 background 14.286% of the pixels, in 4 of 4 masks 1 class_1 57.143%" in out
+    assert "2 class_2 28.571% of the pixels, in 4 of 4 masks ignored 12.500% of all pixels" in out
+
+
+@pytest.mark.parametrize("classes", [None, CLASSES])
+@pytest.mark.parametrize("number", [20, 150, 300])
+def test_a_mask_that_numbers_objects_is_told(tmp_path, monkeypatch, capsys, classes, number):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [*"abcd"])
+    for place, name in enumerate("abcd"):
+        objects = np.arange(1920).reshape(40, 48) // 6 % (number - 3 * place)
+        save(root / f"masks/{name}.png", objects.astype(np.uint16 if number > 255 else np.uint8))
+    if classes:
+        describe(root)
+    if number == 20 and not classes:  # they might be classes
+        check_folder(root)
+        told = capsys.readouterr().out
+    else:
+        with pytest.raises(UserError) as fault:
+            check_folder(root)
+        told = str(fault.value)
+    assert (
+        "if the numbers count single objects (instance masks), save masks of classes: numpy.where(mask > 0, 1, 0)"
+        in told
+    )
+
+
+def test_the_sheet_prefers_masks_with_foreground(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = write_pairs(tmp_path / "mine", [f"{n:03d}" for n in range(100)])
+    for n in range(100):
+        if n % 5:
+            save(root / f"masks/{n:03d}.png", np.zeros((40, 48), np.uint8))
+    shown: list[str] = []
+    monkeypatch.setattr(check_module, "_tile", lambda item, *rest: shown.append(item.name) or _tile(item, *rest))
+    check_folder(describe(root))
+    assert len(shown) == 24
+    assert {f"{n:03d}" for n in range(0, 100, 5)} < {*shown}
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (
+            (35, 50),
+            "dataset.image_size=64 optimizer=adamw\n  dataset.image_size=256 enlarges the images, of about 50 p",
+        ),
+        ((200, 256), f"dataset.root={'{root}'} optimizer=adamw\n  optimizer=adamw"),
+        (
+            (300, 1400),
+            "dataset.image_size=512 optimizer=adamw\n  dataset.image_size=256 shrinks the images, of about 140",
+        ),
+    ],
+)
+def test_the_command_for_a_first_look_fits_the_size_of_the_images(tmp_path, monkeypatch, capsys, size, words):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "mine"
+    for number, name in enumerate("abcd"):
+        image, label = drawn(number, size)
+        save(root / f"images/{name}.png", image)
+        save(root / f"masks/{name}.png", label)
+    check_folder(describe(root))
+    assert words.format(root=root) in capsys.readouterr().out
+    notes = folder(root, image_size=256).notes
+    assert [*notes] == ([note_on_size([size], 256)] if size[0] != 200 else [])
+
+
+def test_the_default_image_size_is_that_of_conf():
+    keys = yaml.safe_load((conf_dir() / "dataset/folder.yaml").read_text())
+    assert keys["dataset"]["image_size"] == IMAGE_SIZE

@@ -12,6 +12,7 @@ import yaml
 from helpers import MODULES, shell
 
 from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.help import help_text
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS
@@ -94,6 +95,36 @@ def test_help_on_a_choice_lists_its_keys(tmp_path: Path) -> None:
     assert given.output.index("Keys of method=uamt") < given.output.index("Groups")
     for key in set(yaml.safe_load((CONF / "method/uamt.yaml").read_text())) - {"_target_"}:
         assert f"method.{key}: " in given.output
+
+
+def comments(file: Path) -> list[str]:
+    """The comments behind the keys of a file, each with the lines in which it goes on."""
+    found: list[str] = []
+    goes_on = False
+    for line in file.read_text().splitlines():
+        key = re.match(r" *(?!defaults|_target_)\w+:[^#]*(?:\"#[^#]*)*# (.*)", line)
+        if key:
+            found.append(key[1])
+        elif goes_on and (more := re.fullmatch(r" +# (.*)", line)):
+            found[-1] += f" {more[1]}"
+        goes_on = bool(key) or (goes_on and bool(re.match(" +# ", line)))
+    return found
+
+
+@pytest.mark.parametrize("group", sorted({*GROUPS} - {"experiment", "postprocess"}))
+def test_help_on_a_choice_cuts_no_comment(group: str) -> None:
+    for file in (CONF / group).glob("*.yaml"):
+        given = help_text("train", [f"{group}={file.stem}"], [CONF])
+        assert not [comment for comment in comments(file) if f"# {comment}\n" not in given], file
+
+
+def test_there_are_comments_of_two_lines() -> None:
+    found = comments(CONF / "dataset/folder.yaml")
+    assert (
+        "cases (Dice and distances of each case; the default for volumes) | pixels (IoU and accuracy from one "
+        in str(found)
+    )
+    assert "confusion matrix; the default for single images)" in str(found)
 
 
 @pytest.mark.parametrize("buffer", ["", "1"])

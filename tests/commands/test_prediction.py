@@ -31,7 +31,7 @@ from helpers import (
 )
 from PIL import Image
 
-from ssl4seg.commands.prediction import masks_to_write
+from ssl4seg.commands.prediction import inputs_of, masks_to_write
 from ssl4seg.errors import UserError
 from ssl4seg.scoring.metrics import score_classes
 from ssl4seg.scoring.pictures import captioned, fullest, legend, palette
@@ -299,15 +299,15 @@ def test_every_mask_has_a_place_of_its_own_that_is_no_inputs(tmp_path: Path) -> 
         (source / name).touch()
     expected = {"a.png": "a.jpg", "b.nii.gz": "b.nii.gz", "deep/a.png": "deep/a.jpg"}
     for _ in range(2):  # masks of an earlier call are written again
-        found = masks_to_write(source, output)
+        found = masks_to_write(source, output, inputs_of(source, output).files)
         assert found == {output / mask: source / name for mask, name in expected.items()}
         (output / "a.png").touch()
     (output / "b.nii.gz").symlink_to(source / "deep/a.jpg")
     with pytest.raises(UserError, match=f"the mask of {source}/b.nii.gz would overwrite an input"):
-        masks_to_write(source, output)
+        masks_to_write(source, output, inputs_of(source, output).files)
     (source / "a.png").touch()
     with pytest.raises(UserError, match=f"{source}/a.png: the mask of {source}/a.jpg has the same name"):
-        masks_to_write(source, output)
+        masks_to_write(source, output, inputs_of(source, output).files)
 
 
 def test_predict_says_which_keys_are_missing(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Images in and out of files: axes, spacing, headers, bit depths, and files that are not whole."""
 
+import gzip
+import os
+import struct
 import zlib
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from ssl4seg.data.formats import (
     tiff_facts,
     write_nifti,
 )
-from ssl4seg.data.images import read_picture
+from ssl4seg.data.images import facts, read_image, read_picture, read_values
 from ssl4seg.errors import UserError
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 40.0], [0.25, 1.4, 0.1, -30.0], [0.0, -0.2, 9.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
@@ -386,3 +389,106 @@ def test_a_truncated_file_is_a_fault_that_names_it(tmp_path, name, share):
 def test_a_file_that_is_not_there_is_told(tmp_path, read):
     with pytest.raises(UserError, match=r"gone\.nii: cannot be read"):
         read(tmp_path / "gone.nii")
+
+
+# -- files that declare more than there is ----------------------------------------------------------------------------
+
+SIDE = 2**21
+"""A square picture of so many pixels a side takes 4 TiB."""
+
+
+def bomb(kind: str, folder: Path) -> Path:
+    """A file of a few KB whose header declares terabytes."""
+    file = folder / f"a{kind}"
+    if kind == ".h5":
+        with h5py.File(file, "w") as written:
+            for key in ("image", "label"):
+                written.create_dataset(key, (SIDE, SIDE), np.uint8, chunks=(64, 64))
+    elif kind in (".nii", ".nii.gz"):
+        header = nibabel.Nifti1Header()
+        header.set_data_shape((30000, 30000, 30000))
+        header.set_data_dtype(np.uint8)
+        header["magic"], header["vox_offset"] = b"n+1", 352
+        content = header.binaryblock + bytes(100)
+        file.write_bytes(gzip.compress(content) if kind == ".nii.gz" else content)
+    elif kind == ".tif":
+        tifffile.imwrite(file, np.zeros((16, 16), np.uint8), compression="zlib", metadata=None)
+        with tifffile.TiffFile(file, mode="r+b") as tiff:
+            for tag in (256, 257, 278):  # width, height, rows of a strip
+                tiff.pages[0].tags[tag].overwrite(SIDE, dtype="I")
+    else:
+        png(file, SIDE, SIDE)
+    return file
+
+
+def png(file: Path, width: int, height: int) -> Path:
+    """A grey PNG with its first pixels only."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    packed = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return file
+
+
+@pytest.mark.parametrize("kind", [".png", ".tif", ".h5", ".nii", ".nii.gz"])
+def test_a_file_that_declares_more_than_the_memory_holds_is_refused_before_it_is_decoded(tmp_path, kind):
+    file = bomb(kind, tmp_path)
+    for read in (lambda: read_image(file, 1), lambda: read_values(file, colored=False)):
+        with pytest.raises(
+            UserError, match=rf"{file}: declares .* take .* GiB of memory.* machine has [\d.]+ GiB free"
+        ):
+            read()
+
+
+def test_a_slice_of_a_large_h5_is_read(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", (2**40, 4, 4), np.uint8, chunks=(1, 4, 4))
+    assert read_h5(tmp_path / "a.h5", "image", 2**39).shape == (1, 4, 4)
+    with pytest.raises(UserError, match=r"a\.h5: declares 1099511627776 x 4 x 4 values of uint8, which take"):
+        read_h5(tmp_path / "a.h5", "image")
+
+
+def test_a_picture_beyond_the_limit_of_pillow_is_opened(tmp_path):
+    assert facts(png(tmp_path / "a.png", 18000, 10000)).size == (10000, 18000)
+
+
+# -- other faults of files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [(3, 0, 0, 0), (3, 4, 0, 4), (0, 0, 0, 0), (3, -4, 4, 4), (9, 1, 1, 1)])
+def test_dimensions_that_are_none_are_a_fault(tmp_path, dim):
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((4, 4, 4))
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    content = bytearray(header.binaryblock + bytes(1000))
+    content[40:48] = struct.pack("<4h", *dim)
+    (tmp_path / "a.nii").write_bytes(content)
+    for read in (read_nifti, nifti_facts):
+        with pytest.raises(UserError, match=r"a\.nii: (has the dimensions .* no voxels|cannot be read as NIfTI)"):
+            read(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("kind", [".png", ".tif", ".h5", ".nii.gz"])
+def test_a_fifo_is_not_opened(tmp_path, kind):
+    os.mkfifo(tmp_path / f"a{kind}")
+    for read in (lambda file: read_image(file, 1), lambda file: read_values(file, colored=False), facts):
+        with pytest.raises(UserError, match=r"a\..*: is a FIFO; only regular files are read"):
+            read(tmp_path / f"a{kind}")
+
+
+@pytest.mark.parametrize("kind", [".tif", ".h5", ".nii.gz"])
+def test_labels_within_a_thousandth_of_whole_numbers_are_those_numbers(tmp_path, kind):
+    label = np.arange(20).reshape(4, 5) % 3
+    values = (label * 0.9997).astype(np.float32)
+    values[0, 0] = 0.4
+    file = tmp_path / f"a{kind}"
+    if kind == ".h5":
+        with h5py.File(file, "w") as written:
+            written["label"] = values
+    elif kind == ".tif":
+        tifffile.imwrite(file, values)
+    else:
+        nifti(file, values.transpose())
+    read = read_values(file, colored=False)[0]
+    assert read[0, 0] == np.float32(0.4)
+    assert np.array_equal(read.ravel()[1:], label.ravel()[1:])

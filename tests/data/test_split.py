@@ -1,6 +1,7 @@
 """The labelled split: published figures, and its promises as properties."""
 
 import json
+import os
 import random
 from dataclasses import replace
 
@@ -242,10 +243,27 @@ def test_names_may_hold_spaces(tmp_path):
         split_labeled(cases, list_file=tmp_path / "list.txt")
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "."])
-def test_a_list_that_cannot_be_read_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r"labeled_list=.*cannot be read"):
+@pytest.mark.parametrize(("name", "words"), [("missing.txt", "cannot be read"), (".", "is a folder; only regular")])
+def test_a_list_that_cannot_be_read_is_refused(tmp_path, name, words):
+    with pytest.raises(UserError, match=rf"labeled_list=.*{words}"):
         split_labeled(cases_of(THREE), list_file=tmp_path / name)
+
+
+def test_a_list_may_begin_with_a_byte_order_mark_and_spell_names_in_another_unicode_form(tmp_path):
+    cases = named("caf\u00e9", "b", "c")
+    (tmp_path / "list.txt").write_bytes("\ufeffb\ncafe\u0301.png\n".encode())
+    assert split_labeled(cases, list_file=tmp_path / "list.txt").labeled_groups == ("b", "caf\u00e9")
+
+
+def test_a_list_that_is_no_list_of_names_is_refused_at_once(tmp_path):
+    (tmp_path / "list.txt").write_text("b\n" + "a/" * 10**6)
+    with pytest.raises(
+        UserError, match=r"labeled_list=.*: line 2 has more than 4096 characters; expected one name a line"
+    ):
+        split_labeled(named("a", "b"), list_file=tmp_path / "list.txt")
+    os.mkfifo(tmp_path / "fifo.txt")
+    with pytest.raises(UserError, match=r"labeled_list=.*fifo\.txt: is a FIFO; only regular files are read"):
+        split_labeled(named("a", "b"), list_file=tmp_path / "fifo.txt")
 
 
 def test_a_list_in_another_encoding_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Whatever is wrong is named, before training, without a traceback and with a non-zero exit status."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import PHANTOM, acdc, leaves, load, refused, results, succeed, write_h5
+from folders import write_root
+from helpers import MACHINE, PHANTOM, SHORT, SMALL, acdc, leaves, load, refused, results, succeed, write_h5
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,25 @@ def test_a_wrong_setting_of_the_data_is_named(root: Path, overrides: list[str], 
     output = refused("train", *acdc(root), *overrides, cwd=root.parent)
     assert all(word in output for word in named)
     assert_nothing_trained(root.parent)
+
+
+def test_training_and_prediction_walk_alike_and_no_fifo_hangs_them(finished: Path, tmp_path: Path) -> None:
+    mine = write_root(tmp_path / "mine")
+    folder = (*MACHINE, *SMALL, *SHORT, "dataset=folder", f"dataset.root={mine}")
+    (mine / "linked").mkdir()
+    (mine / "linked/c.png").symlink_to(mine / "images/p0_a.png")
+    (mine / "images/more").symlink_to(mine / "linked")
+    os.mkfifo(mine / "images/p0_fifo.png")
+    (mine / "images/p0_c.bmp").touch()
+    assert "images/p0_fifo.png: is a FIFO; only regular files are read" in refused("train", *folder, cwd=tmp_path)
+    predicted = (f"run={finished}", f"input={mine / 'images'}", "output=out", "device=cpu")
+    output = refused("predict", *predicted, cwd=tmp_path)
+    assert "1 of 14 inputs could not be predicted:" in output
+    assert "p0_fifo.png: is a FIFO" in output
+    assert "1 file is not read: 1 .bmp, as p0_c.bmp (convert to PNG)" in output
+    assert (tmp_path / "out/more/c.png").is_file()
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 13
+    assert_nothing_trained(tmp_path / "outputs")
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
