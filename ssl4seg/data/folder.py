@@ -222,7 +222,7 @@ class Folder(Dataset):
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         items = layout_of(root, full["group"], full["skip_orphans"]).items
-        space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full["image_size"])))
+        space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full.get("image_size", 0))))
         full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
             facts_of = headers_of(items, full["channels"], space)
