@@ -68,9 +68,9 @@ def image_dims(maps: Tensor) -> tuple[int, ...]:
     return tuple(range(2, maps.ndim))
 
 
-def per_image(values: Tensor, maps: Tensor) -> Tensor:
-    """One value for each image [N], shaped to compute with all values of [N, ...]."""
-    return values.view(-1, *(1 for _ in maps.shape[1:]))
+def along_axes(values: Tensor, maps: Tensor) -> Tensor:
+    """Values [N] or [N, C] as a view that multiplies maps [N, C, *X]: axes of length 1 are appended."""
+    return values.reshape(*values.shape, *(1 for _ in maps.shape[values.ndim :]))
 
 
 def interpolated(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:

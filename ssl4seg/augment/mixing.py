@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssl4seg.axes import per_image
+from ssl4seg.axes import along_axes
 
 
 def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def cutmix_boxes(
     sides = [(size * shape).sqrt(), (size / shape).sqrt()]
     sides += [share ** (1 / len(lengths)) * length for length in lengths[2:]]
     sizes = torch.stack([side.round().clamp(1, length) for side, length in zip(sides, lengths, strict=True)])
-    return _boxes(images, sizes, u[2:-1]) * per_image((u[-1] < p).to(images.device), images)
+    return _boxes(images, sizes, u[2:-1]) * along_axes((u[-1] < p).to(images.device), images)
 
 
 def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:

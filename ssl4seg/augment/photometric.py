@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ssl4seg.axes import image_dims, per_image
+from ssl4seg.axes import along_axes, image_dims
 from ssl4seg.errors import UserError
 
 TORCHVISION_LUMA = (0.2989, 0.587, 0.114)
@@ -25,7 +25,7 @@ TOLERANCE = 1e-3
 
 def brightness(image: Tensor, factor: Tensor) -> Tensor:
     """image x factor: 0 is black, 1 the image."""
-    return (image * per_image(factor, image)).clamp_(0, 1)
+    return (image * along_axes(factor, image)).clamp_(0, 1)
 
 
 def contrast(image: Tensor, factor: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def hue(image: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    angle += per_image(6 * turn, angle)
+    angle += along_axes(6 * turn, angle)
     turned = [value - chroma * _hat((angle + n) % 6) for n in (5, 3, 1)]
     return torch.stack(turned, dim=1).clamp_(0, 1)
 
@@ -63,7 +63,7 @@ def grayscale(image: Tensor, amount: Tensor) -> Tensor:
 
 def gamma(image: Tensor, exponent: Tensor) -> Tensor:
     """image ^ exponent: 1 is the image, less is brighter."""
-    return image.clamp(0, 1).pow_(per_image(exponent, image))
+    return image.clamp(0, 1).pow_(along_axes(exponent, image))
 
 
 def invert(image: Tensor, amount: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ def invert(image: Tensor, amount: Tensor) -> Tensor:
 
 def solarize(image: Tensor, threshold: Tensor) -> Tensor:
     """Invert the pixels of at least the threshold; with a threshold above 1 none."""
-    return torch.where(image >= per_image(threshold, image), 1 - image, image).clamp_(0, 1)
+    return torch.where(image >= along_axes(threshold, image), 1 - image, image).clamp_(0, 1)
 
 
 def posterize(image: Tensor, bits: Tensor) -> Tensor:
     """Round down to one of 2^bits steps. From 8 bits on the image is returned unchanged: nobody would see the steps."""
-    steps = per_image(2**bits, image)
+    steps = along_axes(2**bits, image)
     stair = (image * steps).floor_().minimum(steps - 1).clamp_(min=0).div_(steps)
-    return torch.where(per_image(bits, image) >= 8, image, stair)
+    return torch.where(along_axes(bits, image) >= 8, image, stair)
 
 
 def autocontrast(image: Tensor, amount: Tensor) -> Tensor:
@@ -136,10 +136,10 @@ def blur(image: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
     for dim in range(2, image.ndim):
         edges = [radius if axis == dim else 0 for axis in range(image.ndim - 1, 1, -1) for _ in range(2)]
         wide, size = F.pad(image, edges, mode="replicate"), image.shape[dim]
-        image = image * per_image(kernel[:, 0], image)
+        image = image * along_axes(kernel[:, 0], image)
         for i in range(1, radius + 1):
             pair = wide.narrow(dim, radius - i, size) + wide.narrow(dim, radius + i, size)
-            image.addcmul_(pair, per_image(kernel[:, i], image))
+            image.addcmul_(pair, along_axes(kernel[:, i], image))
     return image.clamp_(0, 1)
 
 
@@ -151,7 +151,7 @@ def noise(image: Tensor, std: Tensor, generator: Generator | None = None) -> Ten
     seed = int(torch.randint(2**62, (), generator=generator))
     own = Generator(image.device).manual_seed(seed)
     added = torch.randn(image.shape, generator=own, device=image.device)
-    return added.mul_(per_image(std, image)).add_(image).clamp_(0, 1)
+    return added.mul_(along_axes(std, image)).add_(image).clamp_(0, 1)
 
 
 def cutout(image: Tensor, side: Tensor, place: Tensor | None = None, fill: float = 0.5) -> Tensor:
@@ -174,7 +174,7 @@ def cutout(image: Tensor, side: Tensor, place: Tensor | None = None, fill: float
 
 def _blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """a at weight 0, b at weight 1, and beyond."""
-    return torch.lerp(a, b, per_image(weight, a)).clamp_(0, 1)
+    return torch.lerp(a, b, along_axes(weight, a)).clamp_(0, 1)
 
 
 def is_rgb(image: Tensor) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment.mixing import mix
-from ssl4seg.axes import per_image
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import above, expect
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
@@ -58,4 +58,4 @@ class ICT(MeanTeacher):
         """lambda [N, 1, ...] of each image; drawn on the CPU, so that all devices draw the same."""
         alpha = torch.tensor(self.alpha)
         shares = torch.distributions.Beta(alpha, alpha).sample((len(images),))
-        return per_image(shares, images).to(images.device)
+        return along_axes(shares, images).to(images.device)

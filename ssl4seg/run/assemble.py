@@ -19,7 +19,7 @@ from ssl4seg.data.dataset import Dataset, Statistics, shape_of
 from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.networks.base import Network
+from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.postprocess.base import Step
@@ -87,6 +87,7 @@ def network_maker(
     """Make a builder of the network that the keys `network` describe.
 
     Args:
+        axes: number of the images' axes: 2 of slices, 3 of volumes.
         statistics: mean and standard deviation that standardise the network's input; None: it stays as it is.
         load: whether the network starts from the weights that the keys name; false if a run's weights follow.
     """
@@ -95,9 +96,11 @@ def network_maker(
     if "encoder_weights" in keys and (weights or not load):
         keys["encoder_weights"] = None  # the other weights replace them
 
+    kind = _class_of(keys)
+    sizes = {"in_channels": channels, "num_classes": num_classes} | (axes_argument(kind, axes) if kind else {})
+
     def make(**more: object) -> Network:
-        shape = {"axes": axes} if axes != 2 else {}
-        built: Network = build({**keys, **more, **shape}, "network", in_channels=channels, num_classes=num_classes)
+        built: Network = build({**keys, **more}, "network", **sizes)
         if statistics:
             built.standardize(*statistics)
         if weights:
@@ -105,6 +108,14 @@ def network_maker(
         return built
 
     return make
+
+
+def _class_of(config: Config) -> Any:
+    """The class or function that a configuration names; None if it cannot be imported, which `build` will say."""
+    try:
+        return hydra.utils.get_object(config["_target_"])
+    except Exception:  # a file of one's own may fail in any way
+        return None
 
 
 def load_network(network: Network, file: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl4seg.axes import LAYERS, layers_for, per_image
+from ssl4seg.axes import LAYERS, along_axes, layers_for
 from ssl4seg.methods.parts.discriminator import filled_up, one_hot_truth
 from ssl4seg.networks.base import resized
 
@@ -103,12 +103,12 @@ def comparable(flaws: Tensor, floor: float = 0.1) -> Tensor:
     Negative flaws count as 0. An image whose largest flaw is at most `floor` has no flaws at all.
     """
     flaws = blurred(flaws.clamp(min=0)[:, None], min(flaws.shape[1:]) // 16)[:, 0]
-    return stretched(flaws) * (per_image(flaws.flatten(1).amax(dim=1), flaws) > floor)
+    return stretched(flaws) * (along_axes(flaws.flatten(1).amax(dim=1), flaws) > floor)
 
 
 def stretched(flaws: Tensor) -> Tensor:
     """Scale each image's least value to 0 and its greatest to 1; 0 everywhere where they are equal."""
-    least, greatest = (per_image(end, flaws) for end in flaws.flatten(1).aminmax(dim=1))
+    least, greatest = (along_axes(end, flaws) for end in flaws.flatten(1).aminmax(dim=1))
     return (flaws - least) / (greatest - least + 1e-9)
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ssl4seg.axes import image_dims, per_image
+from ssl4seg.axes import along_axes, image_dims
 
 
 def feature_noise(x: Tensor, limit: float) -> Tensor:
@@ -14,5 +14,5 @@ def feature_noise(x: Tensor, limit: float) -> Tensor:
 def feature_drop(x: Tensor, low: float, high: float) -> Tensor:
     """x without its most active places, where the mean over the channels is at least g x its peak, g ~ U(low, high)."""
     activity = x.mean(dim=1, keepdim=True)
-    g = low + (high - low) * per_image(torch.rand(len(x)), x).to(x)
+    g = low + (high - low) * along_axes(torch.rand(len(x)), x).to(x)
     return x * (activity < g * activity.amax(dim=image_dims(x), keepdim=True))
