@@ -89,7 +89,10 @@ def module_channels_last(module: Module) -> Module:
     """Bring the weights of all convolutions, whatever their axes, to channels-last format, in place."""
 
     def lay(tensor: Tensor) -> Tensor:
-        return channels_last(tensor) if tensor.ndim - 2 in LAYERS else tensor
+        if tensor.ndim - 2 not in LAYERS:
+            return tensor
+        # `contiguous` would leave the strides of a single channel as they are, and another kernel would be chosen.
+        return tensor.to(memory_format=layers_for(tensor).channels_last)
 
     module._apply(lay)  # type: ignore[no-untyped-call]
     return module
