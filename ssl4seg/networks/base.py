@@ -139,7 +139,7 @@ def fitted(image: Tensor, stride: int | Sequence[int], least: int = 1, places: i
     """
     sides = image.shape[2:]
     strides = [stride] * len(sides) if isinstance(stride, int) else stride
-    size = [by * max(least, -(-(side - 1) // by)) for side, by in zip(sides, strides, strict=True)]
+    size = [by * max(least, -(-(side - (by > 1)) // by)) for side, by in zip(sides, strides, strict=True)]
     if math.prod(size) < places * math.prod(strides):
         size = [2 * side for side in size]
     return image if list(sides) == size else interpolated(image, size)

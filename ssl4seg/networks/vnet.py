@@ -117,7 +117,9 @@ class VNet(Network):
         (finest, num), *coarser = scales = list(zip(self.feature_channels, CONVOLUTIONS, strict=True))
         self.encoder = nn.ModuleList([Stage(nn.Identity(), parts.block(in_channels, finest, num))])
         self.encoder.extend(Stage(parts.down(size), parts.block(size, size, num)) for size, num in coarser)
-        self.decoder = nn.ModuleList(Stage(parts.up(size), parts.block(size, size, num)) for size, num in scales[-2::-1])
+        self.decoder = nn.ModuleList(
+            Stage(parts.up(size), parts.block(size, size, num)) for size, num in scales[-2::-1]
+        )
         self.dropout = LAYERS[axes].dropout(dropout)
         self.head = nn.Sequential(LAYERS[axes].dropout(dropout), LAYERS[axes].conv(width, num_classes, 1))
 
@@ -151,7 +153,7 @@ class VNet(Network):
 
 
 CONTRASTIVE = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
-ORDER = {name: i for i, name in enumerate("one two three four five six seven eight nine".split())}
+ORDER = {name: i for i, name in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))}
 _PART = r"(?:encoder\.|decoder\.)?"
 _PUBLIC: Names = (
     (rf"{_PART}block_(one|two|three|four|five)\.conv\.", lambda m: f"encoder.{ORDER[m[1]]}.block."),
