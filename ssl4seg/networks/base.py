@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ssl4seg.axes import interpolated
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, whole
-from ssl4seg.networks.axes import interpolated
 
 FOR_VOLUMES = ("unet", "vnet", "dynunet", "segresnet", "swin_unetr", "unetr")
 """The choices `network=` whose images may have three axes, for messages."""
@@ -142,13 +142,12 @@ def fitted(image: Tensor, stride: int | Sequence[int], least: int = 1, places: i
     size = [by * max(least, -(-(side - (by > 1)) // by)) for side, by in zip(sides, strides, strict=True)]
     if math.prod(size) < places * math.prod(strides):
         size = [2 * side for side in size]
-    return image if list(sides) == size else interpolated(image, size)
+    return interpolated(image, size)
 
 
 def resized(logits: Tensor, image: Tensor) -> Tensor:
     """Logits in float32, linearly resized to the size of the image."""
-    logits = logits.float()
-    return logits if logits.shape[2:] == image.shape[2:] else interpolated(logits, image.shape[2:])
+    return interpolated(logits.float(), image.shape[2:])
 
 
 def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from monai.networks import nets
 from torch import Tensor, nn
 
+from ssl4seg.axes import interpolated
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, expect, is_list, list_of, one_of, whole
-from ssl4seg.networks.axes import interpolated
 from ssl4seg.networks.base import Names, Network, fitted, renamed
 
 OWN = (

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl4seg.axes import LAYERS, interpolated, layers_for
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, list_of, number_in, one_of, whole
-from ssl4seg.networks.axes import LAYERS, interpolated, layers_for
 from ssl4seg.networks.base import Names, Network, fitted, renamed
 from ssl4seg.networks.dropout import Dropout
 

@@ -6,9 +6,9 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from ssl4seg.axes import LAYERS
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in, one_of, whole
-from ssl4seg.networks.axes import LAYERS
 from ssl4seg.networks.base import Names, Network, fitted, renamed
 
 CONVOLUTIONS = (1, 2, 3, 3, 3)
@@ -153,7 +153,7 @@ class VNet(Network):
 
 
 CONTRASTIVE = ("projection_head.", "prediction_head.", "contrastive_class_selector_")
-ORDER = {name: i for i, name in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))}
+ORDER = {name: i for i, name in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])}
 _PART = r"(?:encoder\.|decoder\.)?"
 _PUBLIC: Names = (
     (rf"{_PART}block_(one|two|three|four|five)\.conv\.", lambda m: f"encoder.{ORDER[m[1]]}.block."),

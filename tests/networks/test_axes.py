@@ -12,10 +12,10 @@ from helpers import composed, small_network
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ssl4seg.axes import LAYERS
 from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import built_like
-from ssl4seg.networks.axes import LAYERS
 from ssl4seg.networks.base import FOR_VOLUMES, Network, fitted
 from ssl4seg.networks.swin_unet import SwinUNet
 from ssl4seg.networks.unet import UNet
