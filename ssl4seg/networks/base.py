@@ -109,8 +109,8 @@ def axes_argument(kind: Any, axes: int, key: str = "network") -> dict[str, int]:
     if axes not in possible:
         known = " or ".join(map(str, possible))
         raise UserError(
-            f"{key}: {kind.__name__} takes images of {known} axes, but dataset.image_size has {axes}; for volumes "
-            f"choose {key}={'|'.join(FOR_VOLUMES)}, for slices give one number (dataset.image_size=256)"
+            f"{key}: {kind.__name__} takes images of {known} axes, but dataset.image_size has {axes}; the "
+            f"networks for volumes are {', '.join(FOR_VOLUMES)}; slices have one number (dataset.image_size=256)"
         )
     return {} if possible == (2,) else {"axes": axes}
 
