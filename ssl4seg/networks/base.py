@@ -109,8 +109,8 @@ def axes_argument(kind: Any, axes: int, key: str = "network") -> dict[str, int]:
     if axes not in possible:
         known = " or ".join(map(str, possible))
         raise UserError(
-            f"{key}: {kind.__name__} takes images of {known} axes, but dataset.image_size has {axes}; for volumes "
-            f"choose {key}={'|'.join(FOR_VOLUMES)}, for slices give one number (dataset.image_size=256)"
+            f"{key}: {kind.__name__} takes images of {known} axes, but dataset.image_size has {axes}; the "
+            f"networks for volumes are {', '.join(FOR_VOLUMES)}; slices have one number (dataset.image_size=256)"
         )
     return {} if possible == (2,) else {"axes": axes}
 
@@ -139,7 +139,7 @@ def fitted(image: Tensor, stride: int | Sequence[int], least: int = 1, places: i
     """
     sides = image.shape[2:]
     strides = [stride] * len(sides) if isinstance(stride, int) else stride
-    size = [by * max(least, -(-(side - 1) // by)) for side, by in zip(sides, strides, strict=True)]
+    size = [by * max(least, -(-(side - (by > 1)) // by)) for side, by in zip(sides, strides, strict=True)]
     if math.prod(size) < places * math.prod(strides):
         size = [2 * side for side in size]
     return interpolated(image, size)

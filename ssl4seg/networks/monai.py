@@ -157,11 +157,10 @@ class DynUNet(MONAI):
 
 def _strides(axes: int) -> Key:
     """A list of at least three strides."""
-    step = whole(1)
+    step, of_axes = whole(1), list_of(whole(1), axes, axes)
 
     def fits(value: Any) -> bool:
-        each = is_list(value) and [v if is_list(v) else [v] * axes for v in value]
-        return bool(each) and len(each) >= 3 and all(len(v) == axes and all(map(step.fits, v)) for v in each)
+        return is_list(value) and len(value) >= 3 and all(step.fits(v) or of_axes.fits(v) for v in value)
 
     return Key(fits, f"a list of length at least 3, each {step.expected}, or a list of {axes} of them")
 
@@ -293,7 +292,7 @@ class UNETR(MONAI):
         (r"out\.", "head."),
     )
 
-    def arguments(self, *, image_size: int | Sequence[int], **keys: Any) -> dict[str, Any]:
+    def arguments(self, *, image_size: int | Sequence[int] = 96, **keys: Any) -> dict[str, Any]:
         sides = [image_size] * self.axes if isinstance(image_size, int) else image_size
         expect("network.image_size", sides, list_of(whole(1), self.axes, self.axes))
         self.grid = [max(1, -(-(side - 1) // 16)) for side in sides]  # as `fitted` makes it
@@ -310,21 +309,22 @@ class UNETR(MONAI):
         self.head = model.out
 
     def maps(self, image: Tensor) -> list[Tensor]:
-        part, vit = self.encoder, self.encoder["vit"]
+        vit: Any = self.encoder["vit"]
         patches = vit.patch_embedding.patch_embeddings(image)
         tokens = (patches + self.positions(patches.shape[2:])).flatten(2).transpose(1, 2)
         states = chain(vit.blocks, vit.patch_embedding.dropout(tokens))
         states = [states[3], states[6], states[9], vit.norm(states[-1])]
         *finer, last = (x.transpose(1, 2).unflatten(2, patches.shape[2:]) for x in states)
-        return [part["encoder1"](image), *(part[f"encoder{i}"](x) for i, x in enumerate(finer, start=2)), last]
+        skips = [self.encoder[f"encoder{i}"](x) for i, x in enumerate((image, *finer), start=1)]
+        return [*skips, last]
 
     def positions(self, grid: Sequence[int]) -> Tensor:
         """The learned positions [1, D, *grid]."""
-        learned: Tensor = self.encoder["vit"].patch_embedding.position_embeddings
-        found = learned.transpose(1, 2).unflatten(2, self.grid)
+        vit: Any = self.encoder["vit"]
+        found: Tensor = vit.patch_embedding.position_embeddings.transpose(1, 2).unflatten(2, self.grid)
         return found if list(grid) == self.grid else interpolated(found, grid)
 
     @property
     def encoder_layers(self) -> list[nn.Module]:
-        vit, *blocks = self.encoder.values()
-        return [vit.patch_embedding, *vit.blocks, vit.norm, *blocks]
+        vit: Any = self.encoder["vit"]
+        return [vit.patch_embedding, *vit.blocks, vit.norm, *(self.encoder[f"encoder{i}"] for i in (1, 2, 3, 4))]
