@@ -44,7 +44,7 @@ def main() -> None:
 
     predictor = Predictor(
         predict=timed,
-        inference=build(config["inference"], "inference", side=dataset.image_size),
+        inference=build(config["inference"], "inference", shape=dataset.image_size),
         device=fabric.device,
         batch_size=config["eval_batch_size"],
         protocol=arguments.protocol,

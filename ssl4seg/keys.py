@@ -155,6 +155,17 @@ def low_high(above: float = 0, highest: float = math.inf) -> Key:
     return Key(fits, f"[low, high] with {above:g} < low <= high" + (f" <= {highest:g}" if highest < math.inf else ""))
 
 
+def for_axes(axes: int, least: int = 1) -> Key:
+    """One whole number for all axes of an image, or a list with one for each."""
+    one, each = whole(least), list_of(whole(least), axes, axes)
+    return Key(lambda v: one.fits(v) or each.fits(v), f"{one.expected}, or {each.expected}")
+
+
+def by_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """One number for each axis."""
+    return (value,) * axes if isinstance(value, int) else tuple(value)
+
+
 # -- the keys of a run, of eval and of predict ------------------------------------------------------------------------
 
 

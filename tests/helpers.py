@@ -308,6 +308,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
     "unet": "channels=[4,8,16,32,64]",
+    "vnet": "width=4",
     "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
     "gan_generator_deconv": "width=8",
     "gan_generator_strided": "width=4",
@@ -324,6 +325,10 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
     "upernet": "encoder=tu-test_resnet decoder_channels=16",
     "dpt": "encoder=tu-test_vit decoder_intermediate_channels=[8,8,8,8] decoder_fusion_channels=8",
     "dinov2_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
+    "dynunet": "strides=[1,2,2,2] filters=[4,8,8,8]",
+    "segresnet": "init_filters=8 blocks_down=[1,1,1] blocks_up=[1,1]",
+    "swin_unetr": "feature_size=12 depths=[2,1,1,1] num_heads=[1,2,2,2] window_size=4",
+    "unetr": "feature_size=4 hidden_size=24 mlp_dim=32 num_heads=2",
 }
 
 

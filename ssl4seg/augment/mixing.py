@@ -1,13 +1,15 @@
 """Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup, patches.
 
-Masks are [N, 1, H, W] float, 1 where the other image replaces this one. Random numbers come from PyTorch's global
-generator on the CPU, which the engine seeds in every step.
+Images have two or three axes. Masks are [N, 1, *X] float, 1 where the other image replaces this one. Random numbers
+come from PyTorch's global generator on the CPU, which the engine seeds in every step.
 """
 
 import math
 
 import torch
 from torch import Tensor
+
+from ssl4seg.axes import along_axes
 
 
 def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -16,20 +18,22 @@ def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 
 
 def mix_labels(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """`mix` for maps [N, H, W] of any type, such as labels."""
+    """`mix` for maps [N, *X] of any type, such as labels."""
     return torch.where(mask[:, 0] > 0.5, b, a)
 
 
 def cutmix_mask(images: Tensor, area: float = 0.5) -> Tensor:
-    """A box for each image [N, C, H, W] (French et al., BMVC 2020).
+    """A box for each image [N, C, *X] (French et al., BMVC 2020).
 
     The box covers the share `area` of the image. Its height / the image's is log-uniform in [area, 1]; its place is
-    uniform.
+    uniform. With three axes the logarithm of the share is divided among them at two uniform places.
     """
-    num, _, height, width = images.shape
-    u = torch.rand((3, num))
-    tall = torch.exp(u[0] * math.log(area))
-    return _boxes(images, (tall * height).round(), (area / tall * width).round(), u[1:])
+    num, _, *lengths = images.shape
+    u = torch.rand((2 * len(lengths) - 1, num))
+    cuts = torch.exp(u[: len(lengths) - 1].sort(dim=0).values * math.log(area))
+    whole = torch.ones(1, num)
+    shares = torch.cat([cuts, whole * area]) / torch.cat([whole, cuts])
+    return _boxes(images, (shares * torch.tensor(lengths)[:, None]).round(), u[len(lengths) - 1 :])
 
 
 def cutmix_boxes(
@@ -38,15 +42,18 @@ def cutmix_boxes(
     """A box for a share `p` of the images, an empty mask for the others (UniMatch, Yang et al. 2023, as AugSeg before).
 
     The box's area, as a share of the image's, is uniform in `area`, its height : width in `ratio`, and its place in the
-    image. A box that does not fit is clipped to the image's sides.
+    image. A box that does not fit is clipped to the image's sides. With three axes `area` is the share of the volume,
+    and each further side is as long as the geometric mean of the first two, in proportion to the image.
     """
-    num, _, height, width = images.shape
-    u = torch.rand((5, num))
-    size = (area[0] + u[0] * (area[1] - area[0])) * height * width
+    num, _, *lengths = images.shape
+    u = torch.rand((3 + len(lengths), num))
+    share = area[0] + u[0] * (area[1] - area[0])
+    size = share ** (2 / len(lengths)) * lengths[0] * lengths[1]
     shape = ratio[0] + u[1] * (ratio[1] - ratio[0])
-    rows = (size * shape).sqrt().round().clamp(1, height)
-    columns = (size / shape).sqrt().round().clamp(1, width)
-    return _boxes(images, rows, columns, u[2:4]) * (u[4] < p).to(images.device)[:, None, None, None]
+    sides = [(size * shape).sqrt(), (size / shape).sqrt()]
+    sides += [share ** (1 / len(lengths)) * length for length in lengths[2:]]
+    sizes = torch.stack([side.round().clamp(1, length) for side, length in zip(sides, lengths, strict=True)])
+    return _boxes(images, sizes, u[2:-1]) * along_axes((u[-1] < p).to(images.device), images)
 
 
 def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:
@@ -54,20 +61,21 @@ def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:
 
     CutMix (Yun et al. 2019) has Beta(1, 1); AugSeg (Zhao et al. 2023) has Beta(4, 4), which favours a middle size.
     """
-    num, _, height, width = images.shape
-    side = torch.distributions.Beta(*torch.tensor([a, b], dtype=torch.float32)).sample((num,)).sqrt()
-    return _boxes(images, (side * height).round(), (side * width).round(), torch.rand(2, num))
+    num, _, *lengths = images.shape
+    share = torch.distributions.Beta(*torch.tensor([a, b], dtype=torch.float32)).sample((num,))
+    side = share.sqrt() if len(lengths) == 2 else share ** (1 / len(lengths))
+    return _boxes(images, (side * torch.tensor(lengths)[:, None]).round(), torch.rand(len(lengths), num))
 
 
 def copy_paste_mask(images: Tensor, side: float = 2 / 3) -> Tensor:
-    """A box with the share `side` of the image's height and width, its place uniform (BCP, Bai et al. 2023)."""
-    num, _, height, width = images.shape
-    rows, columns = (torch.full((num,), int(side * length)) for length in (height, width))
-    return _boxes(images, rows, columns, torch.rand(2, num))
+    """A box with the share `side` of each of the image's sides, its place uniform (BCP, Bai et al. 2023)."""
+    num, _, *lengths = images.shape
+    sizes = torch.tensor([[int(side * length)] * num for length in lengths])
+    return _boxes(images, sizes, torch.rand(len(lengths), num))
 
 
 def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
-    """The pixels of half (rounded down) of the classes in each label [N, H, W] (ClassMix, Olsson et al. 2021)."""
+    """The pixels of half (rounded down) of the classes in each label [N, *X] (ClassMix, Olsson et al. 2021)."""
     present = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(num_classes)], dim=1)
     order = torch.where(present, torch.rand(present.shape).to(label.device), 2.0).argsort(dim=1).argsort(dim=1)
     taken = (order < present.sum(dim=1, keepdim=True) // 2).float()  # [N, K]
@@ -77,29 +85,41 @@ def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
 
 
 def cut_patches(maps: Tensor, num: int) -> Tensor:
-    """[N, C, H, W] -> num x num equal patches [N, num^2, C, h, w], row by row; pixels left over are dropped."""
-    h, w = maps.shape[-2] // num, maps.shape[-1] // num
-    grid: Tensor = maps[..., : num * h, : num * w].unflatten(3, (num, w)).unflatten(2, (num, h))
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    """[N, C, *X] -> equal patches [N, num^n, C, *x], num along each of the n axes; pixels left over are dropped."""
+    axes = maps.ndim - 2
+    for axis in range(2, 2 * axes + 2, 2):  # each axis becomes two: patch, and pixel in the patch
+        size = maps.shape[axis] // num
+        maps = maps.narrow(axis, 0, num * size).unflatten(axis, (num, size))
+    grid = maps.permute(0, *range(2, 2 * axes + 2, 2), 1, *range(3, 2 * axes + 2, 2))
+    return grid.flatten(1, axes)
 
 
 def paste_patch(maps: Tensor, num: int, to: Tensor, patch: Tensor) -> Tensor:
-    """Copy `maps` [N, C, H, W], and replace patch number `to` [N] of its num x num patches by `patch` [N, C, h, w]."""
+    """Copy `maps` [N, C, *X], and replace patch number `to` [N] of its num^n patches by `patch` [N, C, *x]."""
+    axes = maps.ndim - 2
     rows = torch.arange(len(maps), device=maps.device)
     patches = cut_patches(maps, num).index_put((rows, to), patch)
-    grid = patches.unflatten(1, (num, num)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    grid = patches.unflatten(1, (num,) * axes)
+    order = [place for axis in range(1, axes + 1) for place in (axis, axes + 1 + axis)]
+    grid = grid.permute(0, axes + 1, *order)
+    for axis in range(2, axes + 2):
+        grid = grid.flatten(axis, axis + 1)
     pasted = maps.clone()
-    pasted[..., : grid.shape[2], : grid.shape[3]] = grid
+    pasted[(slice(None), slice(None), *map(slice, grid.shape[2:]))] = grid
     return pasted
 
 
-def _boxes(images: Tensor, rows: Tensor, columns: Tensor, place: Tensor) -> Tensor:
-    """Boxes of `rows` x `columns` [N] pixels; `place` [2, N] runs from 0 at the top or left edge to 1 at the other."""
-    height, width = images.shape[-2:]
-    size = torch.stack([rows, columns]).view(2, -1, 1, 1, 1)
-    room = torch.tensor([height, width]).view(2, 1, 1, 1, 1) - size
-    start = (place.view(2, -1, 1, 1, 1) * room).round()
-    row = torch.arange(height)[:, None]
-    column = torch.arange(width)
-    inside = (row >= start[0]) & (row < start[0] + size[0]) & (column >= start[1]) & (column < start[1] + size[1])
+def _boxes(images: Tensor, sizes: Tensor, place: Tensor) -> Tensor:
+    """Boxes of `sizes` [n, N] pixels along the n axes.
+
+    Args:
+        place: [n, N] from 0 at the first pixels of an axis to 1 at the last.
+    """
+    num, _, *lengths = images.shape
+    inside = torch.ones(num, 1, *lengths, dtype=torch.bool)
+    for axis, length in enumerate(lengths):
+        start = (place[axis] * (length - sizes[axis])).round()[:, None]
+        at = torch.arange(length)
+        line = (at >= start) & (at < start + sizes[axis][:, None])
+        inside &= line.view(num, 1, *(length if k == axis else 1 for k in range(len(lengths))))
     return inside.float().to(images.device)

@@ -17,7 +17,7 @@ from ssl4seg.augment.photometric import check_range, is_rgb, on_samples
 from ssl4seg.keys import Key, at_least, expect, is_list, is_number, is_whole, number_in, share
 
 Operation = Callable[[Tensor, Generator], Tensor]
-"""One step of a strong view: (image [B, C, H, W] float32, CPU generator for its draws) -> the same shape."""
+"""One step of a strong view: (image [B, C, *X] float32, CPU generator for its draws) -> the same shape."""
 
 
 def range_in(least: float, most: float, is_kind: Callable[[Any], bool] = is_number) -> Key:
@@ -41,7 +41,7 @@ class Photometric(ABC):
         self._checked = False
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
-        """Apply the operation to [B, C, H, W]; draw from `generator`, or with None from PyTorch's global one."""
+        """Apply the operation to [B, C, *X]; draw from `generator`, or with None from PyTorch's global one."""
         if not self._checked:
             check_range(image)
             self._checked = True

@@ -1,8 +1,9 @@
 """Photometric functions: they change intensities and move no pixel, so labels stay valid.
 
 Each is `function(image, magnitude [B])`: one magnitude for each sample, computed on the image's device, no gradient.
-Images are [B, C, H, W] float32 in [0, 1], as the datasets deliver them, and so are the results, which are clipped to
-[0, 1]. Images of three channels are RGB; on other images the functions that change colours do nothing.
+Images are [B, C, *X] with two or three axes, float32 in [0, 1], as the datasets deliver them, and so are the results,
+which are clipped to [0, 1]. Images of three channels are RGB; on other images the functions that change colours do
+nothing.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ssl4seg.axes import along_axes, image_dims
 from ssl4seg.errors import UserError
 
 TORCHVISION_LUMA = (0.2989, 0.587, 0.114)
@@ -23,12 +25,12 @@ TOLERANCE = 1e-3
 
 def brightness(image: Tensor, factor: Tensor) -> Tensor:
     """image x factor: 0 is black, 1 the image."""
-    return (image * _each(factor)).clamp_(0, 1)
+    return (image * along_axes(factor, image)).clamp_(0, 1)
 
 
 def contrast(image: Tensor, factor: Tensor) -> Tensor:
     """From the image's mean grey (0) to the image (1) and beyond."""
-    return _blend(_grey(image).mean(dim=(1, 2, 3), keepdim=True), image, factor)
+    return _blend(_grey(image).mean(dim=tuple(range(1, image.ndim)), keepdim=True), image, factor)
 
 
 def saturation(image: Tensor, factor: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def hue(image: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    angle += 6 * turn.view(-1, 1, 1)
+    angle += along_axes(6 * turn, angle)
     turned = [value - chroma * _hat((angle + n) % 6) for n in (5, 3, 1)]
     return torch.stack(turned, dim=1).clamp_(0, 1)
 
@@ -61,7 +63,7 @@ def grayscale(image: Tensor, amount: Tensor) -> Tensor:
 
 def gamma(image: Tensor, exponent: Tensor) -> Tensor:
     """image ^ exponent: 1 is the image, less is brighter."""
-    return image.clamp(0, 1).pow_(_each(exponent))
+    return image.clamp(0, 1).pow_(along_axes(exponent, image))
 
 
 def invert(image: Tensor, amount: Tensor) -> Tensor:
@@ -71,19 +73,19 @@ def invert(image: Tensor, amount: Tensor) -> Tensor:
 
 def solarize(image: Tensor, threshold: Tensor) -> Tensor:
     """Invert the pixels of at least the threshold; with a threshold above 1 none."""
-    return torch.where(image >= _each(threshold), 1 - image, image).clamp_(0, 1)
+    return torch.where(image >= along_axes(threshold, image), 1 - image, image).clamp_(0, 1)
 
 
 def posterize(image: Tensor, bits: Tensor) -> Tensor:
     """Round down to one of 2^bits steps. From 8 bits on the image is returned unchanged: nobody would see the steps."""
-    steps = _each(2**bits)
+    steps = along_axes(2**bits, image)
     stair = (image * steps).floor_().minimum(steps - 1).clamp_(min=0).div_(steps)
-    return torch.where(_each(bits) >= 8, image, stair)
+    return torch.where(along_axes(bits, image) >= 8, image, stair)
 
 
 def autocontrast(image: Tensor, amount: Tensor) -> Tensor:
     """From the image (0) to each channel stretched to [0, 1] (1); a constant channel does not change."""
-    low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
+    low, high = (f(image, dim=image_dims(image), keepdim=True) for f in (torch.amin, torch.amax))
     flat = high <= low
     stretched = (image - torch.where(flat, 0, low)) / torch.where(flat, 1, high - low)
     return _blend(image, stretched, amount)
@@ -92,27 +94,33 @@ def autocontrast(image: Tensor, amount: Tensor) -> Tensor:
 def equalize(image: Tensor, amount: Tensor) -> Tensor:
     """From the image (0) to each channel with a flat histogram of 256 bins (1), in PIL's arithmetic."""
     num = image.shape[0] * image.shape[1]
-    grey = (image.clamp(0, 1) * (LEVELS - 1)).round_().long().flatten(0, 1).flatten(1)  # [B * C, H * W]
+    grey = (image.clamp(0, 1) * (LEVELS - 1)).round_().long().flatten(0, 1).flatten(1)  # [B * C, pixels]
     flat = (grey + LEVELS * torch.arange(num, device=image.device)[:, None]).flatten()
     count = flat.new_zeros(num * LEVELS).scatter_add_(0, flat, torch.ones_like(flat)).view(num, LEVELS)
     last = count.gather(1, grey.amax(dim=1, keepdim=True))
     step = (grey.shape[1] - last) // (LEVELS - 1)
     table = (count.cumsum(dim=1) - count + step // 2) // step.clamp(min=1)
     equal = table.clamp_(0, LEVELS - 1).div(LEVELS - 1).gather(1, grey).view(image.shape)
-    return _blend(image, torch.where((step > 0).view(*image.shape[:2], 1, 1), equal, image), amount)
+    return _blend(
+        image, torch.where((step > 0).view(*image.shape[:2], *(1 for _ in image.shape[2:])), equal, image), amount
+    )
 
 
 def sharpness(image: Tensor, factor: Tensor) -> Tensor:
     """From the smoothed image (0) to the image (1) and beyond.
 
-    Smoothing takes the mean of 3 x 3 pixels, the middle one with weight 5; as in PIL, it leaves out the pixels at the
-    edges.
+    Smoothing takes the mean of 3 x 3 pixels (of a volume 3 x 3 x 3), the middle one with weight 5; as in PIL, it leaves
+    out the pixels at the edges.
     """
     smooth = image.clone()
-    if min(image.shape[-2:]) > 2:
-        three = image[..., :-2, :] + image[..., 1:-1, :] + image[..., 2:, :]
-        nine = three[..., :-2] + three[..., 1:-1] + three[..., 2:]
-        smooth[..., 1:-1, 1:-1].mul_(4 / 13).add_(nine, alpha=1 / 13)
+    if min(image.shape[2:]) > 2:
+        near = image
+        for axis in range(2, image.ndim):
+            before, here, after = (near.narrow(axis, start, near.shape[axis] - 2) for start in range(3))
+            near = before + here + after
+        inner = (slice(None), slice(None), *(slice(1, -1) for _ in image.shape[2:]))
+        total = 3 ** (image.ndim - 2) + 4
+        smooth[inner].mul_(4 / total).add_(near, alpha=1 / total)
     return _blend(smooth, image, factor)
 
 
@@ -125,13 +133,13 @@ def blur(image: Tensor, sigma: Tensor, radius: int = 6) -> Tensor:
     at = torch.arange(radius + 1, device=image.device)
     kernel = torch.exp(-0.5 * (at / sigma[:, None].clamp(min=1e-3)) ** 2)
     kernel = kernel / (2 * kernel.sum(dim=1, keepdim=True) - 1)
-    for dim in (2, 3):
-        edges = (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
+    for dim in range(2, image.ndim):
+        edges = [radius if axis == dim else 0 for axis in range(image.ndim - 1, 1, -1) for _ in range(2)]
         wide, size = F.pad(image, edges, mode="replicate"), image.shape[dim]
-        image = image * _each(kernel[:, 0])
+        image = image * along_axes(kernel[:, 0], image)
         for i in range(1, radius + 1):
             pair = wide.narrow(dim, radius - i, size) + wide.narrow(dim, radius + i, size)
-            image.addcmul_(pair, _each(kernel[:, i]))
+            image.addcmul_(pair, along_axes(kernel[:, i], image))
     return image.clamp_(0, 1)
 
 
@@ -143,33 +151,30 @@ def noise(image: Tensor, std: Tensor, generator: Generator | None = None) -> Ten
     seed = int(torch.randint(2**62, (), generator=generator))
     own = Generator(image.device).manual_seed(seed)
     added = torch.randn(image.shape, generator=own, device=image.device)
-    return added.mul_(_each(std)).add_(image).clamp_(0, 1)
+    return added.mul_(along_axes(std, image)).add_(image).clamp_(0, 1)
 
 
 def cutout(image: Tensor, side: Tensor, place: Tensor | None = None, fill: float = 0.5) -> Tensor:
-    """Paint a grey square.
+    """Paint a grey square in the plane of the first two axes; in a volume it runs along the whole third axis.
 
     Args:
-        side: side of the square [B], as a share of the image's shorter side.
-        place: row and column of its centre [B, 2], as shares of the image; None is the middle.
+        side: its side [B], as a share of the shorter side of that plane.
+        place: its centre [B, 2], as shares of these sides; None is the middle.
     """
-    height, width = image.shape[-2:]
+    height, width, *depth = image.shape[2:]
     centre = side.new_full((len(image), 2), 0.5) if place is None else place
     half = (side * min(height, width) / 2).view(-1, 1)
     row, column = (torch.arange(n, device=image.device) + 0.5 for n in (height, width))
     inside = [
         (at - centre[:, i : i + 1] * n).abs() < half for i, (at, n) in enumerate(((row, height), (column, width)))
     ]
-    return image.masked_fill((inside[0][:, :, None] & inside[1][:, None])[:, None], fill)
-
-
-def _each(magnitude: Tensor) -> Tensor:
-    return magnitude.view(-1, 1, 1, 1)
+    square = (inside[0][:, :, None] & inside[1][:, None])[:, None]
+    return image.masked_fill(square.view(*square.shape, *(1 for _ in depth)), fill)
 
 
 def _blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """a at weight 0, b at weight 1, and beyond."""
-    return torch.lerp(a, b, _each(weight)).clamp_(0, 1)
+    return torch.lerp(a, b, along_axes(weight, a)).clamp_(0, 1)
 
 
 def is_rgb(image: Tensor) -> bool:
@@ -177,7 +182,7 @@ def is_rgb(image: Tensor) -> bool:
 
 
 def _grey(image: Tensor) -> Tensor:
-    """[B, 1, H, W]: the luminance of RGB, else the mean of the channels."""
+    """[B, 1, *X]: the luminance of RGB, else the mean of the channels."""
     if not is_rgb(image):
         return image.mean(dim=1, keepdim=True)
     red, green, blue = (image[:, i : i + 1] for i in range(3))

@@ -153,7 +153,7 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
     """Read all items, with the mask reader if classes are known; complete `keys`: channels, orientation, slice_axis."""
     reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
-    space = space_of(items, keys["orientation"], keys["slice_axis"])
+    space = space_of(items, keys["orientation"], keys["slice_axis"], axes=2)
     keys |= space._asdict()
     # Faults of headers are dropped here: they are found again when the files are read.
     headers = read_headers(items, None, space)[0] if keys["channels"] is None else {}

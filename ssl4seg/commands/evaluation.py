@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ssl4seg.axes import module_channels_last
 from ssl4seg.commands.conf import EVALUATED, Laid, value_at
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.reading import decoded_gib, read_all
@@ -82,8 +83,11 @@ def _weights(settings: EvalSettings, laid: Laid, dataset: Dataset, device: torch
     if settings.run is not None:
         identity = {"run": settings.run, "checkpoint": settings.checkpoint, "seed": laid.usual["seed"]}
         return Weights(model=load_run(Path(settings.run), settings, settings.checkpoint, device), identity=identity)
-    make = network_maker(settings.network, dataset.channels, dataset.num_classes, statistics=dataset.statistics())
-    model = make().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    data = dataset
+    make = network_maker(
+        settings.network, data.channels, data.num_classes, axes=data.axes, statistics=data.statistics()
+    )
+    model = module_channels_last(make().to(device))
     identity = {group: laid.choices[group] for group in ("dataset", "network")}
     return Weights(model=model, identity=identity | {"weights": str(settings.network["weights"])})
 

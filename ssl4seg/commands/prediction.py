@@ -9,11 +9,13 @@ from PIL import Image
 
 from ssl4seg.commands.evaluation import writable
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
+from ssl4seg.data.dataset import shape_of
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import facts, read_image, write_label
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.orientation import Space
+from ssl4seg.data.volumes import as_stored, sliced, spacing_of, stood
 from ssl4seg.data.walk import Found, passed_over, walk
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
@@ -21,7 +23,7 @@ from ssl4seg.run.device import fabric_of, out_of_memory_explained
 from ssl4seg.run.load import load_run
 from ssl4seg.run.record import start_log
 from ssl4seg.run.settings import Config, PredictSettings, read
-from ssl4seg.scoring.pictures import Palette, Picture, captioned, fullest, legend, palette, panel, save_labels
+from ssl4seg.scoring.pictures import Palette, Picture, captioned, legend, overlay, palette, planes, save_labels
 from ssl4seg.scoring.predictor import Predictor
 from ssl4seg.userfiles import expect_regular
 
@@ -54,7 +56,7 @@ def predict_files(config: Config) -> None:
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
-                _predict(file, target, predictor, settings.dataset, mask_colors=colors, overlay=settings.overlay)
+                _predict(file, target, predictor, settings.dataset, mask_colors=colors, with_overlay=settings.overlay)
         except Exception as error:  # of any kind: the other files still get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
@@ -72,7 +74,7 @@ def _predict(
     data: Config,
     *,
     mask_colors: Sequence[Color] | None,
-    overlay: bool,
+    with_overlay: bool,
 ) -> None:
     """Write the mask of a file, and beside it the overlay.
 
@@ -83,7 +85,13 @@ def _predict(
     space = Space(data.get("orientation", "stored"), data.get("slice_axis", "z"))
     scaled = normalized(read_image(file, data["channels"], space=space), data["normalize"])
     checked(Volume(scaled, None), str(file), data["num_classes"])
-    label = predictor(scaled, facts(file, data["channels"], space).spacing if predictor.steps else None)
+    spacing = facts(file, data["channels"], space).spacing if predictor.steps else None
+    stored = as_stored(file, data.get("h5_axes", "zyx"))
+    volumes = len(shape_of(data["image_size"])) == 3
+    if volumes:
+        scaled, spacing = stood(scaled, stored=stored), spacing_of(spacing, stored=stored)
+    found = predictor(scaled, spacing)
+    label = sliced(found, stored=stored) if volumes else found
     target.parent.mkdir(parents=True, exist_ok=True)
     colors = palette(data.get("palette"), background=data.get("background", True))
     if mask_colors is not None:
@@ -92,18 +100,19 @@ def _predict(
         save_labels(label[0], target, colors)
     else:
         write_label(target, label, file, space=space)
-    if overlay:
-        picture = _overlay(scaled, label, data["classes"], colors)
+    if with_overlay:
+        picture = _overlay(scaled, found, data["classes"], colors)
         Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
 
 
 def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], colors: Palette) -> Picture:
-    """The slice of [S, C, H, W] with most foreground, bare and with its label, above the names of its classes."""
-    at = fullest(label, colors)
-    picture = panel(image[at], [label[at]], colors)
-    if len(label) > 1:
-        picture = captioned(picture, f"slice {at + 1} of {len(label)}")
-    return np.concatenate([picture, legend(classes, colors.classes(label[at]), colors, picture.shape[1])])
+    """The planes with most foreground, bare and with their labels, above the names of the classes in them."""
+    shown = planes(image, [label], colors)
+    picture = overlay(image, [label], colors)
+    if words := ", ".join(plane.words for plane in shown if plane.words):
+        picture = captioned(picture, words)
+    present = sorted({k for plane in shown for k in colors.classes(plane.labels[0])})
+    return np.concatenate([picture, legend(classes, present, colors, picture.shape[1])])
 
 
 def masks_to_write(source: Path, output: Path, files: Sequence[Path]) -> dict[Path, Path]:

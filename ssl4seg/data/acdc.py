@@ -72,7 +72,7 @@ class ACDC(Dataset):
                 f"({', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}); "
                 "complete the folder or shorten dataset.patients"
             )
-        return [self._case(name, file) for name in names for file in self.files[name]]
+        return [self.shaped(self._case(name, file)) for name in names for file in self.files[name]]
 
     def _case(self, patient: str, file: Path) -> Case:
         shape, labeled, spacing = h5_facts(file)

@@ -16,16 +16,16 @@ LabelArray = npt.NDArray[np.uint8]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 """float32, or uint8 where 255 stands for 1: a picture as its file holds it, in a quarter of the memory."""
 Spacing = tuple[float, float, float]
-"""Millimetres between slices, rows and columns."""
+"""Millimetres between slices, rows and columns, or along the three axes of a volume."""
 
 
 class Volume(NamedTuple):
-    """The pixels of a case at native size; a single image is a volume of one slice."""
+    """The pixels of a case at native size: slices with two axes, or one image with three; a picture is one slice."""
 
     image: ImageArray
-    """[S, C, H, W], scaled as `dataset.normalize` says."""
+    """[S, C, H, W] or [1, C, X, Y, Z], scaled as `dataset.normalize` says."""
     label: LabelArray | None
-    """[S, H, W] in 0..K-1 or IGNORE; None without a mask."""
+    """[S, H, W] or [1, X, Y, Z] in 0..K-1 or IGNORE; None without a mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Case:
     group: str
     """The patient, or other unit, whose cases stay together in one split and are labelled together."""
     num_images: int
-    """Number of slices."""
-    size: tuple[int, int]
-    """Height and width of the slices."""
+    """Number of slices; 1 if all axes are one image's."""
+    size: tuple[int, ...]
+    """Height and width of the slices, or the lengths of the three axes."""
     labeled: bool
     """Whether a mask exists."""
     read: Callable[[], Volume]
@@ -72,8 +72,11 @@ def checked(volume: Volume, source: str, num_classes: int, channels: int | None 
         UserError: names `source`, which is the case or file, and the fault.
     """
     image, label = volume.image, volume.label
-    if image.ndim != 4 or 0 in image.shape:
-        raise UserError(f"{source}: the image has shape {image.shape}; expected slices x channels x height x width")
+    if image.ndim not in (4, 5) or 0 in image.shape:
+        raise UserError(
+            f"{source}: the image has shape {image.shape}; expected slices x channels x height x width, "
+            "or 1 x channels x three axes"
+        )
     if channels not in (None, image.shape[1]):
         raise UserError(
             f"{source}: the image has {image.shape[1]} channel(s), but dataset.channels={channels}; "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray, checked, full_scale
 from ssl4seg.data.keys import COMMON
+from ssl4seg.data.volumes import volume_of
 from ssl4seg.errors import UserError
 from ssl4seg.keys import check_keys
 
@@ -29,7 +30,7 @@ PART = 2**20
 
 
 def moments(image: ImageArray) -> npt.NDArray[np.float64]:
-    """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, H, W]."""
+    """[3, C]: number of pixels, sum and sum of squares of each channel of an image [S, C, *X]."""
     scale = full_scale(image)
     values = image.swapaxes(0, 1).reshape(image.shape[1], -1)
     if values.dtype == np.uint8:  # without the arrays of float64; the sums are whole numbers, the same to the last bit
@@ -58,13 +59,18 @@ def statistics_of(sums: npt.NDArray[np.float64]) -> Statistics:
     return Statistics(mean.tolist(), np.where(std > 0, std, 1).tolist())
 
 
+def shape_of(image_size: int | Sequence[int]) -> tuple[int, ...]:
+    """The training input's pixels along each axis; one number is the side of a square."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
 class Common(TypedDict):
     """The keys of every dataset (see `Dataset`); a subclass takes them as `**common: Unpack[Common]`."""
 
     classes: Sequence[str]
     num_classes: int
     channels: int
-    image_size: int
+    image_size: int | Sequence[int]
     normalize: NotRequired[str]
     ignore_index: NotRequired[int | None]
     mean: NotRequired[Sequence[float] | str | None]
@@ -81,7 +87,8 @@ class Dataset(ABC):
         classes: class names, background first if there is one, all different and none of keys.MEANS; their number is K.
         num_classes: K; it must agree with `classes`, which guards against a forgotten change.
         channels: C of the images.
-        image_size: side of the square training input in pixels.
+        image_size: side of the square training input in pixels; of volumes a list with the length of each axis. The
+            axes of NIfTI and of stacks of slices are x, y, z (slices last), those of h5 as they are stored.
         normalize: how intensities are scaled, see `intensities.normalized`; new images are scaled in the same way for
             prediction.
         ignore_index: label value in the files that no loss and no metric counts; None if there is none.
@@ -116,7 +123,7 @@ class Dataset(ABC):
         classes: Sequence[str],
         num_classes: int,
         channels: int,
-        image_size: int,
+        image_size: int | Sequence[int],
         normalize: str = "minmax",
         ignore_index: int | None = None,
         mean: Sequence[float] | str | None = None,
@@ -147,9 +154,16 @@ class Dataset(ABC):
         self.classes = tuple(classes)
         self.num_classes = num_classes
         self.channels = channels
-        self.image_size = image_size
+        self.image_size = shape_of(image_size)
+        if self.axes == 3:
+            self.words = (self.words[0], "volumes")  # type: ignore[misc]  # of the object, not of the class
         self.normalize = normalize
         self.ignore_index = ignore_index
+
+    @property
+    def axes(self) -> int:
+        """Axes of an image: 2 if it is a picture or slice, 3 if it is a volume."""
+        return len(self.image_size)
 
     @classmethod
     def folder(cls, root: str | None) -> Path:
@@ -185,6 +199,10 @@ class Dataset(ABC):
     @abstractmethod
     def cases(self, split: Split) -> list[Case]:
         """The cases of a split, in the dataset's published order."""
+
+    def shaped(self, case: Case, *, stored: bool = False) -> Case:
+        """A case of slices as `image_size` asks for it: as it is, or as one image with three axes, see `volume_of`."""
+        return case if self.axes == 2 else volume_of(case, stored=stored)
 
     def statistics(self) -> Statistics | None:
         """`mean` and `std`, None if they are null; "auto" reads all training images, labelled or not."""

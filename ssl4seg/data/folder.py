@@ -22,7 +22,7 @@ import numpy as np
 
 from ssl4seg.data import leaks
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
-from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
+from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, contradiction, facts, read_image
 from ssl4seg.data.intensities import Normalizer
@@ -30,6 +30,7 @@ from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import Item, Layout, find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
+from ssl4seg.data.volumes import as_stored
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
     Key,
@@ -56,6 +57,7 @@ DEFAULTS: dict[str, Any] = {
     "normalize": "auto",
     "orientation": None,
     "slice_axis": "auto",
+    "h5_axes": "xyz",
     "mean": "auto",
     "std": "auto",
     "scoring": None,
@@ -82,6 +84,7 @@ OWN = {
     "ignore_color": optional(Key(is_color, COLORS)),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
+    "h5_axes": one_of("xyz", "zyx"),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "skip_orphans": true_or_false,
     "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
@@ -106,6 +109,7 @@ class Folder(Dataset):
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
         orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
+        h5_axes: of volumes in h5, see `volumes.as_stored`.
     """
 
     name = "folder"
@@ -127,12 +131,14 @@ class Folder(Dataset):
         seed: int = DEFAULTS["seed"],
         orientation: str | None = None,
         slice_axis: str = DEFAULTS["slice_axis"],
+        h5_axes: str = DEFAULTS["h5_axes"],
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
         folder = self.folder(root)
         own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
-        own |= {"orientation": orientation, "slice_axis": slice_axis, "skip_orphans": skip_orphans}
+        own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
+        self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
@@ -143,9 +149,10 @@ class Folder(Dataset):
         items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
-        self.space = space_of(items, orientation, slice_axis)
+        self.space = space_of(items, orientation, slice_axis, axes=self.axes)
         self.facts = headers_of(items, self.channels, self.space)
-        note = note_on_size([fact.size for fact in self.facts.values()], self.image_size)
+        sizes = [fact.size for fact in self.facts.values()]
+        note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
         self.notes = [*layout.notes, *notes_on_volumes(items, self.space), *filter(None, [note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
@@ -158,7 +165,7 @@ class Folder(Dataset):
 
     def _case(self, item: Item) -> Case:
         fact = self.facts[item]
-        return Case(
+        case = Case(
             name=item.name,
             group=item.group,
             num_images=fact.num_images,
@@ -170,6 +177,7 @@ class Folder(Dataset):
             spacing=fact.spacing,
             files=tuple(dict.fromkeys(file for file in (item.image, item.mask) if file)),
         )
+        return self.shaped(case, stored=as_stored(item.image, self.h5_axes))
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
         image = self.normalized(item.image, partial(self._pixels, item.image), index)
@@ -214,7 +222,7 @@ class Folder(Dataset):
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
         items = layout_of(root, full["group"], full["skip_orphans"]).items
-        space = space_of(items, full["orientation"], full["slice_axis"])
+        space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full.get("image_size", 0))))
         full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
             facts_of = headers_of(items, full["channels"], space)
@@ -230,15 +238,18 @@ def name_of(root: Path) -> str:
     return re.sub(r"[^\w-]+", "_", str(name)).strip("_") or "folder"
 
 
-def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str) -> Space:
+def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str, *, axes: int) -> Space:
     """How the NIfTI files of a folder are laid.
 
     Args:
         orientation: None is canonical, or stored in a folder without NIfTI.
         slice_axis: auto is the axis along which most volumes have their largest spacing, or z if no volume has one.
+        axes: of an image; with three there are no slices, and the order is x, y, z.
     """
     files = [item.image for item in items if ending(item.image) in NIFTI]
     laid_so = Space(orientation or ("canonical" if files else "stored"), "z")
+    if axes == 3:
+        return laid_so
     if slice_axis != "auto":
         return laid_so._replace(slice_axis=slice_axis)
     votes = [axis for axis, _ in _thick_axes(files, laid_so) if axis]

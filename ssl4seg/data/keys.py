@@ -11,6 +11,7 @@ from ssl4seg.keys import (
     is_number,
     is_rgb_color,
     is_whole,
+    list_of,
     one_of,
     optional,
     or_word,
@@ -46,7 +47,10 @@ COMMON: dict[str, Key] = {
     ),
     "num_classes": whole(2, IGNORE),
     "channels": whole(1),
-    "image_size": whole(16),
+    "image_size": Key(
+        lambda v: whole(16).fits(v) or list_of(whole(4), 3, 3).fits(v),
+        "a whole number of at least 16, or three of at least 4 for volumes, as [96,96,96]",
+    ),
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(
         Key(lambda v: is_whole(v) and v <= IGNORE, f"a whole number up to {IGNORE}, that of a label in the files")

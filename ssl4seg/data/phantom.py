@@ -325,7 +325,7 @@ class Phantom(Dataset):
     def case(self, number: int, phase: Phase) -> Case:
         group = f"phantom{number:04d}"
         patient = Patient.draw(self.seed, number, self.difficulty)
-        return Case(
+        case = Case(
             name=f"{group}_{phase}",
             group=group,
             num_images=len(patient.breath),
@@ -334,3 +334,4 @@ class Phantom(Dataset):
             read=partial(render, self.seed, number, self.difficulty, phase),
             spacing=(THICKNESS, patient.pixel, patient.pixel),
         )
+        return self.shaped(case)

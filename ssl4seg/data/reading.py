@@ -1,5 +1,6 @@
 """Whole splits: read now, or case by case and ahead of their use."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,5 +76,5 @@ def classes_in_no_mask(cases: Iterable[Case], num_classes: int) -> list[int]:
 
 def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:
     """The memory that the decoded cases take, in GiB."""
-    pixels = sum(case.num_images * case.size[0] * case.size[1] for case in cases)
+    pixels = sum(case.num_images * math.prod(case.size) for case in cases)
     return pixels * (dataset.channels * dataset.value_bytes + 1) / 2**30

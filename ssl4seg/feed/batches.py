@@ -1,5 +1,6 @@
 """The batch of a step, a pure function of (seed, step): labelled and unlabelled images in their views."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment.operations import Operation
+from ssl4seg.axes import channels_last
 from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Images, Order, Raw
 from ssl4seg.feed.stream import Ahead, Stream
@@ -16,7 +18,7 @@ from ssl4seg.seeding import generator
 from ssl4seg.types import Batch
 
 Drawn = tuple[Raw, Tensor]
-"""The parts of images that the weak views show, and the theta [B, 2, 3] that samples each view from its part."""
+"""The parts of images that the weak views show, and the theta [B, n, n + 1] that samples each view from its part."""
 
 
 class Sampler:
@@ -46,7 +48,19 @@ class Sampler:
         indices = [self.chosen[self.order[step * whole + i]] for i in range(whole)]
         native = self.images.sizes[indices]
         thetas = self.weak.thetas(native, generator(self.seed, self.name, "weak", step))
+        if self.weak.foreground and self.name == "labeled":
+            thetas = self.weak.centred(thetas, native, self._foreground(indices, step))
         return self.drawn(indices[part], native[part], thetas[part])
+
+    def _foreground(self, indices: Sequence[int], step: int) -> Tensor:
+        """A pixel [B, n] of a class for a share of the images; NaN for the others, and for images of background."""
+        u = torch.rand((3, len(indices)), generator=generator(self.seed, self.name, "foreground", step)).tolist()
+        pixels = torch.full_like(self.images.sizes[indices], math.nan)
+        for row, (index, chosen, kind, place) in enumerate(zip(indices, *u, strict=True)):
+            if chosen < self.weak.foreground and (classes := self.images.foreground(index)):
+                points = classes[int(kind * len(classes))]
+                pixels[row] = points[int(place * len(points))]
+        return pixels
 
     def plain(self, indices: Sequence[int]) -> Drawn:
         """The whole images `indices`, without random numbers."""
@@ -68,7 +82,7 @@ class Batches:
     Args:
         labeled, unlabeled: images in memory or on the disk; `unlabeled` is None for a method that uses none.
         sizes: labelled and unlabelled images in the batch of each process.
-        side: side of the square input in pixels.
+        shape: pixels of the network's input along each axis.
         weak: the weak view.
         strong: the operations of a strong view; `num_strong` such views are made.
         rank, world: number of this process, and number of processes.
@@ -82,7 +96,7 @@ class Batches:
         unlabeled: Images | None,
         *,
         sizes: tuple[int, int],
-        side: int,
+        shape: Sequence[int],
         weak: View,
         strong: Sequence[Operation],
         num_strong: int,
@@ -94,7 +108,7 @@ class Batches:
     ) -> None:
         if num_strong and not strong:
             raise UserError("views.strong is empty, but the method needs strong views: choose operations in conf/views")
-        self.sizes, self.side, self.weak, self.strong, self.num_strong = sizes, side, weak, strong, num_strong
+        self.sizes, self.shape, self.weak, self.strong, self.num_strong = sizes, shape, weak, strong, num_strong
         self.seed, self.device, self.rank = seed, device, rank
         images = {"labeled": labeled} | ({"unlabeled": unlabeled} if unlabeled is not None else {})
         self.samplers = {
@@ -135,12 +149,12 @@ class Batches:
         return Batch(image, label, unlabeled, strong)
 
     def sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """The weak views [B, C, side, side] and their labels [B, side, side], on the device."""
+        """The weak views [B, C, *shape] and their labels [B, *shape], on the device."""
         image, label = (part.to(self.device, non_blocking=True) for part in raw[:2])
         image, label = sample(
-            Raw(image, label, raw.size), theta, self.side, self.weak.fill_label, mirror=self.weak.mirror
+            Raw(image, label, raw.size), theta, self.shape, self.weak.fill_label, mirror=self.weak.mirror
         )
-        return image.contiguous(memory_format=torch.channels_last), label
+        return channels_last(image), label
 
 
 def _read(samplers: Mapping[str, Sampler], step: int) -> dict[str, Drawn]:

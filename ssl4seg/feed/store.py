@@ -11,64 +11,80 @@ from ssl4seg.data.case import Case, checked
 from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator
 
+MAX_POINTS = 10_000
+"""Pixels of a class and image from which the centres of patches are drawn (as nnU-Net)."""
+
 
 class Raw(NamedTuple):
-    """Images at native size, padded at the bottom and right to the largest of the batch."""
+    """Images at native size, padded at the far end of each axis to the largest of the batch."""
 
     image: Tensor
-    """[B, C, H, W] float32, or uint8 where 255 stands for 1; zero in the padding."""
+    """[B, C, *X] float32, or uint8 where 255 stands for 1; zero in the padding."""
     label: Tensor
-    """[B, H, W] uint8; IGNORE in the padding and where there is no mask."""
+    """[B, *X] uint8; IGNORE in the padding and where there is no mask."""
     size: Tensor
-    """[B, 2] float32, on the CPU: height and width of each image without padding."""
+    """[B, n] float32, on the CPU: the lengths of each image along its n axes, without padding."""
 
 
 class Box(NamedTuple):
-    """A part of an image: rows top..bottom - 1 and columns left..right - 1, in pixels."""
+    """A part of an image: along each of its axes the pixels from `low` to `high` - 1."""
 
-    top: int
-    bottom: int
-    left: int
-    right: int
+    low: Sequence[int]
+    high: Sequence[int]
 
     @property
-    def slices(self) -> tuple[slice, slice]:
-        """The index of the part in [..., H, W]."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
+    def slices(self) -> tuple[slice, ...]:
+        """The index of the part in [..., *X]."""
+        return tuple(map(slice, self.low, self.high))
 
 
 Boxes = Sequence[Box]
 
 
 def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
-    """Images [C, h, w] of any sizes, and their labels [h, w], as one batch."""
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
-    height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
+    """Images [C, *x] of any sizes, and their labels [*x], as one batch."""
+    sizes = [image.shape[1:] for image in images]
+    largest = [max(lengths) for lengths in zip(*sizes, strict=True)]
     first = images[0]
-    image = first.new_zeros((len(images), first.shape[0], height, width))
-    label = torch.full((len(images), height, width), IGNORE, dtype=torch.uint8, device=first.device)
-    for row, (pixels, mask, (h, w)) in enumerate(zip(images, labels, sizes, strict=True)):
-        image[row, :, :h, :w] = pixels
+    image = first.new_zeros((len(images), first.shape[0], *largest))
+    label = torch.full((len(images), *largest), IGNORE, dtype=torch.uint8, device=first.device)
+    for row, (pixels, mask, size) in enumerate(zip(images, labels, sizes, strict=True)):
+        inside = tuple(map(slice, size))
+        image[row][(slice(None), *inside)] = pixels
         if mask is not None:
-            label[row, :h, :w] = mask
+            label[row][inside] = mask
     return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
 
 
 class Images(ABC):
-    """All slices of some cases, numbered in the order of the cases."""
+    """All images of some cases, slices or volumes, numbered in the order of the cases."""
 
     sizes: Tensor
-    """[num, 2] float32: height and width of each slice."""
+    """[num, n] float32: the lengths of each image along its axes."""
+
+    def __init__(self) -> None:
+        self._foreground: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     @abstractmethod
     def one(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Slice `index` [C, H, W] and its label [H, W]; None without a mask."""
+        """Image `index` [C, *X] and its label [*X]; None without a mask."""
+
+    def foreground(self, index: int) -> Sequence[Tensor]:
+        """The pixels of each class but class 0 that image `index` holds: [p, n] positions along its axes.
+
+        They are looked for once. At most MAX_POINTS of a class are kept, spread evenly.
+        """
+        if index not in self._foreground:
+            _, label = self.one(index)
+            present = [] if label is None else [k for k in label.unique().tolist() if k not in (0, IGNORE)]
+            self._foreground[index] = [_spread((label == k).nonzero().cpu()) for k in present]
+        return self._foreground[index]
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:
-        """The slices `indices`, in that order; with `boxes` only the part of each in its box."""
+        """The images `indices`, in that order; with `boxes` only the part of each in its box."""
         images: list[Tensor] = []
         labels: list[Tensor | None] = []
         for row, index in enumerate(indices):
@@ -77,6 +93,10 @@ class Images(ABC):
             images.append(image[:, *part])
             labels.append(None if label is None else label[part])
         return packed(images, labels)
+
+
+def _spread(points: Tensor) -> Tensor:
+    return points[:: -(-len(points) // MAX_POINTS)].to(torch.int16)
 
 
 class Store(Images):
@@ -99,6 +119,7 @@ class Store(Images):
         labels: bool,
         device: torch.device | str,
     ) -> None:
+        super().__init__()
         self.images: list[Tensor] = []
         self.labels: list[Tensor | None] = []
         for case in cases:
@@ -108,7 +129,7 @@ class Store(Images):
                 self.labels += torch.from_numpy(volume.label).to(device).unbind()
             else:
                 self.labels += [None] * len(volume.image)
-        self.sizes = torch.tensor([image.shape[-2:] for image in self.images], dtype=torch.float32).reshape(-1, 2)
+        self.sizes = torch.tensor([image.shape[1:] for image in self.images], dtype=torch.float32)
 
     @property
     def nbytes(self) -> int:

@@ -45,10 +45,11 @@ class Stream(Images):
         labels: bool,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
+        super().__init__()
         self.cases, self.num_classes, self.channels = cases, num_classes, channels
         self.labels, self.cache_bytes = labels, cache_bytes
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
-        self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32).reshape(-1, 2)
+        self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32)
         self.cache: dict[int, Volume] = {}
         self.seen: set[int] = set()
 

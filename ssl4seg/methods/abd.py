@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssl4seg.augment.mixing import cut_patches, paste_patch
 from ssl4seg.augment.operations import ColorJitter
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import at_least, expect, number_in, share, whole
 from ssl4seg.methods.base import MakeNetwork, built_like, together
 from ssl4seg.methods.parts.losses import dice
@@ -113,7 +114,7 @@ class ABD(TwoNetworks):
         sure_1, sure_2, y = self.sureness(z_1), self.sureness(z_2), y[:, None]
         most_1, least_1 = sure_1.argmax(dim=1), sure_1.argmin(dim=1)
         most_2, least_2 = sure_2.argmax(dim=1), sure_2.argmin(dim=1)
-        chosen = (torch.rand(len(y)) < self.displaced_p).to(y.device).view(-1, 1, 1, 1)
+        chosen = along_axes((torch.rand(len(y)) < self.displaced_p).to(y.device), y)
         x_i = [self.displaced(x_1, most_1, x_2, least_2), self.displaced(x_2, most_2, x_1, least_1)]
         y_i = [self.displaced(y, most_1, y, least_2), self.displaced(y, most_2, y, least_1)]
         x, label = torch.cat([x_1, x_2]), torch.cat([y, y])
@@ -139,7 +140,7 @@ class ABD(TwoNetworks):
 
     def means(self, maps: Tensor) -> Tensor:
         """[N, K, H, W] -> the mean of each patch [N, P, K]."""
-        return cut_patches(maps, self.patches).mean(dim=(3, 4))
+        return cut_patches(maps, self.patches).flatten(3).mean(dim=3)
 
     def displaced(self, maps: Tensor, to: Tensor, source: Tensor, at: Tensor) -> Tensor:
         """`maps` [N, C, H, W] in which patch `at` [N] of `source` replaces patch `to` [N]."""

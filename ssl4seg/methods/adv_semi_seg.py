@@ -71,7 +71,9 @@ class AdvSemiSeg(Method):
         expect("method.adversarial_start", adversarial_start, number_in("[0, 1)", "a share of the run"))
         expect("method.self_taught_start", self_taught_start, number_in("[0, 1)", "a share of the run"))
         self.student = network()
-        self.discriminator = Discriminator(in_channels=self.student.num_classes, decision="dense")
+        self.discriminator = Discriminator(
+            in_channels=self.student.num_classes, axes=self.student.axes, decision="dense"
+        )
         self.a_l, self.a_u, self.s = adversarial_weight, unlabeled_adversarial_weight, self_taught_weight
         self.threshold, self.adversarial_start, self.self_taught_start = threshold, adversarial_start, self_taught_start
 

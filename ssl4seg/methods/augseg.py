@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl4seg.augment import operations as ph
 from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import expect, whole
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.fixmatch import FixMatch
@@ -95,9 +96,9 @@ class AugSeg(WithTeacher, FixMatch):
     def mixed(self, x: Tensor, p_t: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """x [U, C, H, W], y and c [U, H, W] after adaptive CutMix."""
         c, y = p_t.max(dim=1)
-        rho = (c * (1 - entropy(p_t) / math.log(p_t.shape[1]))).mean(dim=(1, 2))
+        rho = (c * (1 - entropy(p_t) / math.log(p_t.shape[1]))).flatten(1).mean(dim=1)
         doubted = torch.rand(len(x)).to(x.device) > rho
-        box = beta_boxes(x, 2, 8) * doubted[:, None, None, None]
+        box = beta_boxes(x, 2, 8) * along_axes(doubted, x)
         labeled = torch.randint(len(batch.image), (len(x),)).to(x.device)
         x_l = mix(x, batch.image[labeled], box)
         y_l = mix_labels(y, batch.label[labeled], box)

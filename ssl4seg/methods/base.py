@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from ssl4seg.keys import Key, expect
 from ssl4seg.methods.parts.losses import CrossEntropyDice, SupervisedLoss
-from ssl4seg.networks.base import Network
+from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 MakeNetwork = Callable[..., Network]
@@ -39,11 +39,12 @@ def built_like(network: Network, make: MakeNetwork, key: str) -> Network:
     """Build a network of another kind for the same images and classes.
 
     Args:
-        make: builds it from the keywords in_channels and num_classes.
+        make: builds it from the keywords in_channels and num_classes, and axes if it knows volumes.
         key: the name of the key that holds `make`, for messages.
     """
     expect(key, make, Key(callable, "the _target_ of a network and _partial_: true"))
-    return make(in_channels=network.in_channels, num_classes=network.num_classes)
+    axes = axes_argument(getattr(make, "func", make), network.axes, key)
+    return make(in_channels=network.in_channels, num_classes=network.num_classes, **axes)
 
 
 class Method(nn.Module, ABC):

@@ -124,7 +124,7 @@ def largest_components(label: Tensor) -> Tensor:
     for image, result in zip(found, kept, strict=True):
         for k, around in enumerate(ndimage.find_objects(image), start=1):
             if around is not None:
-                component, _ = ndimage.label(image[around] == k, structure=np.ones((3, 3)))
+                component, _ = ndimage.label(image[around] == k, structure=np.ones((3,) * image.ndim))
                 sizes = np.bincount(component.ravel())[1:]
                 result[around][component == sizes.argmax() + 1] = k
     return torch.from_numpy(kept).to(label.device, torch.int64)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -97,7 +96,9 @@ class CCT(Method):
         """A feature map [N, C, h, w] after the perturbation called `name`."""
         if name == "feature_noise":
             return feature_noise(x, self.noise)
-        return F.dropout2d(x, self.dropout) if name == "dropout" else feature_drop(x, self.low, self.high)
+        return (
+            torch.feature_dropout(x, self.dropout, True) if name == "dropout" else feature_drop(x, self.low, self.high)
+        )
 
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return self.parameters()

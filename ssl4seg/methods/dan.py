@@ -46,7 +46,7 @@ class DAN(Method):
         super().__init__()
         self.student = network()
         in_channels = self.student.in_channels + self.student.num_classes
-        self.discriminator = Discriminator(in_channels=in_channels, decision="pooled")
+        self.discriminator = Discriminator(in_channels=in_channels, axes=self.student.axes, decision="pooled")
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

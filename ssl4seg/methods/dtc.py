@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
+from ssl4seg.axes import LAYERS, image_dims
 from ssl4seg.keys import IGNORE, above, at_least, expect
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean, ratio
@@ -50,7 +51,9 @@ class DTC(Method):
         expect("method.distance_weight", distance_weight, at_least(0))
         expect("method.steepness", steepness, above(0))
         self.student = network()
-        self.distance_head = nn.Conv2d(self.student.pyramid_channels[0], self.student.num_classes - 1, 1)
+        self.distance_head = LAYERS[self.student.axes].conv(
+            self.student.pyramid_channels[0], self.student.num_classes - 1, 1
+        )
         self.distance_weight, self.steepness = distance_weight, steepness
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
@@ -68,7 +71,7 @@ class DTC(Method):
         }
 
     def both(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, K, H, W] and distance maps z [N, K - 1, H, W]."""
+        """Logits [N, K, *X] and distance maps z [N, K - 1, *X]."""
         finest = self.student.pyramid(self.student.encode(image))[0]
         return resized(self.student.head(finest), image), resized(self.distance_head(finest), image).tanh()
 
@@ -104,26 +107,28 @@ def signed_distance(label: Tensor, num_classes: int) -> Tensor:
     to_other = to_class.masked_fill(inside, float(sum(label.shape[1:]))).amin(dim=1, keepdim=True)
 
     def scaled(distance: Tensor) -> Tensor:
-        return distance / distance.amax(dim=(2, 3), keepdim=True).clamp(min=1)
+        return distance / distance.amax(dim=image_dims(distance), keepdim=True).clamp(min=1)
 
     inner = scaled(to_other * inside) * (to_other > 1)
     return (scaled(to_class * outside) - inner)[:, 1:]
 
 
 def distance_to(mask: Tensor) -> Tensor:
-    """Euclidean distance in pixels [N, K, H, W] to the nearest pixel of a mask [N, K, H, W]; H + W where the mask is
-    empty.
+    """Euclidean distance in pixels [N, K, *X] to the nearest pixel of a mask [N, K, *X]; the sum of the image's sides
+    where the mask is empty.
 
-    Exact, on any device and without waiting for it: running extrema give the distance along each row, then all rows are
-    compared.
+    Exact, on any device and without waiting for it: running extrema give the distance along the last axis, then all
+    lines along each other axis are compared.
     """
-    height, width = mask.shape[2:]
-    far = float(height + width)
-    row, column = (torch.arange(n, device=mask.device, dtype=torch.float32) for n in (height, width))
-    before = column - torch.where(mask, column, -far).cummax(dim=3).values
-    after = torch.where(mask, column, 2 * far).flip(3).cummin(dim=3).values.flip(3) - column
-    along = torch.minimum(before, after).clamp(max=far).square()
-    square = torch.full_like(along, far**2)
-    for i in range(height):
-        torch.minimum(square, along[:, :, i : i + 1] + (row - i).square()[:, None], out=square)
+    far = float(sum(mask.shape[2:]))
+    at = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.float32)
+    before = at - torch.where(mask, at, -far).cummax(dim=-1).values
+    after = torch.where(mask, at, 2 * far).flip(-1).cummin(dim=-1).values.flip(-1) - at
+    square = torch.minimum(before, after).clamp(max=far).square()
+    for dim in range(mask.ndim - 2, 1, -1):
+        near, length = torch.full_like(square, far**2), mask.shape[dim]
+        away = torch.arange(length, device=mask.device, dtype=torch.float32).view(-1, *(1,) * (mask.ndim - 1 - dim))
+        for i in range(length):
+            torch.minimum(near, square.narrow(dim, i, 1) + (away - i).square(), out=near)
+        square = near
     return square.sqrt()

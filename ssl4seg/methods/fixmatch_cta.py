@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment import photometric as ph
+from ssl4seg.axes import image_dims
 from ssl4seg.keys import expect, number_in, share, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
@@ -154,7 +155,7 @@ class FixMatchCTA(FixMatch):
     def omega(self, p: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """omega [L] in [0, 1], and whether the image has any labelled pixel [L]."""
         y = torch.stack([label == k for k in range(p.shape[1])], dim=1)
-        right, num = (p * y).sum(dim=(2, 3)), y.sum(dim=(2, 3))  # [L, K]
+        right, num = (p * y).sum(dim=image_dims(p)), y.sum(dim=image_dims(p))  # [L, K]
         counted = num.sum(dim=1) > 0
         if self.balanced:
             return (right / num.clamp(min=1)).sum(dim=1) / (num > 0).sum(dim=1).clamp(min=1), counted

@@ -58,7 +58,9 @@ class GAN(Method):
         expect("method.batch_norm", batch_norm, true_or_false)
         self.student = network()
         in_channels = self.student.in_channels + self.student.num_classes
-        self.discriminator = Discriminator(in_channels=in_channels, decision="patches", batch_norm=batch_norm)
+        self.discriminator = Discriminator(
+            in_channels=in_channels, axes=self.student.axes, decision="patches", batch_norm=batch_norm
+        )
         self.loss, self.a = ADVERSARIAL[adversarial], adversarial_weight
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

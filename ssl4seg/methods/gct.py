@@ -71,7 +71,7 @@ class GCT(Method):
         expect("method.detector_width", detector_width, EVEN)
         self.student, self.partner = network(), network()
         in_channels = self.student.in_channels + self.student.num_classes
-        self.detector = FlawDetector(in_channels=in_channels, width=detector_width)
+        self.detector = FlawDetector(in_channels=in_channels, axes=self.student.axes, width=detector_width)
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
         self.c, self.threshold, self.dilations = correction_weight, threshold, dilations
 

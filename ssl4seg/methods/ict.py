@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment.mixing import mix
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import above, expect
 from ssl4seg.methods.base import MakeNetwork, together
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
@@ -54,6 +55,7 @@ class ICT(MeanTeacher):
         }
 
     def shares(self, images: Tensor) -> Tensor:
-        """lambda [N, 1, 1, 1] of each image; drawn on the CPU, so that all devices draw the same."""
+        """lambda [N, 1, ...] of each image; drawn on the CPU, so that all devices draw the same."""
         alpha = torch.tensor(self.alpha)
-        return torch.distributions.Beta(alpha, alpha).sample((len(images), 1, 1, 1)).to(images.device)
+        shares = torch.distributions.Beta(alpha, alpha).sample((len(images),))
+        return along_axes(shares, images).to(images.device)

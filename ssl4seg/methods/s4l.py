@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ssl4seg.axes import image_dims
 from ssl4seg.keys import at_least, expect, whole
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
@@ -31,7 +32,7 @@ class S4L(Method):
 
     The image must show which side is up: views that turn by quarters (`views.weak.rot90_flip`, half of the images in
     the ACDC recipe) hide it in the images that they turn; set it to 0 to keep the whole task. Of images that are not
-    square, the square in the middle is taken.
+    square, the square in the middle is taken. Volumes are turned in the plane of their first two axes.
 
     Args:
         turned_copies: of each image, 1 to 3.
@@ -57,11 +58,11 @@ class S4L(Method):
         self.turned_weight, self.rotation_weight = turned_weight, rotation_weight
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        x, y = square(torch.cat([batch.image, batch.unlabeled])), square(batch.label)
+        x, y = square(torch.cat([batch.image, batch.unlabeled]), 2), square(batch.label, 1)
         num, num_labeled = len(x), len(y)
         r = self.draw(num)  # [1 + copies, L + U]
-        x_r = torch.cat([turned(x, r_i) for r_i in r])
-        y_r = torch.cat([turned(y, r_i[:num_labeled]) for r_i in r])
+        x_r = torch.cat([turned(x, r_i, 2) for r_i in r])
+        y_r = torch.cat([turned(y, r_i[:num_labeled], 1) for r_i in r])
         features = self.student.encode(x_r)
         labeled = [f.unflatten(0, (-1, num))[:, :num_labeled].flatten(0, 1) for f in features]
         z = resized(self.student.decode(labeled), x)
@@ -79,22 +80,30 @@ class S4L(Method):
 
     def rotation(self, features: list[Tensor]) -> Tensor:
         """h [N, 4] float32."""
-        logits: Tensor = self.rotation_head(features[-1].mean(dim=(2, 3)))
+        logits: Tensor = self.rotation_head(features[-1].mean(dim=image_dims(features[-1])))
         return logits.float()
 
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return self.parameters()
 
 
-def square(image: Tensor) -> Tensor:
-    """The square in the middle [..., S, S] of [..., H, W], S = min(H, W)."""
-    height, width = image.shape[-2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return image[..., top : top + side, left : left + side]
+def square(image: Tensor, first: int) -> Tensor:
+    """The square in the middle of the plane of an image's first two axes, the shorter of them its side.
+
+    Args:
+        first: the dimension of the first axis: 2 of images [N, C, *X], 1 of labels [N, *X].
+    """
+    side = min(image.shape[first : first + 2])
+    for dim in (first, first + 1):
+        image = image.narrow(dim, (image.shape[dim] - side) // 2, side)
+    return image
 
 
-def turned(image: Tensor, quarters: Tensor) -> Tensor:
-    """Images [N, ..., S, S], each turned counter-clockwise by its number [N] of quarters."""
-    every = torch.stack([torch.rot90(image, k, (-2, -1)) for k in range(4)])
+def turned(image: Tensor, quarters: Tensor, first: int) -> Tensor:
+    """Images, each turned counter-clockwise in the plane of its first two axes by its number [N] of quarters.
+
+    Args:
+        first: see `square`.
+    """
+    every = torch.stack([torch.rot90(image, k, (first, first + 1)) for k in range(4)])
     return every[quarters.to(image.device), torch.arange(len(image), device=image.device)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.augment.mixing import cutmix_boxes, mix
+from ssl4seg.axes import image_dims
 from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.parts.predictions import used_everywhere
@@ -89,7 +90,7 @@ class STPlusPlus(Method):
     def cut_out(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Images with a box of noise in their own range, and the place of the box [U, H, W] bool."""
         box = cutmix_boxes(image, p=self.cutout)
-        low, high = (f(image, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+        low, high = (f(image, dim=(1, *image_dims(image)), keepdim=True) for f in (torch.amin, torch.amax))
         return mix(image, torch.lerp(low, high, torch.rand_like(image)), box), box[:, 0] > 0.5
 
     def after_step(self, progress: Progress) -> None:

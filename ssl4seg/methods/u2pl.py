@@ -89,7 +89,8 @@ class U2PL(WithTeacher):
         expect("method.labels_only", labels_only, number_in("[0, 1)", "a share of the run"))
         self.student = network()
         self.level = level_at(self.student, 1 / 4)
-        self.projection = Projection(self.student.pyramid_channels[self.level], projection_channels)
+        axes = self.student.axes
+        self.projection = Projection(self.student.pyramid_channels[self.level], projection_channels, axes=axes)
         self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         # Any module can be averaged.
         self.teacher_projection = EMATeacher(cast(Network, self.projection), decay=ema_decay)
@@ -240,17 +241,17 @@ class Contrast:
             y_l: truth [L, H, W].
             y_m: pseudo-labels [U, H, W], IGNORE where unreliable.
         """
-        size = r.shape[-2:]
+        size = r.shape[2:]
         y_l, y_m, p_t = (_thinned(x, size) for x in (y_l, y_m, p_t))
         rank = p_t.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        classes = torch.arange(p_t.shape[1], device=r.device)[:, None, None]
+        classes = torch.arange(p_t.shape[1], device=r.device).view(-1, *(1 for _ in size))
         y_l, y_m, y = (x[:, None] for x in (y_l, y_m, torch.cat([y_l, y_m])))
         anchor = _by_class((y == classes) & (p_t > self.anchor_threshold))
         low_rank = min(self.low_rank, p_t.shape[1] - 1)
         low, high = (rank[: len(y_l)] < low_rank), (rank >= low_rank) & (rank < self.high_rank)
         negative_l = low & (y_l != classes) & (y_l != IGNORE)
         negative = _by_class(torch.cat([negative_l, high[len(y_l) :] & (y_m == IGNORE)]))
-        r, r_t = (x.movedim(1, -1).flatten(0, 2) for x in (r, r_t))
+        r, r_t = (x.movedim(1, -1).flatten(0, -2) for x in (r, r_t))
 
         if queue:
             key, valid = spread_index(negative.sum(dim=1), self.num_keys)
@@ -275,14 +276,13 @@ def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def _thinned(x: Tensor, size: torch.Size) -> Tensor:
-    """[..., H, W] -> [..., h, w]: the pixel in the middle of each cell, so that label and probability stay together."""
-    rows, columns = (
-        ((torch.arange(num, device=x.device) + 0.5) * (length / num)).long()
-        for num, length in zip(size, x.shape[-2:], strict=True)
-    )
-    return x[..., rows[:, None], columns]
+    """[..., *X] -> [..., *size]: the pixel in the middle of each cell, so that label and probability stay together."""
+    for dim, num in enumerate(size, start=x.ndim - len(size)):
+        at = ((torch.arange(num, device=x.device) + 0.5) * (x.shape[dim] / num)).long()
+        x = x.index_select(dim, at)
+    return x
 
 
 def _by_class(mask: Tensor) -> Tensor:
-    """[N, K, h, w] -> [K, N h w]."""
+    """[N, K, *x] -> [K, pixels of all images]."""
     return mask.transpose(0, 1).flatten(1)

@@ -58,7 +58,7 @@ class UAMT(MeanTeacher):
     def teach(self, x_u: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of one noisy pass, and the mean softmax of T other passes, both [U, K, H, W]."""
         calls = torch.arange(self.num_passes + 1).split(self.passes_per_call)
-        z = [self.teacher(self.perturbed(x_u.repeat(len(call), 1, 1, 1))) for call in calls]
+        z = [self.teacher(self.perturbed(torch.cat([x_u] * len(call)))) for call in calls]
         z_t, *others = torch.cat(z).split(len(x_u))
         return z_t, torch.stack([other.softmax(dim=1) for other in others]).mean(dim=0)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.augment.mixing import cutmix_boxes, mix, mix_labels
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import IGNORE, expect, number_in, one_of
 from ssl4seg.methods.base import MakeNetwork, Method, together
 from ssl4seg.methods.parts.losses import dice, masked_cross_entropy
@@ -95,4 +96,4 @@ class UniMatch(Method):
 def channel_mask(features: Tensor, p: float) -> Tensor:
     """A factor [N, C, 1, 1] for each channel of [N, C, h, w]: 0 with probability p, else 1 / (1 - p)."""
     kept = torch.rand(features.shape[:2]) >= p
-    return (kept / (1 - p)).to(features)[:, :, None, None]
+    return along_axes((kept / (1 - p)).to(features), features)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from ssl4seg.axes import LAYERS
 from ssl4seg.errors import UserError
 from ssl4seg.keys import at_least, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork, Method
@@ -69,7 +70,9 @@ class URPC(Method):
             raise UserError(
                 f"network={type(self.student).__name__}: has one decoder map; urpc compares at least 2 scales"
             )
-        self.heads = nn.ModuleList(nn.Conv2d(c, self.student.num_classes, 3, padding=1) for c in channels[1:])
+        self.heads = nn.ModuleList(
+            LAYERS[self.student.axes].conv(c, self.student.num_classes, 3, padding=1) for c in channels[1:]
+        )
         self.dropout, self.feature_noise = Dropout(dropout), feature_noise
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
@@ -98,7 +101,7 @@ class URPC(Method):
         d = (p * (log_p - log_mean)).sum(dim=2)
         v = (-d).exp()
         square = (p - mean).square().mean(dim=2)
-        pixels = (1, 2, 3)
+        pixels = tuple(range(1, d.ndim))
         return ratio((square * v).sum(pixels), v.sum(pixels)).mean() + batch_mean(d)
 
     def parameters_of(self, phase: str) -> Iterable[Parameter]:

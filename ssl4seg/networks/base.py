@@ -1,24 +1,35 @@
 """The network contract: encode an image to features, decode them to a pyramid of maps, and a head to logits."""
 
+import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl4seg.axes import interpolated
+from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, whole
+
+FOR_VOLUMES = ("unet", "vnet", "dynunet", "segresnet", "swin_unetr", "unetr")
+"""The choices `network=` whose images may have three axes, for messages."""
+
+Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""Patterns of the beginnings of keys, and what replaces them."""
 
 
 class Network(nn.Module, ABC):
     """A segmentation network in parts, so that methods can perturb features, add decoders, and add heads to maps.
 
-    `features` uses `encoder` alone, `pyramid` uses `decoder` alone.
+    `features` uses `encoder` alone, `pyramid` uses `decoder` alone. Images and maps are [N, C, *X], where X are the two
+    axes of a slice or the three of a volume.
 
     Args:
         in_channels: C of the images.
         num_classes: K of the logits, background included.
+        axes: number of the images' axes, one of `possible_axes`.
     """
 
     encoder: nn.Module
@@ -27,12 +38,15 @@ class Network(nn.Module, ABC):
     """Maps the finest decoder map to logits."""
     upsamplings: ClassVar[tuple[str, ...]] = ()
     """Values of the constructor's key `upsampling`; empty if it has no such key."""
+    possible_axes: ClassVar[tuple[int, ...]] = (2,)
+    """Numbers of axes that images may have. A network with more than one has the constructor's argument `axes`."""
 
-    def __init__(self, *, in_channels: int, num_classes: int) -> None:
+    def __init__(self, *, in_channels: int, num_classes: int, axes: int = 2) -> None:
         super().__init__()
         expect("network.in_channels", in_channels, whole(1))
         expect("network.num_classes", num_classes, whole(2))
-        self.in_channels, self.num_classes = in_channels, num_classes
+        axes_argument(type(self), axes)
+        self.in_channels, self.num_classes, self.axes = in_channels, num_classes, axes
         self.mean: Tensor | None
         self.std: Tensor | None
         self.register_buffer("mean", None)
@@ -53,9 +67,10 @@ class Network(nn.Module, ABC):
         """Channels of each feature map that `features` returns, finest first."""
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """[N, C, H, W] -> feature maps, finest first."""
+        """[N, C, *X] -> feature maps, finest first."""
         if self.mean is not None and self.std is not None:
-            image = (image - self.mean) / self.std
+            mean, std = (values.view(-1, *[1] * (image.ndim - 2)) for values in (self.mean, self.std))
+            image = (image - mean) / std
         return self.features(image)
 
     @abstractmethod
@@ -72,13 +87,32 @@ class Network(nn.Module, ABC):
         """Feature maps -> decoder maps, finest first; at least one."""
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Feature maps -> logits [N, K, h, w] at the network's own output resolution."""
+        """Feature maps -> logits [N, K, *x] at the network's own output resolution."""
         logits: Tensor = self.head(self.pyramid(features)[0])
         return logits
 
     def forward(self, image: Tensor) -> Tensor:
-        """[N, C, H, W] -> logits [N, K, H, W] float32 at the input's size."""
+        """[N, C, *X] -> logits [N, K, *X] float32 at the input's size."""
         return resized(self.decode(self.encode(image)), image)
+
+
+def axes_argument(kind: Any, axes: int, key: str = "network") -> dict[str, int]:
+    """The argument `axes` for the constructor of a kind of network; none for one that knows slices alone.
+
+    Args:
+        key: the key that chose the kind, for the message.
+
+    Raises:
+        UserError: the kind does not know this number of axes.
+    """
+    possible: tuple[int, ...] = getattr(kind, "possible_axes", (2,))
+    if axes not in possible:
+        known = " or ".join(map(str, possible))
+        raise UserError(
+            f"{key}: {kind.__name__} takes images of {known} axes, but dataset.image_size has {axes}; the "
+            f"networks for volumes are {', '.join(FOR_VOLUMES)}; slices have one number (dataset.image_size=256)"
+        )
+    return {} if possible == (2,) else {"axes": axes}
 
 
 def weighted_layers(module: nn.Module) -> list[nn.Module]:
@@ -92,21 +126,34 @@ def weighted_layers(module: nn.Module) -> list[nn.Module]:
     return layers
 
 
-def fitted(image: Tensor, stride: int, least: int = 1) -> Tensor:
-    """The image, bilinearly resized where a side is no multiple of `stride`: to the next multiple, at least `least`
+def fitted(image: Tensor, stride: int | Sequence[int], least: int = 1, places: int = 1) -> Tensor:
+    """The image, linearly resized where a side is no multiple of `stride`: to the next multiple, at least `least`
     strides.
 
     One pixel too many counts as none: the literature's crops of 321, 513 and 801 pixels lose it.
+
+    Args:
+        stride: of all axes, or one of each.
+        places: number of strides that the whole image must have, on all axes together: two for a norm of each image's
+            own values. Every side of a smaller image is doubled.
     """
-    size = [stride * max(least, -(-(side - 1) // stride)) for side in image.shape[-2:]]
-    if list(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+    sides = image.shape[2:]
+    strides = [stride] * len(sides) if isinstance(stride, int) else stride
+    size = [by * max(least, -(-(side - (by > 1)) // by)) for side, by in zip(sides, strides, strict=True)]
+    if math.prod(size) < places * math.prod(strides):
+        size = [2 * side for side in size]
+    return interpolated(image, size)
 
 
 def resized(logits: Tensor, image: Tensor) -> Tensor:
-    """Logits in float32, bilinearly resized to the size of the image."""
-    logits = logits.float()
-    if logits.shape[-2:] != image.shape[-2:]:
-        logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return logits
+    """Logits in float32, linearly resized to the size of the image."""
+    return interpolated(logits.float(), image.shape[2:])
+
+
+def renamed(state: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    """Rename each key of a state dict by the first pattern that its beginning matches."""
+
+    def ours(key: str) -> str:
+        return next((re.sub(pattern, name, key, count=1) for pattern, name in names if re.match(pattern, key)), key)
+
+    return {ours(key): value for key, value in state.items()}

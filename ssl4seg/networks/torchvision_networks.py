@@ -1,6 +1,5 @@
 """Two segmentation networks of torchvision: DeepLabV3 (Chen et al. 2017) and LR-ASPP (Howard et al., ICCV 2019)."""
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from ssl4seg.keys import expect, one_of
-from ssl4seg.networks.base import Network, fitted
+from ssl4seg.networks.base import Network, fitted, renamed
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.networks.pretrained import from_torchvision, load_encoder, take_channels
 
@@ -139,12 +138,3 @@ class Scores(nn.Module):
         low, high = x.split([self.low_classifier.in_channels, self.high_classifier.in_channels], dim=1)
         logits: Tensor = self.low_classifier(low) + self.high_classifier(high)
         return logits
-
-
-def renamed(state: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
-    """Rename each key by the first pattern that matches it."""
-
-    def ours(key: str) -> str:
-        return next((re.sub(pattern, name, key) for pattern, name in names if re.match(pattern, key)), key)
-
-    return {ours(key): value for key, value in state.items()}

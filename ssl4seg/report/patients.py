@@ -26,7 +26,7 @@ from ssl4seg.run.folder import read_config
 from ssl4seg.run.load import load_run
 from ssl4seg.run.settings import RunSettings, read
 from ssl4seg.scoring.metrics import mean_of_known
-from ssl4seg.scoring.pictures import Palette, fullest, grey, palette
+from ssl4seg.scoring.pictures import Palette, grey, palette, planes
 
 WHICH = ("worst", "median", "best")
 
@@ -131,10 +131,9 @@ def _figure(
 def _picture(axes: Axes, volume: Volume, prediction: LabelArray, colors: Palette, ratio: float) -> set[int]:
     """Draw contours over the slice with most of the truth, cropped to the foreground; return the visible classes."""
     assert volume.label is not None  # `read_all` refuses a case without a mask
-    at = fullest(volume.label, colors)
-    truth, predicted = volume.label[at], prediction[at]
+    image, (truth, predicted), _ = planes(volume.image, [volume.label, prediction], colors)[0]
     classes = colors.classes(np.stack([truth, predicted]))
-    axes.imshow(grey(volume.image[at]), interpolation="nearest")
+    axes.imshow(grey(image), interpolation="nearest")
     axes.set_axis_off()
     seen = set()
     for k in classes:

@@ -15,11 +15,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from ssl4seg import checkpoint
-from ssl4seg.data.dataset import Dataset, Statistics
+from ssl4seg.data.dataset import Dataset, Statistics, shape_of
 from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
 from ssl4seg.methods.base import MakeNetwork, Method
-from ssl4seg.networks.base import Network
+from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.postprocess.base import Step
@@ -76,11 +76,18 @@ def dataset_of(dataset: Config) -> Dataset:
 
 
 def network_maker(
-    network: Config, channels: int, num_classes: int, *, statistics: Statistics | None = None, load: bool = True
+    network: Config,
+    channels: int,
+    num_classes: int,
+    *,
+    axes: int = 2,
+    statistics: Statistics | None = None,
+    load: bool = True,
 ) -> MakeNetwork:
     """Make a builder of the network that the keys `network` describe.
 
     Args:
+        axes: number of the images' axes: 2 of slices, 3 of volumes.
         statistics: mean and standard deviation that standardise the network's input; None: it stays as it is.
         load: whether the network starts from the weights that the keys name; false if a run's weights follow.
     """
@@ -89,8 +96,11 @@ def network_maker(
     if "encoder_weights" in keys and (weights or not load):
         keys["encoder_weights"] = None  # the other weights replace them
 
+    kind = _class_of(keys)
+    sizes = {"in_channels": channels, "num_classes": num_classes} | (axes_argument(kind, axes) if kind else {})
+
     def make(**more: object) -> Network:
-        built: Network = build({**keys, **more}, "network", in_channels=channels, num_classes=num_classes)
+        built: Network = build({**keys, **more}, "network", **sizes)
         if statistics:
             built.standardize(*statistics)
         if weights:
@@ -98,6 +108,14 @@ def network_maker(
         return built
 
     return make
+
+
+def _class_of(config: Config) -> Any:
+    """The class or function that a configuration names; None if it cannot be imported, which `build` will say."""
+    try:
+        return hydra.utils.get_object(config["_target_"])
+    except Exception:  # a file of one's own may fail in any way
+        return None
 
 
 def load_network(network: Network, file: Path) -> None:
@@ -179,7 +197,7 @@ def predictor_of(
     data = settings.dataset
     return Predictor(
         predict=forward_of(model, fabric),
-        inference=build(settings.inference, "inference", side=data["image_size"]),
+        inference=build(settings.inference, "inference", shape=shape_of(data["image_size"])),
         device=fabric.device,
         batch_size=batch_size,
         protocol=protocol,

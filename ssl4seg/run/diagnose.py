@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from ssl4seg.axes import channels_last
 from ssl4seg.data.case import Case
 from ssl4seg.feed.store import Raw, Store
 from ssl4seg.feed.views import View, sample
@@ -30,7 +31,7 @@ class Diagnosis:
         num_images: largest number of slices that are scored, evenly spaced over the cases.
         classes: the names of all K classes.
         background: whether class 0 is the background; no Dice is computed of the background.
-        side: pixels of the training input.
+        shape: pixels of the training input along each axis.
         view: the weak views.
         batch_size: images in one call of the method.
         autocast: the run's precision.
@@ -43,7 +44,7 @@ class Diagnosis:
         num_images: int,
         classes: Sequence[str],
         background: bool,
-        side: int,
+        shape: Sequence[int],
         view: View,
         batch_size: int,
         device: torch.device,
@@ -52,7 +53,7 @@ class Diagnosis:
         self.classes, self.background = classes, background
         self.batch_size, self.autocast, self.device = batch_size, autocast, device
         chosen = _chosen(cases, num_images, len(classes))
-        parts = [sample(raw, view.plain(raw.size), side, IGNORE, mirror=view.mirror) for raw in chosen]
+        parts = [sample(raw, view.plain(raw.size), shape, IGNORE, mirror=view.mirror) for raw in chosen]
         self.images = [image for image, _ in parts]
         self.labels = [label for _, label in parts]
 
@@ -83,10 +84,10 @@ class Diagnosis:
         return {**counts.scores(self.classes, background=self.background), **_distance(method)}
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images [N, C, side, side] and labels [N, side, side] on the device."""
+        """Images [N, C, *X] and labels [N, *X] on the device."""
         images, labels = (torch.cat(parts).split(self.batch_size) for parts in (self.images, self.labels))
         for image, label in zip(images, labels, strict=True):
-            yield image.to(self.device, memory_format=torch.channels_last), label.to(self.device)
+            yield channels_last(image.to(self.device)), label.to(self.device)
 
 
 class Counts:

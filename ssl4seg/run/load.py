@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg import checkpoint
-from ssl4seg.data.dataset import Statistics
+from ssl4seg.axes import module_channels_last
+from ssl4seg.data.dataset import Statistics, shape_of
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import method_of, network_maker
 from ssl4seg.run.folder import checkpoint_file, read_json
@@ -39,6 +40,7 @@ def load_run(
         data["channels"],
         data["num_classes"],
         statistics=Statistics([0.0] * data["channels"], [1.0] * data["channels"]) if standardized else None,
+        axes=len(shape_of(data["image_size"])),
         load=False,
     )
     method = method_of(settings.method, make)
@@ -50,8 +52,7 @@ def load_run(
         if tested:
             raise UserError(doubt)
         log.warning(doubt)
-    method.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return method
+    return module_channels_last(method.to(device))
 
 
 def _doubt(run: Path, state: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from ssl4seg import checkpoint
+from ssl4seg.axes import module_channels_last
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
@@ -37,7 +38,7 @@ from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.metrics import METRICS, metric_table
-from ssl4seg.scoring.pictures import Picture, fullest, palette, panel
+from ssl4seg.scoring.pictures import Picture, overlay, palette
 from ssl4seg.scoring.predictor import NO_TEST, evaluate, table_of
 from ssl4seg.scoring.selection import goodness_of, selection_of
 from ssl4seg.scoring.tables import Summary, Table
@@ -187,7 +188,9 @@ class Training:
         """Build the method with its networks and its supervised loss; the weights depend on the seed alone."""
         torch.manual_seed(seed_of(self.plan.seed, "weights"))
         data = self.dataset
-        make = network_maker(self.settings.network, data.channels, data.num_classes, statistics=data.statistics())
+        make = network_maker(
+            self.settings.network, data.channels, data.num_classes, axes=data.axes, statistics=data.statistics()
+        )
         method = method_of(self.settings.method, make)
         method.supervised = build(self.settings.supervised_loss, "supervised_loss")
         if method.needs_unlabeled and not self.split.unlabeled:
@@ -222,7 +225,7 @@ class Training:
             stores["labeled"],
             unlabeled,
             sizes=(settings.batch_size, settings.unlabeled_batch_size if unlabeled else 0),
-            side=self.dataset.image_size,
+            shape=self.dataset.image_size,
             weak=self.weak,
             strong=[build(operation, "views.strong") for operation in settings.views.strong],
             num_strong=self.method.strong_views,
@@ -235,7 +238,7 @@ class Training:
 
     def engine(self) -> Engine:
         """Build the engine, at the last checkpoint or at the start."""
-        method = self.method.to(memory_format=torch.channels_last)
+        method = module_channels_last(self.method)
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -264,7 +267,7 @@ class Training:
             num_images=engine.diagnose,
             classes=self.dataset.classes,
             background=self.dataset.background,
-            side=self.dataset.image_size,
+            shape=self.dataset.image_size,
             view=self.weak,
             batch_size=engine.eval_batch_size,
             device=self.fabric.device,
@@ -307,8 +310,7 @@ class Training:
 
         def draw_overlay(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
-                at = fullest(volume.label, colors)
-                pictures[case.name] = panel(volume.image[at], [volume.label[at], prediction[at]], colors)
+                pictures[case.name] = overlay(volume.image, [volume.label, prediction], colors)
 
         table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
         part = slice(rank(), None, world_size())

@@ -8,12 +8,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl4seg.axes import channels_last, interpolated
 from ssl4seg.feed.store import Raw
 from ssl4seg.feed.views import fit, sample
-from ssl4seg.keys import Key, above, expect, is_list, number_in, optional, true_or_false, whole
+from ssl4seg.keys import (
+    Key,
+    above,
+    by_axis,
+    expect,
+    for_axes,
+    is_list,
+    number_in,
+    one_of,
+    optional,
+    true_or_false,
+    whole,
+)
 
 Predict = Callable[[Tensor], Tensor]
-"""[N, C, H, W] -> logits [N, K, H, W]."""
+"""Images [N, C, *X] -> logits [N, K, *X], with two or three axes."""
 
 
 SCALES = Key(
@@ -26,121 +39,161 @@ class Inference(ABC):
     """One way to bring an image to the network.
 
     Args:
-        side: side of the square training input in pixels.
+        shape: pixels of the training input along each axis.
         scales: multiples of its size at which the image is predicted; the probabilities are averaged.
-        flip: whether the mirrored image is predicted too, at each scale.
+        flip: whether the image mirrored along its second axis (left and right) is predicted too, at each scale.
     """
 
-    def __init__(self, *, side: int, scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
+    probabilities = False
+    """Whether `scores` returns probabilities."""
+
+    def __init__(self, *, shape: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
         expect("inference.scales", scales, SCALES)
         expect("inference.flip", flip, true_or_false)
-        self.side, self.scales, self.flip = side, tuple(scales), flip
+        self.shape, self.scales, self.flip = tuple(shape), tuple(scales), flip
 
     @property
     def averages(self) -> bool:
         """Whether the scores are averaged probabilities; otherwise they are logits."""
-        return self.flip or self.scales != (1.0,)
+        return self.probabilities or self.flip or self.scales != (1.0,)
 
     @torch.inference_mode()
     def __call__(self, predict: Predict, image: Tensor) -> Tensor:
-        """[N, C, H, W] -> scores [N, K, H, W] at native size: logits, or averaged probabilities (see `averages`)."""
-        if not self.averages:
-            return self.logits(predict, image, 1.0)
+        """[N, C, *X] -> scores [N, K, *X] at native size: logits, or averaged probabilities (see `averages`)."""
+        if not self.flip and self.scales == (1.0,):
+            return self.scores(predict, image, 1.0)
         total = torch.zeros(())
         for scale, flipped in product(self.scales, (False, True) if self.flip else (False,)):
-            z = self.logits(predict, image.flip(-1) if flipped else image, scale)
-            p = (z.flip(-1) if flipped else z).softmax(dim=1)
+            z = self.scores(predict, image.flip(3) if flipped else image, scale)
+            p = z if self.probabilities else z.softmax(dim=1)
+            p = p.flip(3) if flipped else p
             total = p if total.ndim == 0 else total.add_(p)
         return total / (len(self.scales) * (1 + self.flip))
 
     @abstractmethod
-    def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
-        """Predict the image at `scale` times its size, and return the logits at native size."""
+    def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
+        """Predict the image at `scale` times its size, and return logits, or `probabilities`, at native size."""
 
 
 class Resized(Inference):
-    """Resize the whole image to the square of training, whatever its proportions, and the logits back."""
+    """Resize the whole image to the training input, whatever its proportions, and the logits back."""
 
-    def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
-        size = torch.tensor([image.shape[-2:]], dtype=torch.float32).expand(len(image), 2)
+    def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
+        size = torch.tensor([image.shape[2:]], dtype=torch.float32).expand(len(image), -1)
         raw = Raw(image, torch.zeros_like(image[:, 0], dtype=torch.uint8), size)
-        square, _ = sample(raw, fit(size), max(1, round(self.side * scale)))
-        logits = predict(square.contiguous(memory_format=torch.channels_last))
-        return _resized(logits, image.shape[-2:])
+        fitted, _ = sample(raw, fit(size), [max(1, round(side * scale)) for side in self.shape])
+        return interpolated(predict(channels_last(fitted)), image.shape[2:])
 
 
 class Whole(Inference):
     """Predict the image at its own size."""
 
-    def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
+    def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         scaled = _scaled(image, scale)
-        return _resized(predict(scaled.contiguous(memory_format=torch.channels_last)), image.shape[-2:])
+        return interpolated(predict(channels_last(scaled)), image.shape[2:])
 
 
 class Sliding(Inference):
-    """Predict overlapping windows, and average the logits where several cover a pixel.
+    """Predict overlapping windows, and average where several cover a pixel.
 
     Args:
-        window: side of the windows in pixels; None takes the side of the training input. A side of the image that is
-            shorter than the window is covered by one window.
+        window: pixels of the windows along each axis, or one number for all; None takes the training input. A side of
+            the image that is shorter than the window is covered by one window.
         overlap: overlap of neighbouring windows, as a share of the window; the last window ends at the image's edge.
+        stride: instead, pixels from window to window along each axis, or one number for all.
+        pad: whether sides shorter than the window are filled up with zeros on both sides, for networks that see patches
+            of one size only.
+        average: what is averaged, logits or probabilities.
+        weights: of a window's pixels, uniform or gaussian (standard deviation of an eighth of the window, as nnU-Net).
         batch_size: windows in one forward pass, from one image or several.
     """
 
     def __init__(
         self,
         *,
-        side: int,
-        window: int | None = None,
+        shape: Sequence[int],
+        window: int | Sequence[int] | None = None,
         overlap: float = 1 / 3,
+        stride: int | Sequence[int] | None = None,
+        pad: bool = False,
+        average: str = "logits",
+        weights: str = "uniform",
         batch_size: int = 4,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
     ) -> None:
-        super().__init__(side=side, scales=scales, flip=flip)
-        expect("inference.window", window, optional(whole(16)))
+        super().__init__(shape=shape, scales=scales, flip=flip)
+        expect("inference.window", window, optional(for_axes(len(shape), 16)))
         expect("inference.overlap", overlap, number_in("[0, 1)", "a share"))
+        expect("inference.stride", stride, optional(for_axes(len(shape))))
+        expect("inference.pad", pad, true_or_false)
+        expect("inference.average", average, one_of("logits", "probabilities"))
+        expect("inference.weights", weights, one_of("uniform", "gaussian"))
         expect("inference.batch_size", batch_size, whole(1))
-        self.window, self.overlap, self.batch_size = window or side, overlap, batch_size
+        self.window = by_axis(window or shape, len(shape))
+        self.stride = by_axis(stride, len(shape)) if stride else [max(1, round(w * (1 - overlap))) for w in self.window]
+        self.pad, self.probabilities, self.weights, self.batch_size = (
+            pad,
+            average == "probabilities",
+            weights,
+            batch_size,
+        )
 
-    def starts(self, length: int) -> list[int]:
-        """The first pixels of the windows along a side of `length` pixels."""
-        stride = max(1, round(self.window * (1 - self.overlap)))
-        room = max(0, length - self.window)
-        return sorted({*range(0, room, stride), room})
+    def places(self, lengths: Sequence[int]) -> list[tuple[slice, ...]]:
+        """The windows of an image."""
+        axes = []
+        for length, window, stride in zip(lengths, self.window, self.stride, strict=True):
+            room = max(0, length - window)
+            starts = sorted({*range(0, room, stride), room})
+            axes.append([slice(start, start + window) for start in starts])
+        return list(product(*axes))
 
-    def logits(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
+    def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
         scaled = _scaled(image, scale)
-        height, width = scaled.shape[-2:]
-        places = [
-            (slice(y, y + self.window), slice(x, x + self.window))
-            for y, x in product(self.starts(height), self.starts(width))
-        ]
+        inner = (slice(None),) * scaled.ndim
+        if self.pad:
+            scaled, inner = self._padded(scaled)
+        lengths = scaled.shape[2:]
+        places = self.places(lengths)
+        weight = self._weight([min(w, n) for w, n in zip(self.window, lengths, strict=True)], scaled)
         windows = [(number, place) for place in places for number in range(len(image))]
-        total, count = torch.zeros(()), scaled.new_zeros((height, width))
+        total, count = torch.zeros(()), scaled.new_zeros(lengths)
         for place in places:
-            count[place] += 1
+            count[place] += weight
         for first in range(0, len(windows), self.batch_size):
             chosen = windows[first : first + self.batch_size]
-            pixels = torch.stack([scaled[number, :, *place] for number, place in chosen])
-            logits = predict(pixels.contiguous(memory_format=torch.channels_last))
+            pixels = torch.stack([scaled[number][(slice(None), *place)] for number, place in chosen])
+            scores = predict(channels_last(pixels))
+            scores = scores.softmax(dim=1) if self.probabilities else scores
             if total.ndim == 0:
-                total = logits.new_zeros((len(image), logits.shape[1], height, width))
-            for (number, place), part in zip(chosen, logits, strict=True):
-                total[number, :, *place] += part
-        return _resized(total / count, image.shape[-2:])
+                total = scores.new_zeros((len(image), scores.shape[1], *lengths))
+            for (number, place), part in zip(chosen, scores, strict=True):
+                total[number][(slice(None), *place)] += part * weight
+        return interpolated((total / count)[inner], image.shape[2:])
+
+    def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
+        """The image filled up to the window with zeros, and the index of the image in it."""
+        missing = [max(0, w - n) for w, n in zip(self.window, image.shape[2:], strict=True)]
+        before = [more // 2 for more in missing]
+        sides = [end for more, low in zip(missing, before, strict=True) for end in (more - low, low)]
+        inner = (slice(low, low + n) for low, n in zip(before, image.shape[2:], strict=True))
+        return F.pad(image, sides[::-1]), (slice(None), slice(None), *inner)
+
+    def _weight(self, window: Sequence[int], like: Tensor) -> Tensor:
+        """The weights [*w] of a window's pixels, the largest 1."""
+        weight = like.new_ones(())
+        if self.weights == "gaussian":
+            for length in window:
+                at = (torch.arange(length, device=like.device) - (length - 1) / 2) / (length / 8)
+                weight = weight[..., None] * torch.exp(-(at**2) / 2)
+            weight = weight.clamp(min=1e-3 * float(weight.max()))
+        return weight
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:
-    return _resized(image, [max(1, round(side * scale)) for side in image.shape[-2:]])
+    """The image at `scale` times its size.
 
-
-def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize [N, C, H, W] bilinearly.
-
-    Images are not smoothed before they shrink: training does not do so either (`views.sample`), nor does the
-    literature's evaluation at several scales, and the network would see less noise than it was trained with.
+    It is not smoothed before it shrinks: training does not do so either (`views.sample`), nor does the literature's
+    evaluation at several scales, and the network would see less noise than it was trained with.
     """
-    if list(image.shape[-2:]) == list(size):
-        return image
-    return F.interpolate(image, size=list(size), mode="bilinear", align_corners=False)
+    return interpolated(image, [max(1, round(side * scale)) for side in image.shape[2:]])

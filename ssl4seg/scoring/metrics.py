@@ -320,19 +320,22 @@ def score_classes(
     prediction: LabelArray,
     label: LabelArray,
     num_classes: int,
-    spacing: tuple[float, float, float] | None = None,
+    spacing: Sequence[float] | None = None,
     empty: str = "worst",
     *,
     first: int = 1,
     metrics: Sequence[Metric] = tuple(METRICS.values()),
 ) -> list[Scores]:
-    """Scores of the classes first..K-1 of a case, both [S, H, W]; ignored pixels belong to no class in either."""
+    """Scores of the classes first..K-1 of a case, both [S, H, W] or [1, X, Y, Z]; ignored pixels belong to no class."""
+    lengths = label.shape if len(label) > 1 else label.shape[1:]
+    spacing = spacing and tuple(spacing[-len(lengths) :])
+    # In a volume of one slice medpy would take every voxel for surface.
+    real = [axis for axis, length in enumerate(lengths) if length > 1 or len(lengths) == 2]
+    shape, sides = [lengths[axis] for axis in real], spacing and [spacing[axis] for axis in real]
+    prediction, label = prediction.reshape(shape), label.reshape(shape)
     counted = label != IGNORE
-    if label.shape[0] == 1:  # in a volume of one slice medpy would take every voxel for surface
-        prediction, label, counted = prediction[0], label[0], counted[0]
-        spacing = spacing and spacing[1:]  # type: ignore[assignment]
     masks = (((prediction == k) & counted, (label == k) & counted) for k in range(first, num_classes))
-    return [score(p, y, spacing, empty, metrics) for p, y in masks]
+    return [score(p, y, sides, empty, metrics) for p, y in masks]
 
 
 def confusion(prediction: LabelArray, label: LabelArray, num_classes: int) -> npt.NDArray[np.int64]:

@@ -99,6 +99,51 @@ def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> P
     return np.concatenate([base, *(painted(base, enlarged(label), colors) for label in labels)], axis=1)
 
 
+def fullest(label: LabelArray, colors: Palette, axis: int = 0) -> int:
+    """The plane across `axis` of a label [S, H, W] or [X, Y, Z] with most painted pixels."""
+    if label.shape[axis] == 1:
+        return 0
+    others = tuple(k for k in range(label.ndim) if k != axis)
+    return int((colors.shows(label) & (label != IGNORE)).sum(axis=others).argmax())
+
+
+class Plane(NamedTuple):
+    """A part of a case that a picture can show."""
+
+    image: ImageArray
+    """[C, h, w]"""
+    labels: list[LabelArray]
+    """[h, w] each"""
+    words: str
+    """Which part it is; "" if it is all."""
+
+
+def planes(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> list[Plane]:
+    """The planes of a case with most painted pixels in the first label.
+
+    Of slices [S, C, H, W] that is one slice; of a volume [1, C, X, Y, Z] one plane across each axis, z first, with x
+    (or y) to the right and z upwards.
+    """
+    if image.ndim == 4:
+        at = fullest(labels[0], colors)
+        words = f"slice {at + 1} of {len(image)}" if len(image) > 1 else ""
+        return [Plane(image[at], [label[at] for label in labels], words)]
+    found = []
+    for axis in (2, 1, 0):
+        at = fullest(labels[0][0], colors, axis)
+        up = -1 if axis < 2 else 1
+        flat = [np.take(part[0], at, axis=axis - 3).swapaxes(-1, -2)[..., ::up, :] for part in (image, *labels)]
+        found.append(Plane(flat[0], flat[1:], f"{'xyz'[axis]} {at + 1} of {image.shape[2 + axis]}"))
+    return found
+
+
+def overlay(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> Picture:
+    """The planes of a case one below the other: bare, and with each label painted over it."""
+    panels = [panel(plane.image, plane.labels, colors) for plane in planes(image, labels, colors)]
+    width = max(picture.shape[1] for picture in panels)
+    return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in panels])
+
+
 def captioned(picture: Picture, text: str) -> Picture:
     """Write white words on black into the upper left corner."""
     image = Image.fromarray(picture)
@@ -138,11 +183,6 @@ def _font(width: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size=max(12, width // 96))
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
-
-
-def fullest(label: LabelArray, colors: Palette) -> int:
-    """The slice of [S, H, W] with most painted pixels."""
-    return 0 if len(label) == 1 else int((colors.shows(label) & (label != IGNORE)).sum(axis=(1, 2)).argmax())
 
 
 def save_labels(label: LabelArray, path: Path, colors: Palette) -> None:

@@ -49,6 +49,8 @@ class Predictor:
     background: bool = True
 
     def __post_init__(self) -> None:
+        if self.protocol == "ssl4mis" and len(self.inference.shape) > 2:
+            raise UserError("protocol=ssl4mis resizes slices; evaluate volumes with protocol=default")
         check_steps(
             self.steps,
             probabilities=self.protocol == "default",
@@ -57,13 +59,13 @@ class Predictor:
         )
 
     def __call__(self, image: ImageArray, spacing: Spacing | None = None) -> LabelArray:
-        """[S, C, H, W] normalised -> [S, H, W] uint8, post-processed; spacing in mm."""
+        """[S, C, *X] normalised -> [S, *X] uint8, post-processed; spacing in mm."""
         label, probability = self.bare(image)
         return self.processed(label, Given(image, probability, spacing))
 
     @torch.inference_mode()
     def bare(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
-        """The label map before post-processing, and the probabilities [S, K, H, W] where a step reads them."""
+        """The label map before post-processing, and the probabilities [S, K, *X] where a step reads them."""
         step = self._zoomed if self.protocol == "ssl4mis" else self._native
         parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
         labels, probabilities = zip(*parts, strict=True)
@@ -84,7 +86,7 @@ class Predictor:
         return label, (scores if self.inference.averages else scores.softmax(dim=1)).float().cpu().numpy()
 
     def _zoomed(self, image: ImageArray) -> tuple[LabelArray, None]:
-        square = as_float(torch.from_numpy(zoomed(image, (self.inference.side,) * 2)).to(self.device))
+        square = as_float(torch.from_numpy(zoomed(image, self.inference.shape)).to(self.device))
         label = self.predict(square).argmax(dim=1).to(torch.uint8).cpu().numpy()
         return zoomed(label, image.shape[-2:]), None
 

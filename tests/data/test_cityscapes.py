@@ -216,7 +216,7 @@ def test_the_root_must_be_given_and_test_has_no_masks(root):
 def test_it_is_evaluated_in_windows_of_the_crops_side():
     config = composed("dataset=cityscapes", "dataset.image_size=64")
     assert config["views"]["weak"]["side"] == 64
-    assert build(config["inference"], "inference", side=config["dataset"]["image_size"]).window == 64
+    assert build(config["inference"], "inference", shape=(64, 64)).window == (64, 64)
     assert config["dataset"]["classes"] == [*LABEL_IDS]
     assert config["dataset"]["label_ids"] == [*LABEL_IDS.values()]
 

@@ -125,7 +125,7 @@ def make_batches(make_case):
     labeled, unlabeled = numbered(8, 1), numbered(12, 101)
 
     def make(**changes: object) -> Batches:
-        keys = {"sizes": (4, 4), "side": 16, "weak": RECIPE, "strong": [brighter], "num_strong": 0, "seed": 0}
+        keys = {"sizes": (4, 4), "shape": (16, 16), "weak": RECIPE, "strong": [brighter], "num_strong": 0, "seed": 0}
         streams = [labeled, changes.pop("unlabeled", unlabeled)]
         return Batches(*streams, **{**keys, "device": torch.device("cpu"), **changes})
 

@@ -46,7 +46,7 @@ def both(cases: list[Case], *, labels: bool = True) -> tuple[Store, Stream]:
 
 
 @pytest.mark.parametrize("labels", [True, False])
-@pytest.mark.parametrize("boxes", [None, [Box(3, 20, 5, 30), Box(0, 30, 0, 1), Box(0, 9, 3, 40)]])
+@pytest.mark.parametrize("boxes", [None, [Box((3, 5), (20, 30)), Box((0, 0), (30, 1)), Box((0, 3), (9, 40))]])
 def test_a_stream_takes_what_a_store_takes(cases, labels, boxes):
     store, stream = both(cases, labels=labels)
     assert len(store) == len(stream) == 8
@@ -297,7 +297,7 @@ def make_batches(cases):
 
     def make(kind: int, num_workers: int = 0, **changes: object) -> Batches:
         labeled, unlabeled = both(cases[:3])[kind], both(cases[3:], labels=False)[kind]
-        keys = {"sizes": (2, 3), "side": 32, "weak": CROP, "strong": [], "num_strong": 0, "seed": 0, **changes}
+        keys = {"sizes": (2, 3), "shape": (32, 32), "weak": CROP, "strong": [], "num_strong": 0, "seed": 0, **changes}
         made.append(Batches(labeled, unlabeled, device=torch.device("cpu"), num_workers=num_workers, **keys))
         return made[-1]
 
@@ -355,7 +355,7 @@ def test_bytes_are_worth_what_the_same_floats_are():
         ]
         store = Store(cases, num_classes=2, labels=True, device="cpu")
         assert store.images[0].dtype == getattr(torch, dtype)
-        keys = {"sizes": (4, 0), "side": 32, "weak": CROP, "strong": [], "num_strong": 0, "seed": 0}
+        keys = {"sizes": (4, 0), "shape": (32, 32), "weak": CROP, "strong": [], "num_strong": 0, "seed": 0}
         return Batches(store, None, device=torch.device("cpu"), **keys)
 
     one, other = batches("uint8")(0).image, batches("float32")(0).image

@@ -60,7 +60,7 @@ RECIPE = WeakView(rot90_flip=0.5, rotate=1, max_angle=20)
 @pytest.mark.parametrize("side", [16, 24, 33])
 def test_fit_is_linear_interpolation_of_images_and_the_nearest_label(shape, side):
     raw = raw_of(torch.rand(shape), torch.rand(shape))
-    image, label = sample(raw, fit(raw.size), side)
+    image, label = sample(raw, fit(raw.size), (side, side))
     expected = F.interpolate(raw.image, size=(side, side), mode="bilinear", align_corners=False)
     nearest = F.interpolate(raw.label[:, None].float(), size=(side, side), mode="nearest-exact")[:, 0]
     torch.testing.assert_close(image, expected, atol=1e-4, rtol=0)
@@ -70,7 +70,7 @@ def test_fit_is_linear_interpolation_of_images_and_the_nearest_label(shape, side
 
 def test_fit_to_the_same_size_changes_nothing():
     raw = raw_of(torch.rand(16, 16))
-    image, label = sample(raw, fit(raw.size), 16)
+    image, label = sample(raw, fit(raw.size), (16, 16))
     torch.testing.assert_close(image, raw.image)
     assert torch.equal(label, raw.label.long())
 
@@ -82,7 +82,7 @@ def test_fit_to_the_same_size_changes_nothing():
 def test_quarter_turn_and_flip_are_numpys_and_the_turned_frame_is_resized(shape):
     picture = torch.rand(shape)
     raw = raw_of(*[picture] * 200)
-    image, _ = sample(raw, TURN.thetas(raw.size, gen()), 16)
+    image, _ = sample(raw, TURN.thetas(raw.size, gen()), (16, 16))
     expected = torch.stack([resized(turned, 16) for turned in reflections(picture)])
     distance = (image[:, 0][:, None] - expected[None]).abs().amax(dim=(-2, -1))
     assert distance.amin(dim=1).max() < 1e-4
@@ -94,7 +94,7 @@ def test_quarter_turn_and_flip_are_numpys_and_the_turned_frame_is_resized(shape)
 
 def test_a_turned_label_stays_on_its_pixel():
     raw = raw_of(*(torch.randint(10, (16, 16)) / 10 + 0.05 for _ in range(8)))
-    image, label = sample(raw, TURN.thetas(raw.size, gen()), 16)
+    image, label = sample(raw, TURN.thetas(raw.size, gen()), (16, 16))
     assert torch.equal(label, (image[:, 0] * 10).long())
 
 
@@ -102,7 +102,7 @@ def test_a_turned_label_stays_on_its_pixel():
 def test_rotation_is_scipys_in_the_interior(degrees):
     picture = torch.from_numpy(scipy.ndimage.gaussian_filter(np.random.default_rng(0).random((32, 32)), 2)).float()
     raw = raw_of(picture)
-    image, label = sample(raw, rotation(degrees, 32), 32)
+    image, label = sample(raw, rotation(degrees, 32), (32, 32))
     inner = (slice(8, 24),) * 2
     expected = scipy.ndimage.rotate(picture.numpy(), degrees, reshape=False, order=1)
     np.testing.assert_allclose(image[0, 0][inner], expected[inner], atol=1e-5)
@@ -124,8 +124,8 @@ def test_rotation_happens_in_pixels_so_shapes_keep_their_angles():
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(64.0), indexing="ij")
     disc = (torch.hypot(y - 15.5, x - 31.5) < 12).float()
     raw = raw_of(*[disc] * 20)
-    plain, _ = sample(raw, fit(raw.size), 32)
-    tilted, _ = sample(raw, TILT.thetas(raw.size, gen()), 32)
+    plain, _ = sample(raw, fit(raw.size), (32, 32))
+    tilted, _ = sample(raw, TILT.thetas(raw.size, gen()), (32, 32))
     assert (tilted - plain).abs().mean(dim=(1, 2, 3)).max() < 0.02
 
 
@@ -146,7 +146,7 @@ def test_no_share_is_no_change():
 def test_zoom_out_shrinks_the_image_into_the_square(zoom, pixels):
     view = WeakView(rot90_flip=0, rotate=0, max_angle=0, scale=(zoom, zoom))
     raw = raw_of(torch.ones(20, 40))
-    image, label = sample(raw, view.thetas(raw.size, gen()), 32, fill_label=IGNORE)
+    image, label = sample(raw, view.thetas(raw.size, gen()), (32, 32), fill_label=IGNORE)
     assert image.sum() == pixels**2
     edge = (32 - pixels) // 2
     assert image[0, 0, edge : edge + pixels, edge : edge + pixels].eq(1).all()
@@ -165,7 +165,7 @@ def test_zoom_is_uniform_in_its_range():
 @pytest.mark.parametrize("fill_label", [0, 7, IGNORE])
 def test_outside_is_black_and_has_the_fill_label(fill_label):
     raw = raw_of(torch.full((32, 32), 0.35))
-    image, label = sample(raw, rotation(45, 32), 32, fill_label)
+    image, label = sample(raw, rotation(45, 32), (32, 32), fill_label)
     # A square turned by 45 degrees leaves triangles that cover 1 - 2 (sqrt(2) - 1) = 17 % of it.
     outside = image[0, 0] == 0
     assert outside.float().mean() == pytest.approx(3 - 2 * math.sqrt(2), abs=0.01)
@@ -180,10 +180,10 @@ def test_the_padding_of_smaller_images_never_bleeds_in():
     raw.image[0, :, 19:], raw.image[0, :, :, 13:] = 1000, 1000
     thetas = torch.cat([RECIPE.thetas(raw.size[:1].repeat(30, 1), gen()), fit(raw.size[:1])])
     many = Raw(raw.image[:1].repeat(31, 1, 1, 1), raw.label[:1].repeat(31, 1, 1), raw.size[:1].repeat(31, 1))
-    image, label = sample(many, thetas, 24)
+    image, label = sample(many, thetas, (24, 24))
     alone = raw_of(small)
     expected, expected_label = sample(
-        Raw(alone.image.repeat(31, 1, 1, 1), alone.label.repeat(31, 1, 1), alone.size.repeat(31, 1)), thetas, 24
+        Raw(alone.image.repeat(31, 1, 1, 1), alone.label.repeat(31, 1, 1), alone.size.repeat(31, 1)), thetas, (24, 24)
     )
     # A rounding error of 1e-6 in the weight of a padded pixel of 1000 would show as 1e-3.
     torch.testing.assert_close(image, expected, atol=1e-2, rtol=0)
@@ -197,9 +197,9 @@ def test_every_sample_has_parameters_of_its_own():
     raw = raw_of(*(torch.rand(20, 30) for _ in range(6)))
     thetas = TILT.thetas(raw.size, gen())
     assert len(thetas.unique(dim=0)) == 6
-    together = sample(raw, thetas, 16)
+    together = sample(raw, thetas, (16, 16))
     for i in range(6):
-        image, label = sample(Raw(*(part[i : i + 1] for part in raw)), thetas[i : i + 1], 16)
+        image, label = sample(Raw(*(part[i : i + 1] for part in raw)), thetas[i : i + 1], (16, 16))
         assert torch.equal(image[0], together[0][i])
         assert torch.equal(label[0], together[1][i])
 
@@ -263,7 +263,7 @@ def test_no_operation_is_the_weak_view_itself_but_not_its_memory():
 def test_a_store_hands_over_what_sample_needs(make_case):
     store = Store([make_case("a", np.ones((1, 9, 5)))], num_classes=2, labels=True, device="cpu")
     raw = store.take([0])
-    image, _ = sample(raw, fit(raw.size), 16)
+    image, _ = sample(raw, fit(raw.size), (16, 16))
     assert image.eq(1).all()
 
 
@@ -323,7 +323,7 @@ def test_outside_a_smaller_image_a_crop_is_mirrored_and_has_the_fill_label(shape
     theta = view.thetas(raw.size, gen())
     left, _, top, _ = window(theta, raw.size)[0].round().int().tolist()
     theta[0, :, 2] = torch.tensor([left + 16 - shape[1] / 2, top + 16 - shape[0] / 2])  # at whole pixels
-    image, label = sample(raw, theta, 32, view.fill_label, mirror=view.mirror)
+    image, label = sample(raw, theta, (32, 32), view.fill_label, mirror=view.mirror)
     around = np.pad(raw.image[0, 0].numpy(), 32, mode="symmetric")[top + 32 :, left + 32 :][:32, :32]
     torch.testing.assert_close(image[0, 0], torch.from_numpy(around), atol=1e-4, rtol=0)
     row, column = (torch.arange(32) + first for first in (top, left))
@@ -338,7 +338,7 @@ def test_a_crop_at_whole_pixels_is_a_slice(mirrored):
     theta = crop(flip=float(mirrored)).thetas(raw.size, gen())
     left, _, top, _ = window(theta, raw.size)[0].round().int().tolist()
     theta[0, :, 2] = torch.tensor([left + 16 - 35, top + 16 - 25])
-    image, label = sample(raw, theta, 32)
+    image, label = sample(raw, theta, (32, 32))
     expected, mask = (part[0, ..., top : top + 32, left : left + 32] for part in (raw.image, raw.label))
     expected, mask = (part.flip(-1) if mirrored else part for part in (expected, mask))
     torch.testing.assert_close(image[0], expected, atol=1e-4, rtol=0)
@@ -350,7 +350,7 @@ def test_a_scaled_crop_is_pytorchs_resize_of_the_slice(side):
     picture = torch.rand(60, 80)
     raw = raw_of(picture)
     theta = torch.tensor([[[16.0, 0, 20 + 16 - 40], [0, 16.0, 10 + 16 - 30]]])  # 32 x 32 from row 10, column 20
-    image, _ = sample(raw, theta, side)
+    image, _ = sample(raw, theta, (side, side))
     expected = resized(picture[10:42, 20:52], side)
     inner = slice(math.ceil(side / 32), side - math.ceil(side / 32))  # at its border the slice ends, the image does not
     torch.testing.assert_close(image[0, 0, inner, inner], expected[inner, inner], atol=1e-4, rtol=0)
@@ -359,7 +359,7 @@ def test_a_scaled_crop_is_pytorchs_resize_of_the_slice(side):
 def test_crops_are_pytorchs_own_sampling_of_the_image():
     raw = raw_of(*[torch.rand(45, 70)] * 20)
     theta = crop(scale=(0.5, 2.0), flip=0.5).thetas(raw.size, gen())
-    image, _ = sample(raw, theta, 32)
+    image, _ = sample(raw, theta, (32, 32))
     normalized = theta / (raw.size.flip(1) / 2)[:, :, None]
     grid = F.affine_grid(normalized, [20, 1, 32, 32], align_corners=False)
     expected = F.grid_sample(raw.image, grid, padding_mode="border", align_corners=False)
@@ -371,7 +371,7 @@ def test_crops_are_pytorchs_own_sampling_of_the_image():
 @pytest.mark.parametrize("shape", [(30, 60), (60, 30), (40, 40)])
 def test_plain_shows_the_whole_image_with_its_proportions(shape):
     raw = raw_of(torch.rand(shape))
-    image, label = sample(raw, crop().plain(raw.size), 32, IGNORE)
+    image, label = sample(raw, crop().plain(raw.size), (32, 32), IGNORE)
     height, width = (round(32 * length / max(shape)) for length in shape)
     top, left = (32 - height) // 2, (32 - width) // 2
     inner = (slice(top, top + height), slice(left, left + width))
@@ -420,10 +420,11 @@ def test_sampling_the_parts_is_sampling_the_whole(view, data):
         [raw.label[i][box.slices] for i, box in enumerate(parts)],
     )
     for box, (height, width) in zip(parts, shapes, strict=True):
-        assert 0 <= box.top < box.bottom <= height
-        assert 0 <= box.left < box.right <= width
-    image, label = sample(raw, theta, 16, IGNORE, mirror=view.mirror)
-    again, mask = sample(cut, moved(theta, size, parts), 16, IGNORE, mirror=view.mirror)
+        (top, left), (bottom, right) = box
+        assert 0 <= top < bottom <= height
+        assert 0 <= left < right <= width
+    image, label = sample(raw, theta, (16, 16), IGNORE, mirror=view.mirror)
+    again, mask = sample(cut, moved(theta, size, parts), (16, 16), IGNORE, mirror=view.mirror)
     # Positions are rounded otherwise: one that falls on the border of two pixels, or of the image, may go either way.
     near = label != mask
     assert near.sum() <= max(1, 0.02 * near.numel())
@@ -433,5 +434,6 @@ def test_sampling_the_parts_is_sampling_the_whole(view, data):
 def test_a_part_is_hardly_larger_than_what_the_view_shows():
     size = torch.full((200, 2), 500.0)
     for box in boxes(crop(side=100, scale=(2, 2)).thetas(size, gen()), size):
-        assert 50 <= box.bottom - box.top <= 54
-        assert 50 <= box.right - box.left <= 54
+        (top, left), (bottom, right) = box
+        assert 50 <= bottom - top <= 54
+        assert 50 <= right - left <= 54

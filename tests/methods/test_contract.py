@@ -43,9 +43,10 @@ dan gan adv_semi_seg
 entropy_minimization s4l
 """
 NETWORKS = """
-unet swin_unet gan_generator_deconv gan_generator_strided
+unet vnet swin_unet gan_generator_deconv gan_generator_strided
 resnet50_decoder vocsegnet fcn deeplabv3 lraspp
 smp_unet unetplusplus deeplabv3plus fpn pspnet segformer upernet dpt
+dynunet segresnet swin_unetr unetr
 dinov2_dpt
 """
 ENOUGH = 4

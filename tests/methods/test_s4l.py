@@ -67,8 +67,8 @@ def test_each_image_comes_upright_and_in_other_positions_all_equally_often():
 def test_turning_takes_image_and_label_alike():
     x = torch.randint(9, (4, 5, 5))
     r = torch.tensor([0, 1, 2, 3])
-    np.testing.assert_array_equal(turned(x, r), rotated(x, r.numpy()))
-    assert torch.equal(turned(x[:, None], r)[:, 0], turned(x, r))
+    np.testing.assert_array_equal(turned(x, r, 1), rotated(x, r.numpy()))
+    assert torch.equal(turned(x[:, None], r, 2)[:, 0], turned(x, r, 1))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_turning_takes_image_and_label_alike():
 )
 def test_of_other_images_the_square_in_the_middle_is_taken(size, rows, columns):
     x = torch.randn(2, 3, *size)
-    assert torch.equal(square(x), x[:, :, slice(*rows), slice(*columns)])
+    assert torch.equal(square(x, 2), x[:, :, slice(*rows), slice(*columns)])
 
 
 def test_images_that_are_not_square_work(batch):

@@ -107,7 +107,7 @@ def diagnosis(cases, num_images=100, side=4) -> Diagnosis:
         num_images=num_images,
         classes=CLASSES,
         background=True,
-        side=side,
+        shape=(side, side),
         view=WeakView(rot90_flip=0, rotate=0, max_angle=0),
         batch_size=2,
         device=CPU,

@@ -40,7 +40,7 @@ def scores(dice: float, hd95: float, asd: float, iou: float) -> Scores:
 
 
 def predictor_for(predict: Predict, side: int, **keys: object) -> Predictor:
-    return Predictor(predict=predict, inference=Resized(side=side), device=CPU, **keys)
+    return Predictor(predict=predict, inference=Resized(shape=(side, side)), device=CPU, **keys)
 
 
 def block(shape: tuple[int, ...], *box: slice) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ssl4seg.axes import LAYERS
 from ssl4seg.keys import IGNORE
 from ssl4seg.networks.base import resized
 
@@ -20,38 +21,43 @@ class Discriminator(nn.Module):
 
     Args:
         in_channels: of the stacked maps: the image's C, the mask's K, or C + K.
+        axes: of the images, 2 or 3; kernels are as long along each.
         decision: patches: conv 4x4 stride 1 pad 0, one decision [N, 1, h, w] a patch; dense: conv 4x4 stride 2 pad 1,
             resized to the input's size, one decision a pixel [N, 1, H, W]; pooled: the mean of the features over the
             image, then linear, one decision an image [N, 1], for any size.
         batch_norm: behind each of the four convolutions but the first.
     """
 
-    def __init__(self, *, in_channels: int, decision: Decision, batch_norm: bool = False) -> None:
+    def __init__(self, *, in_channels: int, decision: Decision, axes: int = 2, batch_norm: bool = False) -> None:
         super().__init__()
         self.decision = decision
         self.min_side = 64 if decision == "patches" else 32  # a place for the last kernel; two for the batch norm
-        layers: list[nn.Module] = []
+        conv, norms, layers = LAYERS[axes].conv, LAYERS[axes].batch_norm, list[nn.Module]()
         channels = (in_channels, 64, 128, 256, 512)
         for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
-            norm = [nn.BatchNorm2d(outputs)] if batch_norm and i else []
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), *norm, nn.LeakyReLU(0.2, inplace=True)]
+            norm = [norms(outputs)] if batch_norm and i else []
+            layers += [conv(inputs, outputs, 4, stride=2, padding=1), *norm, nn.LeakyReLU(0.2, inplace=True)]
         self.features = nn.Sequential(*layers)
         self.decide: nn.Module
         if decision == "pooled":
-            self.decide = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1))
+            self.decide = nn.Sequential(LAYERS[axes].average(1), nn.Flatten(), nn.Linear(512, 1))
         elif decision == "dense":
-            self.decide = nn.Conv2d(512, 1, 4, stride=2, padding=1)
+            self.decide = conv(512, 1, 4, stride=2, padding=1)
         else:
-            self.decide = nn.Conv2d(512, 1, 4)
+            self.decide = conv(512, 1, 4)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Maps [N, ., H, W], stacked on the channels -> logits of "real" in float32."""
+        """Maps [N, ., *X], stacked on the channels -> logits of "real" in float32."""
         x = torch.cat(maps, dim=1)
-        height, width = x.shape[-2:]
-        # Maps that are too small to give a decision get a margin of zeros.
-        x = F.pad(x, (0, max(0, self.min_side - width), 0, max(0, self.min_side - height)))
+        inner = (slice(None), slice(None), *map(slice, x.shape[2:]))
+        x = filled_up(x, self.min_side)  # maps that are too small to give a decision get a margin of zeros
         logits: Tensor = self.decide(self.features(x)).float()
-        return resized(logits, x)[..., :height, :width] if self.decision == "dense" else logits
+        return resized(logits, x)[inner] if self.decision == "dense" else logits
+
+
+def filled_up(maps: Tensor, side: int) -> Tensor:
+    """Add zeros at the far ends of the axes that are shorter than `side`."""
+    return F.pad(maps, [end for length in reversed(maps.shape[2:]) for end in (0, max(0, side - length))])
 
 
 def bce(logits: Tensor, real: float) -> Tensor:
@@ -68,7 +74,7 @@ ADVERSARIAL: dict[str, Callable[[Tensor, float], Tensor]] = {"bce": bce, "least_
 
 
 def one_hot_truth(label: Tensor, p: Tensor) -> Tensor:
-    """The truth [N, K, H, W] as a discriminator sees it; where it is ignored, the prediction p replaces it.
+    """The truth [N, K, *X] as a discriminator sees it; where it is ignored, the prediction p replaces it.
 
     Zeros there would tell truths from predictions at a glance, and no prediction could imitate them.
     """

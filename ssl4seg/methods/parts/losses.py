@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl4seg.axes import image_dims
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, at_least, expect, number_in, share
 from ssl4seg.processes import all_sum
@@ -60,7 +61,7 @@ def dice(logits: Tensor, label: Tensor, smooth: float = 1e-5) -> Tensor:
     num_classes = logits.shape[1]
     target = F.one_hot(label.masked_fill(~counted, 0), num_classes).movedim(-1, 1).float() * counted[:, None]
     p = logits.float().softmax(dim=1) * counted[:, None]
-    over = (0, 2, 3)
+    over = (0, *image_dims(p))
     sums = all_sum(torch.stack([(p * target).sum(over), (p * p).sum(over), target.sum(over)]))
     return (1 - (2 * sums[0] + smooth) / (sums[1] + sums[2] + smooth)).mean()
 

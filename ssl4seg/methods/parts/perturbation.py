@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ssl4seg.axes import along_axes, image_dims
+
 
 def feature_noise(x: Tensor, limit: float) -> Tensor:
     """x + x e with e ~ U(-limit, limit) in every element: noise in proportion to the activation."""
@@ -12,5 +14,5 @@ def feature_noise(x: Tensor, limit: float) -> Tensor:
 def feature_drop(x: Tensor, low: float, high: float) -> Tensor:
     """x without its most active places, where the mean over the channels is at least g x its peak, g ~ U(low, high)."""
     activity = x.mean(dim=1, keepdim=True)
-    g = low + (high - low) * torch.rand(len(x), 1, 1, 1).to(x)
-    return x * (activity < g * activity.amax(dim=(2, 3), keepdim=True))
+    g = low + (high - low) * along_axes(torch.rand(len(x)), x).to(x)
+    return x * (activity < g * activity.amax(dim=image_dims(x), keepdim=True))

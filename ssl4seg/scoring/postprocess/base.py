@@ -13,9 +13,9 @@ class Given(NamedTuple):
     """Inputs of a step besides the label map."""
 
     image: ImageArray
-    """[S, C, H, W] as in `Volume`."""
+    """[S, C, *X] as in `Volume`."""
     probability: FloatArray | None
-    """[S, K, H, W], the network's probabilities; None if no step reads them."""
+    """[S, K, *X], the network's probabilities; None if no step reads them."""
     spacing: Spacing | None
     """In mm per axis; None if unknown."""
 
@@ -32,7 +32,7 @@ class Step(ABC):
 
     @abstractmethod
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
-        """[S, H, W] -> [S, H, W] of the same classes."""
+        """[S, *X] -> [S, *X] of the same classes."""
 
     def resolve(self, classes: Sequence[str]) -> None:  # noqa: B027
         """Replace names of classes in the step's keys by numbers.

@@ -18,7 +18,7 @@ class DenseCRF(Step):
     Mean field (their algorithm 1): q = p, then repeatedly q_i(l) ~ p_i(l) exp(sum_j k_ij q_j(l)); the label is
     argmax_l q_i(l). For the compatibility [x_i != x_j] this is their update up to a factor common to all classes.
 
-    p [S, K, H, W]: the network's probabilities; s: row and column in pixels; c: the values of the C channels, in
+    p [S, K, *X]: the network's probabilities; s: the place in pixels; c: the values of the C channels, in
     1/255 of the range [0, 1]. Slices are processed one by one. The first kernel is filtered on the permutohedral
     lattice, as in the paper, the second by SciPy.
 
@@ -65,7 +65,7 @@ class DenseCRF(Step):
         return np.stack([self.mean_field(p, c).argmax(axis=0).astype(np.uint8) for p, c in pairs])
 
     def mean_field(self, p: FloatArray, c: FloatArray) -> FloatArray:
-        """q [K, H, W] of p [K, H, W] and the image c [C, H, W] in 0..255."""
+        """q [K, *X] of p [K, *X] and the image c [C, *X] in 0..255."""
         shape = p.shape
         lattice = self.lattice(c)
         near: FloatArray = lattice(np.ones((c[0].size, 1), np.float32)) ** np.float32(-0.5)
@@ -79,8 +79,8 @@ class DenseCRF(Step):
         return q
 
     def lattice(self, c: FloatArray) -> Lattice:
-        """The lattice over rows, columns and values of an image."""
-        places = np.indices(c.shape[1:], np.float32).reshape(2, -1) / self.alpha
+        """The lattice over the places and values of an image's pixels."""
+        places = np.indices(c.shape[1:], np.float32).reshape(c.ndim - 1, -1) / self.alpha
         values = c.reshape(len(c), -1) / self.beta
         try:
             return Lattice(np.concatenate([places, values]).T)
@@ -91,6 +91,6 @@ class DenseCRF(Step):
             ) from None
 
     def smoothed(self, maps: FloatArray) -> FloatArray:
-        """Filter each of the maps [K, H, W] by the second kernel; outside they count as 0."""
-        result: FloatArray = gaussian_filter(maps, self.gamma, mode="constant", axes=(1, 2))
+        """Filter each of the maps [K, *X] by the second kernel; outside they count as 0."""
+        result: FloatArray = gaussian_filter(maps, self.gamma, mode="constant", axes=tuple(range(1, maps.ndim)))
         return result

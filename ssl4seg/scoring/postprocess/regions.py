@@ -38,6 +38,8 @@ class RegionStep(Step):
         self.three_d, self.corners = three_d, corners
 
     def __call__(self, label: LabelArray, given: Given) -> LabelArray:
+        if label.ndim > 3:  # one image of three axes
+            return self.processed(label[0], given)[None]
         parts = [label] if self.three_d else list(label[:, None])
         return np.concatenate([self.processed(part, given) for part in parts])
 

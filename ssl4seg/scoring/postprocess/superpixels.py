@@ -30,7 +30,7 @@ class Superpixels(Step):
         return np.stack([self.voted(mask, np.moveaxis(image, 0, -1)) for mask, image in pairs])
 
     def voted(self, label: LabelArray, image: FloatArray) -> LabelArray:
-        """[H, W] and [H, W, C] -> [H, W]."""
+        """[*X] and [*X, C] -> [*X]."""
         in_lab = image.shape[-1] == 3
         numbers = slic(
             image,

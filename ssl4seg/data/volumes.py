@@ -1,0 +1,72 @@
+"""Slices that follow one another, as one image with three axes."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Spacing, Volume
+from ssl4seg.data.formats import H5, ending
+
+
+def as_stored(file: Path, h5_axes: str) -> bool:
+    """Whether the axes of a file's volume keep the order in which arrays have them.
+
+    Args:
+        h5_axes: of h5 files: xyz as they are, or zyx, slices first. NIfTI and stacks are read with slices first.
+    """
+    return ending(file) in H5 and h5_axes == "xyz"
+
+
+def stood(slices: npt.NDArray[Any], *, stored: bool) -> npt.NDArray[Any]:
+    """An image [S, C, H, W] as [1, C, W, H, S], or a label [S, H, W] as [1, W, H, S].
+
+    Args:
+        stored: keep the order of the axes, [1, (C,) S, H, W].
+    """
+    image = slices if slices.ndim == 4 else slices[:, None]
+    body = image.swapaxes(0, 1)
+    turned = np.ascontiguousarray(body if stored else body.transpose(0, 3, 2, 1))[None]
+    return turned if slices.ndim == 4 else turned[:, 0]
+
+
+def sliced(label: LabelArray, *, stored: bool) -> LabelArray:
+    """The slices [S, H, W] of a label [1, W, H, S] (`stored`: [1, S, H, W]): the way back of `stood`."""
+    slices: LabelArray = label[0] if stored else label[0].transpose(2, 1, 0)
+    return slices
+
+
+def spacing_of(spacing: Spacing | None, *, stored: bool) -> Spacing | None:
+    """The spacing of slices, rows and columns in the order of a volume's axes."""
+    return spacing if stored or spacing is None else (spacing[2], spacing[1], spacing[0])
+
+
+def volume_of(case: Case, *, stored: bool = False) -> Case:
+    """A case of slices as a case of one image with three axes: x, y, z, the slices along z.
+
+    Args:
+        stored: keep the order in which the file has its axes.
+    """
+    shape = (case.num_images, *case.size)
+    return replace(
+        case,
+        num_images=1,
+        size=shape if stored else shape[::-1],
+        read=partial(_read, case.read, stored),
+        read_image=case.read_image and partial(_read_image, case.read_image, stored),
+        read_slice=None,
+        spacing=spacing_of(case.spacing, stored=stored),
+    )
+
+
+def _read(read: Callable[[], Volume], stored: bool) -> Volume:
+    image, label = read()
+    return Volume(stood(image, stored=stored), None if label is None else stood(label, stored=stored))
+
+
+def _read_image(read: Callable[[], ImageArray], stored: bool) -> ImageArray:
+    return stood(read(), stored=stored)

@@ -1,0 +1,167 @@
+"""Inference, metrics, post-processing and pictures of volumes, against hand-made averages and medpy."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from medpy.metric.binary import asd, hd95
+from torch import Generator, Tensor
+
+from ssl4seg.errors import UserError
+from ssl4seg.scoring.inference import Resized, Sliding, Whole
+from ssl4seg.scoring.metrics import score_classes
+from ssl4seg.scoring.pictures import overlay, palette, planes
+from ssl4seg.scoring.postprocess.base import Given
+from ssl4seg.scoring.postprocess.crf import DenseCRF
+from ssl4seg.scoring.postprocess.regions import LargestComponent
+from ssl4seg.scoring.postprocess.superpixels import Superpixels
+from ssl4seg.scoring.predictor import Predictor
+from ssl4seg.scoring.tables import CaseTable
+
+
+def volume(*shape: int) -> Tensor:
+    return torch.rand(1, 2, *shape, generator=Generator().manual_seed(0))
+
+
+def test_windows_lie_at_the_strides_and_end_at_the_edge():
+    places = Sliding(shape=(112, 112, 80), stride=(18, 18, 4)).places((130, 112, 85))
+    starts = [sorted({place[axis].start for place in places}) for axis in range(3)]
+    assert starts == [[0, 18], [0], [0, 4, 5]]
+    assert len(places) == 6
+
+
+def test_probabilities_of_windows_are_averaged_by_hand():
+    """A network that says more the further the window lies along x shows which windows a voxel was averaged over."""
+    image = torch.arange(6.0).view(1, 1, 6, 1, 1).expand(1, 2, 6, 4, 4)
+    network = lambda x: torch.cat([x[:, :1] * 0, x[:, :1, :1].expand(-1, 1, *x.shape[2:])], dim=1)  # noqa: E731
+    way = Sliding(shape=(4, 4, 4), window=None, stride=1, average="probabilities")
+    p = way(network, image)[0, 1, :, 0, 0]
+    first = torch.tensor([0.0, 1.0, 2.0]).sigmoid()  # of the windows that start at 0, 1 and 2
+    expected = [first[0], first[:2].mean(), first.mean(), first.mean(), first[1:].mean(), first[2]]
+    torch.testing.assert_close(p, torch.stack(expected))
+    assert way.averages
+
+
+def test_gaussian_weights_favour_the_middle_and_sum_to_one():
+    image = volume(20, 18, 16)
+    way = Sliding(shape=(16, 16, 16), stride=4, weights="gaussian")
+    torch.testing.assert_close(way(lambda x: x, image), image)
+    weight = way._weight((16, 16, 16), image)
+    assert weight[7, 7, 7] > 0.9 * weight.max()
+    assert weight[0, 0, 0] == pytest.approx(1e-3 * weight.max())
+    ratio = np.exp(-((7.5 - 4) ** 2 - 0.5**2) / 2 / 2**2)
+    assert weight[4, 7, 7] / weight[7, 7, 7] == pytest.approx(ratio, rel=1e-5)
+
+
+def test_a_volume_smaller_than_the_window_is_filled_up_on_both_sides():
+    seen = []
+    image = volume(10, 20, 13)
+    scores = Sliding(shape=(16, 16, 16), pad=True)(lambda x: seen.append(x) or x, image)
+    assert scores.shape == image.shape
+    torch.testing.assert_close(scores, image)
+    assert all(x.shape[2:] == (16, 16, 16) for x in seen)
+    assert torch.equal(seen[0][0, :, 3:13, :, 1:14], image[0, :, :, :16])
+    assert seen[0][0, :, :3].eq(0).all()
+
+
+def test_resized_and_whole_are_trilinear():
+    image = volume(10, 12, 8)
+    seen = []
+    scores = Resized(shape=(16, 16, 16))(lambda x: seen.append(x) or x, image)
+    expected = F.interpolate(image, size=(16, 16, 16), mode="trilinear", align_corners=False)
+    torch.testing.assert_close(seen[0], expected)
+    torch.testing.assert_close(scores, F.interpolate(expected, size=(10, 12, 8), mode="trilinear", align_corners=False))
+    assert torch.equal(Whole(shape=(16, 16, 16))(lambda x: x, image), image)
+    flipped = Whole(shape=(16, 16, 16), flip=True)(lambda x: x.cumsum(3), image)
+    both = (image.cumsum(3).softmax(1) + image.flip(3).cumsum(3).flip(3).softmax(1)) / 2
+    torch.testing.assert_close(flipped, both)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"window": [96, 96]}, {"stride": 0}, {"average": "labels"}, {"weights": "flat"}, {"pad": 1}]
+)
+def test_a_wrong_key_is_refused(keys):
+    (key,) = keys
+    with pytest.raises(UserError, match=rf"inference\.{key}"):
+        Sliding(shape=(96, 96, 96), **keys)
+
+
+def predictor(**keys) -> Predictor:
+    predict = lambda x: torch.cat([1 - x[:, :1], x[:, :1]], dim=1)  # noqa: E731
+    return Predictor(predict=predict, inference=Whole(shape=(16, 16, 16)), device=torch.device("cpu"), **keys)
+
+
+def test_a_volume_is_predicted_whole():
+    image = volume(9, 10, 11)[:, :1].numpy()
+    assert np.array_equal(predictor()(image), (image[:, 0] > 0.5).astype(np.uint8))
+
+
+def test_the_protocol_of_slices_is_refused():
+    with pytest.raises(UserError, match="protocol=ssl4mis resizes slices"):
+        predictor(protocol="ssl4mis")
+
+
+# -- metrics and steps ------------------------------------------------------------------------------------------------
+
+
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    truth, prediction = np.zeros((1, 12, 14, 9), np.uint8), np.zeros((1, 12, 14, 9), np.uint8)
+    truth[0, 3:8, 4:9, 2:6], prediction[0, 4:9, 4:10, 2:5] = 1, 1
+    return prediction, truth
+
+
+def test_distances_of_a_volume_are_medpys_with_its_spacing():
+    prediction, truth = blobs()
+    spacing = (0.5, 1.0, 3.0)
+    (found,) = score_classes(prediction, truth, 2, spacing)
+    assert found["hd95"] == pytest.approx(hd95(prediction[0], truth[0], spacing))
+    assert found["asd"] == pytest.approx(asd(prediction[0], truth[0], spacing))
+    assert found["dice"] == pytest.approx(2 * (4 * 5 * 3) / (5 * 5 * 4 + 5 * 6 * 3))
+
+
+def test_a_volume_of_one_slice_has_the_slices_distances():
+    prediction, truth = (label[..., 3] for label in blobs())
+    flat = score_classes(prediction, truth, 2, (9.0, 0.5, 1.0))
+    deep = score_classes(prediction[..., None], truth[..., None], 2, (0.5, 1.0, 9.0))
+    assert flat == deep
+
+
+def test_a_table_takes_volumes():
+    table = CaseTable(["background", "blob"], unit="mm")
+    table.add("a", *blobs(), (0.5, 1.0, 3.0))
+    assert table.summary()["dice"]["blob"] == pytest.approx(2 * 60 / 190)
+
+
+def test_the_largest_component_of_a_volume():
+    label = np.zeros((1, 8, 8, 8), np.uint8)
+    label[0, 1:4, 1:4, 1:4], label[0, 4, 4, 4], label[0, 6:, 6:, 6:] = 1, 1, 1
+    kept = LargestComponent()(label, Given(label[:, None].astype(np.float32), None, None))
+    assert kept.sum() == 28  # the voxel that touches at a corner belongs to it
+    assert LargestComponent(corners=False)(label, Given(label[:, None], None, None)).sum() == 27
+
+
+def test_crf_and_superpixels_clean_a_volume():
+    """Two halves whose values differ, with one voxel of the wrong class in each."""
+    image = np.zeros((1, 1, 12, 12, 8), np.float32)
+    image[:, :, 6:] = 1
+    truth = image[:, 0].astype(np.uint8)
+    label = truth.copy()
+    label[0, 3, 3, 3], label[0, 9, 9, 4] = 1, 0
+    p = np.stack([np.where(label == k, 0.7, 0.3) for k in range(2)], axis=1).astype(np.float32)
+    assert np.array_equal(DenseCRF(iterations=3)(label, Given(image, p, None)), truth)
+    assert np.array_equal(Superpixels(size=64)(label, Given(image, p, None)), truth)
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_three_planes_go_through_the_structure():
+    image = np.random.default_rng(0).random((1, 1, 6, 7, 8), np.float32)
+    label = np.zeros((1, 6, 7, 8), np.uint8)
+    label[0, 2, 3:5, 1:6], label[0, 1, 4, 5] = 1, 1
+    axial, coronal, sagittal = planes(image, [label], palette())
+    assert [plane.words for plane in (axial, coronal, sagittal)] == ["z 6 of 8", "y 5 of 7", "x 3 of 6"]
+    assert np.array_equal(axial.image[0], image[0, 0, :, :, 5].T)
+    assert np.array_equal(coronal.image[0], image[0, 0, :, 4].T[::-1])
+    assert np.array_equal(sagittal.labels[0], label[0, 2].T[::-1])
+    assert overlay(image, [label, label], palette()).shape[2] == 3
