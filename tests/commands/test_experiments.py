@@ -66,7 +66,7 @@ def test_everything_of_a_recipe_but_the_data_can_be_built(name: str) -> None:
     if "encoder_weights" in config["network"]:
         config["network"]["encoder_weights"] = None  # or they would be fetched
     for group in ("schedule", "inference", "supervised_loss"):
-        build(config[group], group, **({"side": 32} if group == "inference" else {}))
+        build(config[group], group, **({"shape": (32, 32)} if group == "inference" else {}))
     build(config["views"]["weak"], "views.weak")
     data = config["dataset"]
     with torch.device("meta"):  # no memory, no numbers

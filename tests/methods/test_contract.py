@@ -106,18 +106,18 @@ def config(request: pytest.FixtureRequest) -> dict[str, Any]:
     return composed(*small_method(request.param)) | {"network": small_network("unet")}
 
 
-def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4) -> Method:
+def assembled(config: dict[str, Any], channels: int = 1, classes: int = 4, axes: int = 2) -> Method:
     torch.manual_seed(0)
-    return method_of(config["method"], network_maker(config["network"], channels, classes)).train()
+    return method_of(config["method"], network_maker(config["network"], channels, classes, axes=axes)).train()
 
 
-def batch_for(method: Method, channels: int = 1, classes: int = 4) -> Batch:
+def batch_for(method: Method, channels: int = 1, classes: int = 4, shape: tuple[int, ...] = (SIDE, SIDE)) -> Batch:
     """Random images; a fifth of the labels is ignored."""
-    label = torch.randint(classes, (NUM_LABELED, SIDE, SIDE))
+    label = torch.randint(classes, (NUM_LABELED, *shape))
     label[torch.rand(label.shape) < 0.2] = IGNORE
-    unlabeled = torch.rand(NUM_UNLABELED if method.needs_unlabeled else 0, channels, SIDE, SIDE)
+    unlabeled = torch.rand(NUM_UNLABELED if method.needs_unlabeled else 0, channels, *shape)
     strong = tuple(torch.rand_like(unlabeled) for _ in range(method.strong_views))
-    return Batch(torch.rand(NUM_LABELED, channels, SIDE, SIDE), label, unlabeled, strong)
+    return Batch(torch.rand(NUM_LABELED, channels, *shape), label, unlabeled, strong)
 
 
 def steps(method: Method, batch: Batch) -> Iterator[tuple[str, Losses]]:
@@ -159,6 +159,20 @@ def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, c
     check_step(method, batch)
     for phase, _ in steps(method, batch):
         assert any(p.grad.abs().sum() > 0 for p in method.parameters_of(phase)), phase
+
+
+def test_volumes_are_stepped_on_predicted_and_pseudo_labelled(config):
+    if "SwinUNet" in str(config["method"]):
+        with pytest.raises(UserError, match=r"method\.transformer: SwinUNet takes images of 2 axes, but dataset\.image_size has 3"):
+            assembled(config, axes=3)
+        return
+    method = assembled(config, axes=3)
+    batch = batch_for(method, shape=(16, 20, 16))
+    check_step(method, batch)
+    assert predicted(method, batch.image).shape == (NUM_LABELED, 4, 16, 20, 16)
+    with torch.no_grad():
+        found = method.pseudo_labels(batch.unlabeled, HALFWAY)
+    assert found is None or found.probability.shape[2:] == found.used.shape[1:] == (16, 20, 16)
 
 
 @pytest.mark.parametrize(("name", "network"), pairs([conf_dir()]))
