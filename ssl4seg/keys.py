@@ -9,13 +9,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, plain
 
 IGNORE = 255
 """The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
 
 RESERVED = "mean"
 """No class may have this name: tables and results.json use it for the mean, beside the names of the classes."""
+
+
+NAME = "a name of at most 200 bytes, without / and \\ and signs that are not printed"
 
 
 class Key(NamedTuple):
@@ -60,6 +63,17 @@ def is_number(value: Any) -> bool:
 
 def is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def is_line(value: Any) -> bool:
+    """Whether the value is a text of at most 200 bytes that is shown on one line: the name of a class, a tag."""
+    short = isinstance(value, str) and 0 < len(value) <= 200 and len(value.encode(errors="replace")) <= 200
+    return short and plain(value) == value and not set(value) & {"\n", "\t"}
+
+
+def is_name(value: Any) -> bool:
+    """Whether the value can be the name of a file or folder."""
+    return is_line(value) and not set(value) & {"/", "\\"} and value.strip(". ") != ""
 
 
 def is_rgb_color(value: Any) -> bool:
@@ -174,6 +188,7 @@ KEYS: dict[str, Key] = {
     "precision": one_of(*PRECISIONS),
     "num_threads": optional(whole(1)),
     "deterministic": true_or_false,
+    "tag": optional(Key(lambda v: is_name(str(v)), NAME)),
     "resume": true_or_false,
     "trust": true_or_false,
     "metrics.unit": one_of(*UNITS),

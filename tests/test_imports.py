@@ -14,7 +14,7 @@ from pathlib import Path
 import ssl4seg
 
 ROOT = Path(ssl4seg.__file__).parent
-GROUND = {"errors", "types", "seeding", "keys", "checkpoint", "processes"}
+GROUND = {"errors", "types", "seeding", "keys", "checkpoint", "processes", "files"}
 ENTRIES = {"train", "eval", "predict", "prepare"}
 ROOMS = {  # room: the rooms that it may import from
     "ground": "",

@@ -46,6 +46,8 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     plain: Any = OmegaConf.to_container(composed(name, chosen, extra), resolve=False)
     for config in _configurations(name, plain, parsed):
         for override in parsed:
+            if override.is_delete():
+                _check_removal(override, config)
             if override.key_or_group not in groups and not override.key_or_group.startswith("hydra"):
                 _check_key(override, config, groups, folders)
         if name != "train":
@@ -74,6 +76,13 @@ def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool)
         raise UserError(f"{override.input_line}: only a sweeper that searches takes it: {SEARCHER}")
     if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
         check_plugin(f"{override.key_or_group}={override.value()}")
+
+
+def _check_removal(override: Override, config: Config) -> None:
+    """Refuse ~KEY for a key or group that every run has; an argument of something that is built may be left out."""
+    key = override.key_or_group
+    if not (_is_argument(config, key) or key.startswith("hydra")):
+        raise UserError(f"{override.input_line}: cannot be left out; choose another value with {key}=...")
 
 
 def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> str:

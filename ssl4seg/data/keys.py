@@ -7,6 +7,7 @@ from ssl4seg.keys import (
     IGNORE,
     RESERVED,
     Key,
+    is_line,
     is_list,
     is_number,
     is_rgb_color,
@@ -25,7 +26,7 @@ def only(value: int, dataset: str) -> Key:
 
 
 def _are_classes(value: Any) -> bool:
-    names = is_list(value) and all(isinstance(name, str) and name and name != RESERVED for name in value)
+    names = is_list(value) and all(is_line(name) and name != RESERVED for name in value)
     return names and 2 <= len(set(value)) == len(value) <= IGNORE
 
 
@@ -36,7 +37,7 @@ def _are_numbers(value: Any) -> bool:
 COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
-        f"a list of 2 to {IGNORE} different names, background first, none of them {RESERVED!r} "
+        f"a list of 2 to {IGNORE} different names of one line, background first, none of them {RESERVED!r} "
         "(numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),

@@ -14,6 +14,7 @@ from typing import IO, Any
 import yaml
 
 from ssl4seg.errors import UserError
+from ssl4seg.files import write_text
 from ssl4seg.run.versions import current
 
 log = logging.getLogger("ssl4seg")
@@ -235,13 +236,6 @@ def read_failures(file: Path) -> tuple[list[dict[str, str]], int]:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. NaN becomes null, which every JSON reader accepts."""
     write_text(file, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text atomically: the file holds the whole earlier text or the whole new one."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text)
-    partial.replace(file)
 
 
 def _plain(value: Any) -> Any:
