@@ -62,7 +62,8 @@ class LogFile(logging.FileHandler):
         log.removeHandler(self)
         with suppress(OSError):  # closing writes what is left
             self.close()
-        log.warning(f"{unwritten(Path(self.baseFilename), error)}; the run goes on without it")
+        if not hasattr(record, "file_only"):  # the last message, of what ended the run, is on the screen
+            log.warning(f"{unwritten(Path(self.baseFilename), error)}; the run goes on without it")
 
 
 def start_log(file: Path | None, *, quiet: bool = False) -> None:
@@ -71,7 +72,8 @@ def start_log(file: Path | None, *, quiet: bool = False) -> None:
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
     screen = Screen()
     screen.setFormatter(Plain("%(message)s"))
     log.addHandler(screen)

@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
 from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, WriteError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
@@ -31,7 +32,7 @@ from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, op
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
 from ssl4seg.run.engine import Engine, Interrupted, Plan
-from ssl4seg.run.folder import RunFolder, finished, read_json, write_failure, write_json
+from ssl4seg.run.folder import RunFolder, damage, finished, read_json, write_failure, write_json
 from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
@@ -72,6 +73,8 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         if first:
             show(f"{path}: test", done["test"], metric_table(settings.metrics.more).values())
         return goodness_of(done, settings.metrics.more)
+    if first and (fault := damage(path)):
+        log.warning(f"{fault}; it is written again")
     try:
         with out_of_memory_explained():
             Training(config, names, folder).run()
@@ -84,14 +87,20 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         if folder and folder.refused():
             start_log(None)  # closes train.log
             folder.remove()
-        elif folder:
-            log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
+            raise
+        if not folder:
+            raise
+        if isinstance(error, WriteError):
+            error = UserError(f"{error}. {folder.saved()}")
+        log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
+        with suppress(WriteError):
             write_failure(path, str(error), **names, seed=settings.seed)
-        raise
+        raise error from None
     except Exception as error:
         if folder:
             log.exception("a fault of the program, or of a class from elsewhere:", extra=FILE_ONLY)
-            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=settings.seed)
+            with suppress(WriteError):
+                write_failure(path, f"{type(error).__name__}: {error}", **names, seed=settings.seed)
         raise
 
 
@@ -271,6 +280,7 @@ class Training:
         """Train, then test the best model."""
         engine, folder = self.engine(), self.folder
         if folder:
+            folder.check_space(*engine.checkpoint_bytes())
             write_json(folder.split_file, self.split.as_dict() | {"data_sha256": fingerprint(self.cases)})
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
@@ -321,6 +331,7 @@ class Training:
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
         weights = checkpoint.load(Path(best))["method"]
         checkpoint.load_into(self.method, weights, best)
+        self._write_cases_val()
         table, pictures = self.evaluate(self.dataset.tested_on)
         if not self.folder:
             return
@@ -342,6 +353,14 @@ class Training:
         where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
         show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
         log.info(f"finished; results and curves in {self.folder.path}")
+
+    def _write_cases_val(self) -> None:
+        """Score the best model on val again, if the file was deleted."""
+        file = self.folder.path / "cases_val.csv" if self.folder else None
+        if self.fabric.broadcast(file is not None and not file.exists()):
+            table, _ = self.evaluate("val")
+            if file:
+                table.write_csv(file)
 
     def results(self, engine: Engine, test: Summary, eval_seconds: float) -> dict[str, Any]:
         """The content of results.json."""
