@@ -78,9 +78,11 @@ def command(name: str, task: Task) -> None:
 
 def _within(error: BaseException | None, kind: type[Kind]) -> Kind | None:
     """The first error of a kind among an error, its causes and those during whose handling it was raised."""
-    while error and not isinstance(error, kind):
+    while error:
+        if isinstance(error, kind):
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def _explained(error: Exception) -> str:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ssl4seg
 from ssl4seg.errors import UserError
-from ssl4seg.keys import FILES, KEYS, NAME, expect, is_name
+from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
 from ssl4seg.run.folder import read_config
 
@@ -154,6 +154,9 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse values that are out of range, and files that do not exist."""
+    for key in infinite(config):
+        if key != "metrics.empty":  # where YAML reads the word nan as a number
+            raise UserError(f"{key}={value_at(config, key)}: expected a finite number")
     for key, fits in KEYS.items():
         if (value := value_at(config, key)) is not MISSING:
             expect(key, value, fits)

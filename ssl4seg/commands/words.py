@@ -1,12 +1,13 @@
 """The words of the command line, checked before anything slow is imported: groups, keys and values."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -18,6 +19,9 @@ from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
 
 Config = Mapping[str, Any]
+
+MAX_RUNS = 10_000
+"""The largest number of values of a range in a sweep."""
 
 
 def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: bool) -> None:
@@ -72,10 +76,18 @@ def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool)
     """Refuse several values without -m, a range without a search, and a launcher whose package is not installed."""
     if override.is_sweep_override() and not sweep:
         raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+    if isinstance(values := override.value(), RangeSweep) and _length(values) > MAX_RUNS:
+        raise UserError(f"{override.input_line}: is more than {MAX_RUNS:,} runs")
     if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):
         raise UserError(f"{override.input_line}: only a sweeper that searches takes it: {SEARCHER}")
     if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
         check_plugin(f"{override.key_or_group}={override.value()}")
+
+
+def _length(values: RangeSweep) -> float:
+    """The number of values of a range; endless without a step towards its end."""
+    start, stop, step = (float(end) for end in (values.start or 0, values.stop or 0, values.step))
+    return max(0, (stop - start) / step) if step else math.inf
 
 
 def _check_removal(override: Override, config: Config) -> None:
@@ -138,7 +150,7 @@ def _check_key(
     if key not in known and not (added and (_is_argument(config, key) or choices(key, folders))):
         others = _with_key(key, groups, folders)
         raise UserError(_unknown(key, [*known, *groups], override.input_line or key, others))
-    if key in KEYS and (not added or key in known):
+    if key in KEYS and not override.is_delete() and (not added or key in known):
         for value in _values(override):
             if not (isinstance(value, str) and "${" in value):
                 expect(key, value, KEYS[key])

@@ -6,6 +6,7 @@ from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
     IGNORE,
     RESERVED,
+    SIDE,
     Key,
     is_line,
     is_list,
@@ -41,8 +42,8 @@ COMMON: dict[str, Key] = {
         "(numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),
-    "channels": whole(1),
-    "image_size": whole(16),
+    "channels": whole(1, 4096),
+    "image_size": SIDE,
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(
         Key(lambda v: is_whole(v) and v <= IGNORE, f"a whole number up to {IGNORE}, that of a label in the files")

@@ -19,7 +19,7 @@ from ssl4seg import checkpoint
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
-from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, read_all
+from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, fits_in_memory, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError, WriteError
 from ssl4seg.feed.batches import Batches
@@ -27,7 +27,7 @@ from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
 from ssl4seg.methods.base import Method
-from ssl4seg.processes import all_items, launched_rank, rank, world_size
+from ssl4seg.processes import all_items, launched_rank, memory, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
@@ -206,9 +206,10 @@ class Training:
     def _resident(self, cases: Sequence[Case], name: str) -> bool:
         """Decide whether these cases fit in memory, and log the decision."""
         size, budget = decoded_gib(cases, self.dataset), self.settings.engine.resident_gib
-        where = "in memory" if size <= budget else f"read from the disk (engine.resident_gib={budget:g})"
+        resident = fits_in_memory(size, budget)
+        where = "in memory" if resident else f"read from the disk (engine.resident_gib={budget:g})"
         log.info(f"{name}: {sum(case.num_images for case in cases)} {self.dataset.words[1]}, {size:.2g} GiB, {where}")
-        return size <= budget
+        return resident
 
     def _batches(self) -> Batches:
         settings, device, num_classes = self.settings, self.fabric.device, self.dataset.num_classes
@@ -223,6 +224,7 @@ class Training:
             for part, cases in used.items()
         }
         unlabeled = stores.get("unlabeled")
+        check_memory(settings, self.dataset.channels, self.method.strong_views)
         return Batches(
             stores["labeled"],
             unlabeled,
@@ -443,6 +445,19 @@ def _pretrained(network: Config) -> bool:
     """Whether a network starts from weights; true if it lacks our keys for them, as it may load its own."""
     keys = [key for key in ("weights", "encoder_weights") if key in network]
     return not keys or any(network[key] is not None for key in keys)
+
+
+def check_memory(settings: RunSettings, channels: int, strong_views: int) -> None:
+    """Refuse steps whose images alone, in float32 with masks of 8 bytes a pixel, are larger than the memory."""
+    side, accumulate = settings.dataset["image_size"], settings.engine.accumulate
+    images = accumulate * (settings.batch_size + settings.unlabeled_batch_size * (1 + strong_views))
+    needed = images * side**2 * (4 * channels + 8)
+    if needed > memory():
+        raise UserError(
+            f"batch_size={settings.batch_size}, unlabeled_batch_size={settings.unlabeled_batch_size}, "
+            f"engine.accumulate={accumulate}, dataset.image_size={side}: the images of a step take "
+            f"{needed / 2**30:,.0f} GiB, but this machine has {memory() / 2**30:,.0f} GiB of memory"
+        )
 
 
 def _plan(settings: RunSettings) -> Plan:

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ssl4seg.feed.store import Raw
 from ssl4seg.feed.views import fit, sample
-from ssl4seg.keys import Key, above, expect, is_list, number_in, optional, true_or_false, whole
+from ssl4seg.keys import SIDE, Key, expect, is_list, number_in, optional, true_or_false, whole
 
 Predict = Callable[[Tensor], Tensor]
 """[N, C, H, W] -> logits [N, K, H, W]."""
 
 
 SCALES = Key(
-    lambda value: is_list(value) and len(value) > 0 and all(map(above(0).fits, value)),
-    "a list of factors above 0, as [0.5,1.0]",
+    lambda value: is_list(value) and 0 < len(value) <= 100 and all(map(number_in("(0, 10]").fits, value)),
+    "a list of factors above 0, at most 10, as [0.5,1.0]",
 )
 
 
@@ -98,8 +98,8 @@ class Sliding(Inference):
         flip: bool = False,
     ) -> None:
         super().__init__(side=side, scales=scales, flip=flip)
-        expect("inference.window", window, optional(whole(16)))
-        expect("inference.overlap", overlap, number_in("[0, 1)", "a share"))
+        expect("inference.window", window, optional(SIDE))
+        expect("inference.overlap", overlap, number_in("[0, 0.95]", "a share"))
         expect("inference.batch_size", batch_size, whole(1))
         self.window, self.overlap, self.batch_size = window or side, overlap, batch_size
 
