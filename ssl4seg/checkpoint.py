@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
+from ssl4seg.files import writing
 
 log = logging.getLogger("ssl4seg")
 
@@ -36,15 +37,13 @@ FOLDER = 0x10
 
 def save(content: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint atomically: at any moment `path` holds the whole earlier file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
+    with writing(path) as partial, partial.open("wb") as file:
+        try:
             torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); the earlier checkpoint is whole") from None
+        except RuntimeError as error:  # at the end PyTorch misses what could not be written, and says that alone
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
@@ -11,11 +13,32 @@ from typing import ParamSpec
 Arguments = ParamSpec("Arguments")
 
 
+def plain(text: object) -> str:
+    r"""A text for the screen: what steers a terminal or cannot be encoded is spelt out ("\x1b").
+
+    Names of files and classes may come from a stranger.
+    """
+    return re.sub(r"[^ -~\n\t]", _spelt_out, str(text))
+
+
+def _spelt_out(found: re.Match[str]) -> str:
+    """A character; the escape of a control, format or line-separating one, of a surrogate and of an unassigned one."""
+    sign = found[0]
+    return sign if sign.isprintable() or unicodedata.category(sign) == "Zs" else repr(sign)[1:-1]
+
+
 class UserError(Exception):
     """A fault that the user can mend.
 
     The message names the key, file or case, what was found, what is expected, and what to do.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(plain(message))
+
+
+class WriteError(UserError):
+    """A file could not be written: the disk is full, a quota is reached, the folder is read-only."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,10 +6,11 @@ error is answered at once.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, plain
+from ssl4seg.processes import cores
 
 IGNORE = 255
 """The label value that no loss and no metric counts; datasets map their own `ignore_index` to it."""
@@ -21,6 +22,9 @@ classes that are scored, and where a background is scored the mean over the othe
 
 MAX_SHOWN = 300
 """Characters of a refused value that a message shows."""
+
+
+NAME = "a name of at most 200 bytes, without / and \\ and signs that are not printed"
 
 
 class Key(NamedTuple):
@@ -66,12 +70,35 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def infinite(config: Any, key: str = "") -> Iterator[str]:
+    """The dotted keys, in nested mappings and lists, of numbers that are NaN or infinite, which no key takes."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from infinite(value, f"{key}.{name}" if key else str(name))
+    elif is_list(config):
+        for value in config:
+            yield from infinite(value, key)
+    elif isinstance(config, float) and not math.isfinite(config):
+        yield key
+
+
 def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def is_line(value: Any) -> bool:
+    """Whether the value is a text of at most 200 bytes that is shown on one line: the name of a class, a tag."""
+    short = isinstance(value, str) and 0 < len(value) <= 200 and len(value.encode(errors="replace")) <= 200
+    return short and plain(value) == value and not set(value) & {"\n", "\t"}
+
+
+def is_name(value: Any) -> bool:
+    """Whether the value can be the name of a file or folder."""
+    return is_line(value) and not set(value) & {"/", "\\"} and value.strip(". ") != ""
 
 
 def is_rgb_color(value: Any) -> bool:
@@ -84,10 +111,14 @@ def is_rgb_color(value: Any) -> bool:
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
+MOST = 10**6
+"""The largest count or size, where a key has no bound of its own: beyond it a run would hang, or fill the memory."""
+
+
 def whole(low: int, high: int | None = None) -> Key:
-    """A whole number in a range."""
-    words = f"of at least {low}" if high is None else f"from {low} to {high}"
-    return Key(lambda v: is_whole(v) and low <= v and (high is None or v <= high), f"a whole number {words}")
+    """A whole number in a range; `high` is by default MOST."""
+    words = f"of at least {low}, at most {MOST:,}" if high is None else f"from {low} to {high}"
+    return Key(lambda v: is_whole(v) and low <= v <= (MOST if high is None else high), f"a whole number {words}")
 
 
 def at_least(low: float) -> Key:
@@ -157,7 +188,8 @@ def low_high(above: float = 0, highest: float = math.inf) -> Key:
 
 def for_axes(axes: int, least: int = 1) -> Key:
     """One whole number for all axes of an image, or a list with one for each."""
-    one, each = whole(least), list_of(whole(least), axes, axes)
+    number = whole(least, 2**14)
+    one, each = number, list_of(number, axes, axes)
     return Key(lambda v: one.fits(v) or each.fits(v), f"{one.expected}, or {each.expected}")
 
 
@@ -172,9 +204,15 @@ def by_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 def _is_steps(value: Any) -> bool:
     """Whether it is a number of steps, or of epochs."""
     if isinstance(value, str):
-        return re.fullmatch(r"\d+(\.\d+)? ?epochs?", value) is not None
-    return is_whole(value) and value >= 0
+        return re.fullmatch(r"\d{1,9}(\.\d{1,9})? ?epochs?", value) is not None
+    return is_whole(value) and 0 <= value <= STEPS
 
+
+STEPS = 10**9
+SEED = whole(0, 2**63 - 1)
+BATCH = whole(1, 2**16)  # `training.check_memory` compares the images of a step with the machine's memory
+SIDE = whole(16, 2**14)
+THREADS = max(64, 4 * cores())
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
@@ -187,16 +225,17 @@ KEYS: dict[str, Key] = {
         expected="a number in (0, 1], the share of labelled training images",
     ),
     "labeled_cases": optional(whole(1)),
-    "split_seed": optional(whole(0)),
-    "seed": whole(0),
-    "iterations": whole(1),
-    "eval_every": whole(1),
-    "batch_size": whole(1),
-    "unlabeled_batch_size": whole(1),
+    "split_seed": optional(SEED),
+    "seed": SEED,
+    "iterations": whole(1, STEPS),
+    "eval_every": whole(1, STEPS),
+    "batch_size": BATCH,
+    "unlabeled_batch_size": BATCH,
     "device": one_of(*DEVICES),
     "precision": one_of(*PRECISIONS),
-    "num_threads": optional(whole(1)),
+    "num_threads": optional(whole(1, THREADS)),
     "deterministic": true_or_false,
+    "tag": optional(Key(lambda v: is_name(str(v)), NAME)),
     "resume": true_or_false,
     "trust": true_or_false,
     "metrics.unit": one_of(*UNITS),
@@ -207,19 +246,23 @@ KEYS: dict[str, Key] = {
     "transfer.encoder_lr_scale": above(0),
     "transfer.layer_decay": optional(number_in("(0, 1]", "a factor")),
     "transfer.frozen_batchnorm": true_or_false,
-    "engine.devices": whole(1),
-    "engine.num_nodes": whole(1),
-    "engine.accumulate": whole(1),
+    "engine.devices": whole(1, 1024),
+    "engine.num_nodes": whole(1, 10_000),
+    "engine.accumulate": BATCH,
     "engine.clip_norm": optional(above(0)),
-    "engine.log_every": whole(1),
-    "engine.eval_batch_size": whole(1),
+    "engine.log_every": whole(1, STEPS),
+    "engine.eval_batch_size": BATCH,
     "engine.diagnose": whole(0),
-    "engine.num_overlays": whole(0),
+    "engine.num_overlays": whole(0, 1000),
     "engine.resident_gib": at_least(0),
-    "engine.num_workers": optional(whole(0)),
+    "engine.num_workers": optional(whole(0, THREADS)),
+    "optimizer.lr": at_least(0),
+    "optimizer.momentum": at_least(0),
+    "optimizer.weight_decay": at_least(0),
+    "optimizer.betas": list_of(number_in("[0, 1)"), 2, 2),
     "split": one_of("val", "test"),
     "protocol": one_of(*PROTOCOLS),
-    "eval_batch_size": whole(1),
+    "eval_batch_size": BATCH,
     "resident_gib": at_least(0),
     "overlay": true_or_false,
     "mask_values": one_of("classes", "dataset"),

@@ -1,12 +1,15 @@
 """`ssl4seg-prepare`: `acdc` converts the challenge's folders, `check` reports on a folder of the user."""
 
 import argparse
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.acdc_challenge import prepare_acdc, published
-from ssl4seg.errors import UserError, ends_with_its_pipe
+from ssl4seg.errors import UserError, ends_with_its_pipe, plain
 
 
 def acdc(arguments: argparse.Namespace) -> None:
@@ -20,6 +23,16 @@ def acdc(arguments: argparse.Namespace) -> None:
 def check(arguments: argparse.Namespace) -> None:
     """Report on a folder; a UserError lists its faults."""
     check_folder(arguments.root, sheet=arguments.sheet, write=arguments.write, every=arguments.all)
+
+
+class Plain(io.TextIOBase):
+    """A stream for texts that may hold names of a stranger's files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(plain(text))
 
 
 @ends_with_its_pipe
@@ -49,9 +62,16 @@ def main() -> None:
     report.set_defaults(run=check)
     arguments = parser.parse_args()
     try:
-        arguments.run(arguments)
+        with redirect_stdout(Plain(sys.stdout)):
+            arguments.run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.exit(plain(f"error: {error.filename}: cannot be written or read ({error.strerror})"))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

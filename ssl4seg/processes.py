@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """The memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def launched_rank() -> int:
     """The rank that torchrun or srun gave this process; it is known before the processes are connected."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))

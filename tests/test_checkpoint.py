@@ -60,7 +60,7 @@ def test_a_failure_in_the_middle_of_writing_leaves_the_earlier_file(file):
 def test_a_full_disk_is_told_and_leaves_the_earlier_file(file):
     checkpoint.save(STATE, file)
     os.symlink("/dev/full", f"{file}.partial")  # every write fails with ENOSPC
-    with pytest.raises(UserError, match=r"No space left on device.*the earlier checkpoint is whole"):
+    with pytest.raises(UserError, match=r"last\.pt: cannot be written \(No space left on device\)"):
         checkpoint.save({"large": torch.zeros(100_000)}, file)
     assert same(checkpoint.load(file), STATE)
 

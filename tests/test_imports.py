@@ -14,7 +14,18 @@ from pathlib import Path
 import ssl4seg
 
 ROOT = Path(ssl4seg.__file__).parent
-GROUND = {"errors", "types", "axes", "seeding", "keys", "checkpoint", "processes", "userfiles", "memory"}
+GROUND = {
+    "errors",
+    "files",
+    "types",
+    "axes",
+    "seeding",
+    "keys",
+    "checkpoint",
+    "processes",
+    "userfiles",
+    "memory",
+}
 ENTRIES = {"train", "eval", "predict", "prepare"}
 ROOMS = {  # room: the rooms that it may import from
     "ground": "",

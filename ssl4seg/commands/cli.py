@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
@@ -21,21 +21,26 @@ from ssl4seg.commands.conf import conf_dir, group_names
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.sweeps import SEARCHER, Sweep, search_defaults
 from ssl4seg.commands.words import check
-from ssl4seg.errors import UserError, ends_with_its_pipe
+from ssl4seg.errors import UserError, ends_with_its_pipe, plain
 from ssl4seg.userfiles import read_yaml
 
 Task = Callable[[DictConfig], Any]
 """Does the work of a command; returns the value that a sweeper may optimise, or None."""
+
+HYDRAS = (HydraException, OmegaConfBaseException)
+"""Errors whose first lines are a message for the user."""
+
+Kind = TypeVar("Kind", bound=BaseException)
 
 
 @ends_with_its_pipe
 def command(name: str, task: Task) -> None:
     """Run the command `name` (train, eval or predict): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the error instead of printing a traceback
-    sys.argv[1:] = _for_hydra(sys.argv[1:])
-    arguments = get_args_parser().parse_args()
-    extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
     try:
+        sys.argv[1:] = _for_hydra(sys.argv[1:])
+        arguments = get_args_parser().parse_args()
+        extra = [Path(arguments.config_dir).resolve()] if arguments.config_dir else []
         for folder in extra:
             if not folder.is_dir():
                 raise UserError(f"--config-dir {arguments.config_dir}: there is no such folder")
@@ -50,26 +55,37 @@ def command(name: str, task: Task) -> None:
             raise Sweep.error
     except UserError as error:
         sys.exit(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_first_lines(error)}")
     except BrokenPipeError:
         raise
     except OSError as error:
         message = f"{error.filename}: cannot be written or read ({error.strerror})" if error.filename else error
-        sys.exit(f"error: {message}")
+        sys.exit(plain(f"error: {message}"))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if not (explanation := _explained(error)):
+        if _within(error, KeyboardInterrupt):  # Ctrl-C, which a library took for a fault of what it was doing
+            sys.exit(130)
+        told = _within(error, UserError)  # of a resolver
+        explanation = _first_lines(told or error) if told or isinstance(error, HYDRAS) else _explained(error)
+        if not explanation:
             raise
-        sys.exit(f"error: {explanation}")
+        sys.exit(plain(f"error: {explanation}"))
     finally:
         failures = Sweep.current.failures() if Sweep.current else []
         if failures:
             runs = (f"{failure['overrides']}\n  {failure['error'].splitlines()[0]}" for failure in failures)
-            print(f"\n{len(failures)} run(s) failed:\n" + "\n".join(runs), file=sys.stderr)
+            print(plain(f"\n{len(failures)} run(s) failed:\n" + "\n".join(runs)), file=sys.stderr)
     if failures:
         sys.exit(1)
+
+
+def _within(error: BaseException | None, kind: type[Kind]) -> Kind | None:
+    """The first error of a kind among an error, its causes and those during whose handling it was raised."""
+    while error:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _explained(error: Exception) -> str:
@@ -90,18 +106,43 @@ def _explained(error: Exception) -> str:
 def _for_hydra(words: Sequence[str]) -> list[str]:
     """Rewrite the typed words for Hydra.
 
-    -m may be typed anywhere, but Hydra wants it first. ~ becomes the home folder, as no shell expands it within
-    KEY=~/DATA. A search gets the defaults of `sweeps.SEARCH`.
+    Options (-m, --config-dir DIR) may be typed anywhere, but Hydra wants them first. ~ becomes the home folder, as no
+    shell expands it within KEY=~/DATA. A search gets the defaults of `sweeps.SEARCH`.
     """
-    flags = [word for word in words if word in ("-m", "--multirun")]
+    flags, rest = _options_first(words)
     home = str(Path.home())
-    rest = [re.sub(r"^([\w.]+=)~(?=/|$)", rf"\1{home}", word) for word in words if word not in flags]
+    rest = [re.sub(r"^([\w.]+=)~(?=/|$)", lambda found: found[1] + home, word) for word in rest]
     if SEARCHER in rest:
         position = rest.index(SEARCHER)
         rest[position:position] = search_defaults(rest)
     return flags + rest
 
 
-def _first_lines(error: Exception) -> str:
+def _options_first(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options with their values, and the other words.
+
+    Raises:
+        UserError: Hydra has no such option.
+    """
+    known = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    rest: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        option, equals, _ = word.partition("=")
+        if not word.startswith("-"):
+            rest.append(word)
+        elif option in known:
+            flags.append(word)
+            if known[option].nargs is None and not equals and left:
+                flags.append(left.pop(0))
+        else:
+            key = option.lstrip("-").replace("-", "_") or "KEY"
+            raise UserError(f"{word}: there is no such option; keys are set without dashes, as {key}=VALUE")
+    return flags, rest
+
+
+def _first_lines(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n".join(lines[:3]) or type(error).__name__

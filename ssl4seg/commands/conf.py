@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ssl4seg
 from ssl4seg.errors import UserError
-from ssl4seg.keys import FILES, KEYS, expect
+from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
 from ssl4seg.run.folder import read_config
 
@@ -48,7 +48,15 @@ def run_name(
     """<network>-<labelled>-s<seed>[-<tag>], the last part of a run folder's path."""
     labelled = Path(list_file).stem if list_file else f"{cases}cases" if cases is not None else f"{ratio}"
     shuffled = "" if split is None else f"-p{split}"
-    return f"{network}-{labelled}{shuffled}-s{seed}{f'-{tag}' if tag else ''}"
+    ending = "" if tag is None or tag == "" else f"-{tag}"
+    return _folder_name(f"{network}-{labelled}{shuffled}-s{seed}{ending}")
+
+
+def _folder_name(name: str) -> str:
+    """The name of one folder; a UserError if it is the path of another one, or cannot be a name."""
+    if not is_name(name):
+        raise UserError(f"the run folder would be named {name!r}: expected {NAME}; see tag, labeled_list, dataset.name")
+    return name
 
 
 def dataset_name(choice: str, name: str | None, root: str | None) -> str:
@@ -57,7 +65,7 @@ def dataset_name(choice: str, name: str | None, root: str | None) -> str:
         return choice
     from ssl4seg.data.folder import name_of  # imports what reads images
 
-    return name or name_of(Path(str(root)).expanduser())
+    return _folder_name(name or name_of(Path(str(root)).expanduser()))
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
@@ -169,6 +177,9 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 
 def check(config: Mapping[str, Any]) -> None:
     """Refuse values that are out of range, and files that do not exist."""
+    for key in infinite(config):
+        if key != "metrics.empty":  # where YAML reads the word nan as a number
+            raise UserError(f"{key}={value_at(config, key)}: expected a finite number")
     for key, fits in KEYS.items():
         if (value := value_at(config, key)) is not MISSING:
             expect(key, value, fits)

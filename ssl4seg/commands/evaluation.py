@@ -13,7 +13,7 @@ from torch import nn
 from ssl4seg.axes import module_channels_last
 from ssl4seg.commands.conf import EVALUATED, Laid, value_at
 from ssl4seg.data.dataset import Dataset, Split
-from ssl4seg.data.reading import decoded_gib, read_all
+from ssl4seg.data.reading import decoded_gib, fits_in_memory, read_all
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import dataset_of, network_maker, postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
@@ -106,7 +106,7 @@ def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, 
 def _scores(settings: EvalSettings, dataset: Dataset, split: Split, predictor: Predictor) -> tuple[Table, Table | None]:
     """Score the cases of a split; with post-processing a second table holds the scores without it."""
     held = dataset.cases(split)
-    resident = decoded_gib(held, dataset) <= settings.resident_gib
+    resident = fits_in_memory(decoded_gib(held, dataset), settings.resident_gib)
     cases = read_all(held, dataset.num_classes, channels=dataset.channels, resident=resident)
     table = table_of(dataset, held, settings.metrics, settings.protocol)
     bare = table_of(dataset, held, settings.metrics, settings.protocol) if predictor.steps else None

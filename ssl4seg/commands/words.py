@@ -1,11 +1,12 @@
 """The words of the command line, checked before anything slow is imported: groups, keys and values."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Transformer
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -27,6 +28,9 @@ from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
 
 Config = Mapping[str, Any]
+
+MAX_RUNS = 10_000
+"""The largest number of values of a range in a sweep."""
 
 
 def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: bool) -> None:
@@ -58,6 +62,8 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         _check_given(plain, [override.key_or_group for override in parsed])
     for config in _configurations(name, plain, parsed):
         for override in parsed:
+            if override.is_delete():
+                _check_removal(override, config)
             if override.key_or_group not in groups and not override.key_or_group.startswith("hydra"):
                 _check_key(override, config, groups, folders)
         if name != "train":
@@ -82,10 +88,25 @@ def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool)
     """Refuse several values without -m, a range without a search, and a launcher whose package is not installed."""
     if override.is_sweep_override() and not sweep:
         raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+    if isinstance(values := override.value(), RangeSweep) and _length(values) > MAX_RUNS:
+        raise UserError(f"{override.input_line}: is more than {MAX_RUNS:,} runs")
     if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):
         raise UserError(f"{override.input_line}: only a sweeper that searches takes it: {SEARCHER}")
     if override.key_or_group in ("hydra/launcher", "hydra/sweeper"):
         check_plugin(f"{override.key_or_group}={override.value()}")
+
+
+def _length(values: RangeSweep) -> float:
+    """The number of values of a range; endless without a step towards its end."""
+    start, stop, step = (float(end) for end in (values.start or 0, values.stop or 0, values.step))
+    return max(0, (stop - start) / step) if step else math.inf
+
+
+def _check_removal(override: Override, config: Config) -> None:
+    """Refuse ~KEY for a key or group that every run has; an argument of something that is built may be left out."""
+    key = override.key_or_group
+    if not (_is_argument(config, key) or key.startswith("hydra")):
+        raise UserError(f"{override.input_line}: cannot be left out; choose another value with {key}=...")
 
 
 def _first_choice(override: Override, groups: Mapping[str, Sequence[str]]) -> str:
@@ -186,7 +207,7 @@ def _check_key(
     if key not in known and not (added and (_is_argument(config, key) or choices(key, folders))):
         others = _with_key(key, groups, folders)
         raise UserError(_unknown(key, [*known, *groups], override.input_line or key, others))
-    if key in KEYS and (not added or key in known):
+    if key in KEYS and not override.is_delete() and (not added or key in known):
         for value in _values(override):
             if not (isinstance(value, str) and "${" in value):
                 expect(key, value, KEYS[key])

@@ -6,6 +6,7 @@ from ssl4seg.data.intensities import NORMALIZATIONS
 from ssl4seg.keys import (
     IGNORE,
     MEANS,
+    SIDE,
     Key,
     is_list,
     is_number,
@@ -46,10 +47,10 @@ COMMON: dict[str, Key] = {
         f"them {' or '.join(map(repr, MEANS))} (numbers and yes in quotes)",
     ),
     "num_classes": whole(2, IGNORE),
-    "channels": whole(1),
+    "channels": whole(1, 4096),
     "image_size": Key(
-        lambda v: whole(16).fits(v) or list_of(whole(4), 3, 3).fits(v),
-        "a whole number of at least 16, or three of at least 4 for volumes, as [96,96,96]",
+        lambda v: SIDE.fits(v) or list_of(whole(4, 2048), 3, 3).fits(v),
+        f"{SIDE.expected}, or three of 4 to 2048 for volumes, as [96,96,96]",
     ),
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(

@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from ssl4seg.data.case import Case, FloatArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
 from ssl4seg.data.keys import only
-from ssl4seg.keys import expect, number_in, whole
+from ssl4seg.keys import SEED, expect, number_in, whole
 
 Phase = Literal["ed", "es"]
 PHASES: tuple[Phase, ...] = ("ed", "es")
@@ -310,7 +310,7 @@ class Phantom(Dataset):
         super().__init__(**common)
         expect("dataset.num_classes", self.num_classes, only(4, "the phantom"))
         expect("dataset.channels", self.channels, only(1, "the phantom"))
-        expect("dataset.seed", seed, whole(0))
+        expect("dataset.seed", seed, SEED)
         expect("dataset.difficulty", difficulty, number_in(f"[0, {MAX_DIFFICULTY:g}]"))
         counts = {"train": num_train, "val": num_val, "test": num_test}
         for split, count in counts.items():

@@ -12,6 +12,7 @@ import numpy as np
 from ssl4seg.data.case import Case, Volume, checked
 from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
+from ssl4seg.processes import memory
 
 
 class OnDemand(Sequence[tuple[Case, Volume]]):
@@ -72,6 +73,11 @@ def classes_in_no_mask(cases: Iterable[Case], num_classes: int) -> list[int]:
         if label is not None:
             missing -= {*np.unique(label).tolist()}
     return sorted(missing)
+
+
+def fits_in_memory(gib: float, resident_gib: float) -> bool:
+    """Whether decoded images of this size are kept in memory: up to `resident_gib`, and never beyond the machine's."""
+    return gib <= min(resident_gib, 0.9 * memory() / 2**30)
 
 
 def decoded_gib(cases: Sequence[Case], dataset: Dataset) -> float:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume, checked
 from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Images
+from ssl4seg.processes import cores
 
 Item = TypeVar("Item")
 FOREVER = 2**62
@@ -104,7 +105,7 @@ class Ahead(Generic[Item]):
 
     def __init__(self, read: Callable[[int], Item], *, num_workers: int | None, pinned: bool) -> None:
         self.read, self.pinned = read, pinned
-        self.num_workers = min(_cores(), 8) if num_workers is None else num_workers
+        self.num_workers = min(cores(), 8) if num_workers is None else num_workers
         self.items: Iterator[Item | _Refusal] = iter(())
         self.last: tuple[int, Item] | None = None
 
@@ -168,8 +169,3 @@ class _Steps(Dataset[Any]):
 def _leave_group(worker: int) -> None:
     """Keep Ctrl-C, which reaches every process of a group, from the workers: the run ends them itself."""
     os.setpgrp()
-
-
-def _cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -71,7 +71,7 @@ class ABD(TwoNetworks):
         **common: Unpack[TwoNetworksKeys],
     ) -> None:
         super().__init__(network=network, **common)
-        expect("method.patches", patches, whole(2))
+        expect("method.patches", patches, whole(2, 256))
         expect("method.candidates", candidates, whole(1, patches**2 - 1))
         expect("method.displaced_weight", displaced_weight, at_least(0))
         expect("method.displaced_p", displaced_p, share)

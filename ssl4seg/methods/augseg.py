@@ -65,7 +65,7 @@ class AugSeg(WithTeacher, FixMatch):
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        expect("method.num_operations", num_operations, whole(1))
+        expect("method.num_operations", num_operations, whole(1, 100))
         self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.intensities = ph.SomeOf(
             operations=[

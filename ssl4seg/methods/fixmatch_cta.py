@@ -90,11 +90,11 @@ class FixMatchCTA(FixMatch):
         balanced: bool = True,
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
-        expect("method.depth", depth, whole(1))
+        expect("method.depth", depth, whole(1, 100))
         expect("method.cutout", cutout, share)
         expect("method.decay", decay, number_in("[0, 1)"))
         expect("method.bin_threshold", bin_threshold, number_in("[0, 1]"))
-        expect("method.num_bins", num_bins, whole(1))
+        expect("method.num_bins", num_bins, whole(1, 10000))
         expect("method.balanced", balanced, true_or_false)
         self.depth, self.decay, self.bin_threshold, self.num_bins = depth, decay, bin_threshold, num_bins
         self.cutout, self.balanced = cutout, balanced

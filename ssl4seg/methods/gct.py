@@ -67,7 +67,7 @@ class GCT(Method):
         super().__init__()
         expect("method.correction_weight", correction_weight, at_least(0))
         expect("method.threshold", threshold, number_in("[0, 1)"))
-        expect("method.dilations", dilations, whole(0))
+        expect("method.dilations", dilations, whole(0, 1000))
         expect("method.detector_width", detector_width, EVEN)
         self.student, self.partner = network(), network()
         in_channels = self.student.in_channels + self.student.num_classes

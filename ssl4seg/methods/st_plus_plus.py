@@ -59,7 +59,7 @@ class STPlusPlus(Method):
         reinitialize: bool = True,
     ) -> None:
         super().__init__()
-        expect("method.num_checkpoints", num_checkpoints, whole(2))
+        expect("method.num_checkpoints", num_checkpoints, whole(2, 1000))
         expect("method.reliable", reliable, number_in("(0, 1]", "a share of the images"))
         expect("method.labels_only", labels_only, number_in("(0, 1)", "a share of the run"))
         expect("method.cutout", cutout, number_in("[0, 1]", "a probability"))

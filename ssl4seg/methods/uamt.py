@@ -44,7 +44,7 @@ class UAMT(MeanTeacher):
         **common: Unpack[MeanTeacherKeys],
     ) -> None:
         super().__init__(network=network, **common)
-        expect("method.num_passes", num_passes, whole(1))
+        expect("method.num_passes", num_passes, whole(1, 1000))
         expect("method.max_entropy", max_entropy, optional(above(0)))
         expect("method.passes_per_call", passes_per_call, optional(whole(1)))
         self.num_passes, self.passes_per_call = num_passes, passes_per_call or num_passes + 1

@@ -61,7 +61,7 @@ class URPC(Method):
         rampup_steps: int | None = None,
     ) -> None:
         super().__init__()
-        expect("method.num_scales", num_scales, whole(2))
+        expect("method.num_scales", num_scales, whole(2, 16))
         expect("method.dropout", dropout, number_in("[0, 1)", "a probability"))
         expect("method.feature_noise", feature_noise, at_least(0))
         self.student = network()

@@ -117,7 +117,7 @@ class SwinUNet(Network):
         expect("network.patch", patch, whole(1))
         expect("network.window", window, whole(1))
         expect("network.embed_dim", embed_dim, whole(1))
-        expect("network.depths", depths, list_of(whole(1), 2))
+        expect("network.depths", depths, list_of(whole(1, 100), 2))
         expect("network.heads", heads, list_of(whole(1)))
         expect("network.stochastic_depth", stochastic_depth, number_in("[0, 1)", "a probability"))
         if len(depths) != len(heads):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, plain
 from ssl4seg.keys import FOREGROUND_MEAN, MEAN, MEANS
 from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
 from ssl4seg.scoring.metrics import METRICS, Metric, score_in
@@ -218,7 +218,7 @@ def _read(folder: Path) -> Run | Missing:
     try:
         file, split = folder / "results.json", folder / "split.json"
         result = read_json(file) if file.exists() else {"status": "not finished", "error": "no results.json yet"}
-        config = read_config(folder)
+        result, config = _shown(result), _shown(read_config(folder))
         if result.get("status") != "finished":
             return Missing(run=str(folder), status=str(result.get("status")), reason=str(result.get("error")))
         _check(file, result)
@@ -232,6 +232,15 @@ def _read(folder: Path) -> Run | Missing:
         split=str(labeled.get("sha256", "")),
         data=str(labeled.get("data_sha256") or ""),
     )
+
+
+def _shown(value: Any) -> Any:
+    """A content whose words, which tables and figures show, steer no terminal."""
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return plain(value) if isinstance(value, str) else value
 
 
 def _named_by_data(runs: Sequence[Run]) -> list[Run]:

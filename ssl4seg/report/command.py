@@ -8,7 +8,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from ssl4seg.errors import UserError, ends_with_its_pipe
+from ssl4seg.errors import UserError, ends_with_its_pipe, plain
+from ssl4seg.files import write_text
 from ssl4seg.report.figure_folder import FigureFolder
 from ssl4seg.report.names import PATIENT
 
@@ -67,9 +68,9 @@ def main() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        sys.exit(f"error: {error.filename}: cannot be written or read ({error.strerror})")
+        sys.exit(plain(f"error: {error.filename}: cannot be written or read ({error.strerror})"))
     for run in missing:
-        print(run, file=sys.stderr)
+        print(plain(run), file=sys.stderr)
     if not rows:
         sys.exit("error: no run is finished yet")
 
@@ -102,26 +103,37 @@ def report(arguments: argparse.Namespace, rows: "Sequence[Row]", missing: "Seque
     for sheet in shown:
         sheets.show(sheet)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "report.md").write_text("\n".join([*map(sheets.markdown, shown), markdown_of(missing)]))
-    (output / "report.tex").write_text("\n".join(map(sheets.latex, shown)))
+    write_text(output / "report.md", "\n".join([*map(sheets.markdown, shown), markdown_of(missing)]))
+    write_text(output / "report.tex", "\n".join(map(sheets.latex, shown)))
     sheets.write_csv(results, output / "report.csv")
     compare.write_csv(comparisons, output / "comparison.csv")
     sheets.write_runs(rows, output / "runs.csv")
     images = write_figures(arguments, rows, patient, FigureFolder(output / "figures"), notes)
-    (output / "report.html").write_text(page.page(rows, shown, images, missing, notes))
+    write_text(output / "report.html", plain(page.page(rows, shown, images, missing, notes)))
     for note in notes:
-        print(f"left out: {note}", file=sys.stderr)
-    print(f"written: {output}/report.html, report.md, report.tex, report.csv, comparison.csv, runs.csv (a line a run)")
+        print(plain(f"left out: {note}"), file=sys.stderr)
+    files = "report.html, report.md, report.tex, report.csv, comparison.csv, runs.csv (a line a run)"
+    print(plain(f"written: {output}/{files}"))
     if images:
-        print(f"         {output}/figures/*.png and *.svg")
+        print(plain(f"         {output}/figures/*.png and *.svg"))
 
 
 def markdown_of(missing: "Sequence[Missing]") -> str:
     """The runs that are in no table, as a list with their whole reasons."""
     from ssl4seg.report.page import MISSING
+    from ssl4seg.report.sheets import markdown_text
 
-    items = (f"- `{entry.run}`: {entry.status}\n\n{indent(entry.reason, ' ' * 6)}\n" for entry in missing)
+    items = (
+        f"- {_code(entry.run)}: {markdown_text(entry.status)}\n\n{indent(plain(entry.reason), ' ' * 6)}\n"
+        for entry in missing
+    )
     return "\n".join([f"## {MISSING}\n", *items]) if missing else ""
+
+
+def _code(text: str) -> str:
+    """A line in which Markdown shows every sign as it is."""
+    line = " ".join(plain(text).split()).replace("`", "'")
+    return f"`{line}`"
 
 
 def write_figures(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl4seg import files
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FOREGROUND_MEAN, MEANS
 from ssl4seg.report.collect import LABELS, Main, Row, Run
@@ -78,8 +79,8 @@ def scores_of_cases(run: Run, main: Main) -> dict[str, float]:
     try:
         with file.open(newline="") as handle:
             for line in csv.DictReader(handle):
-                values, score = of_case.setdefault(line["case"], []), float(line[metric])
-                values += [] if line["class"] == background else [score]
+                values, score = of_case.setdefault(files.unquoted(line["case"]), []), float(line[metric])
+                values += [] if files.unquoted(line["class"]) == background else [score]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
     expected = run.result["test"].get("num_cases", len(of_case))
@@ -232,12 +233,11 @@ def holm(p: Sequence[float]) -> list[float]:
 def write_csv(comparisons: Sequence[Comparison], file: Path) -> None:
     """Write one line for each comparison, numbers not rounded, differences in [-1, 1]."""
     head = ("seeds", "difference", "low", "high", "better", "patients", "p", "p_holm")
-    with file.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow([*WORDS, "baseline", "metric", *head, "other settings"])
-        for c in comparisons:
-            numbers = (c.num_seeds, c.difference, c.low, c.high, c.better, c.num_patients, c.p, c.p_holm)
-            writer.writerow([*c.row.key, c.row.differs, c.baseline.name, c.row.main.word, *numbers, " ".join(c.other)])
+    lines: list[Sequence[object]] = [(*WORDS, "baseline", "metric", *head, "other settings")]
+    for c in comparisons:
+        numbers = (c.num_seeds, c.difference, c.low, c.high, c.better, c.num_patients, c.p, c.p_holm)
+        lines.append((*c.row.key, c.row.differs, c.baseline.name, c.row.main.word, *numbers, " ".join(c.other)))
+    files.write_csv(file, lines)
 
 
 def sheets(comparisons: Sequence[Comparison], method: str) -> list[Sheet]:

@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,7 +72,8 @@ class Drawing:
         Args:
             file: the path without the ending.
         """
-        with rc_context(STYLE):
+        with rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it in the figure
             self.figure.savefig(f"{file}.png", dpi=150, metadata={"Software": None})
             self.figure.savefig(f"{file}.svg", metadata={"Date": None})
 
@@ -199,17 +201,17 @@ def _scored(row: Row, notes: list[str]) -> bool:
 def labels(group: Group, rows: Sequence[Row]) -> Drawing:
     """Draw the scores against the number of labelled cases; if there is one number only, rank the methods."""
     counts = sorted({row.cases for row in rows})
-    caption = f"Test {group.score} {{}} ({group.title}). "
+    if len(counts) == 1:
+        against, figure = f"with {_labelled(rows)} labelled", _ranking(group, rows)
+    else:
+        against, figure = "against labelled cases", _over_labels(group, rows, counts)
+    caption = f"Test {group.score} {against} ({group.title}). "
     if max(len(row.runs) for row in rows) > 1:
         caption += "Mean and standard deviation over seeds. "
     caption += f"Lower bound: {BOUND} with as many labels. "
     if group.upper:
         caption += f"Upper bound: {BOUND} with all {group.upper[0].cases} labelled."
-    if len(counts) == 1:
-        against, figure = f"with {_labelled(rows)} labelled", _ranking(group, rows)
-    else:
-        against, figure = "against labelled cases", _over_labels(group, rows, counts)
-    return Drawing(name=f"{group.stem}-labels", caption=caption.format(against).strip(), figure=figure)
+    return Drawing(name=f"{group.stem}-labels", caption=caption.strip(), figure=figure)
 
 
 def _labelled(rows: Sequence[Row]) -> str:

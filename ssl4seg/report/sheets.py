@@ -1,6 +1,5 @@
 """The tables of the report, written as Markdown, CSV and LaTeX (booktabs) and shown on the screen."""
 
-import csv
 import math
 import re
 import statistics
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ssl4seg import files
+from ssl4seg.errors import plain
 from ssl4seg.keys import MEAN, MEANS
 from ssl4seg.report.collect import HEAD, Row
 from ssl4seg.report.names import short
@@ -218,9 +219,15 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
 def markdown(sheet: Sheet) -> str:
     """A heading, the caption and a table of GitHub's Markdown."""
     rule = ["---" if name in sheet.words else "---:" for name in sheet.head]
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in (sheet.head, rule, *sheet.lines)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## {sheet.title}\n\n{sheet.caption}\n\n{table}\n"
+    head, *lines = ([markdown_text(cell) for cell in line] for line in (sheet.head, *sheet.lines))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *lines))
+    return f"## {markdown_text(sheet.title)}\n\n{markdown_text(sheet.caption)}\n\n{table}\n"
+
+
+def markdown_text(text: str) -> str:
+    """A line in which no sign is HTML, a link, an image or another mark of Markdown's."""
+    line = " ".join(plain(text).split())
+    return re.sub(r"[\\`*\[\]|!~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def latex(sheet: Sheet) -> str:
@@ -250,30 +257,26 @@ _LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(plain(text).split()))
 
 
 def write_csv(sheets: Iterable[Sheet], file: Path) -> None:
     """Write all sheets as one table; on a sheet's lines the columns that it lacks are empty."""
     sheets = list(sheets)
     head = list(dict.fromkeys(name for sheet in sheets for name in sheet.head))
-    with file.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, head)
-        writer.writeheader()
-        for sheet in sheets:
-            writer.writerows(dict(zip(sheet.head, line, strict=True)) for line in sheet.lines)
+    lines = [dict(zip(sheet.head, line, strict=True)) for sheet in sheets for line in sheet.lines]
+    files.write_csv(file, [head, *([line.get(name, "") for name in head] for line in lines)])
 
 
 def show(sheet: Sheet) -> None:
     """Print a sheet on the screen."""
-    table = RichTable(
-        title=Text(sheet.title), title_justify="left", caption=Text(sheet.caption), caption_justify="left"
-    )
+    title, caption = Text(plain(sheet.title)), Text(plain(sheet.caption))
+    table = RichTable(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in sheet.head:
-        word = name in sheet.words
-        table.add_column(name, justify="left" if word else "right", overflow="fold", no_wrap=name == "method")
+        head, right = Text(plain(name)), name not in sheet.words
+        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=name == "method")
     for line in sheet.lines:
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(plain(cell)) for cell in line))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -286,12 +289,11 @@ def write_runs(rows: Sequence[Row], file: Path) -> None:
     runs = [run for row in rows for run in row.runs]
     used = [c for c in columns if c[2] == MEAN or not all(math.isnan(run.score(*c)) for run in runs)]
     heads = [f"{split}_{'' if mean == MEAN else 'foreground_'}{name}" for split, name, mean in used]
-    with file.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow([*WORDS, "seed", "best_step", *heads, "distance_unit", "seconds", "folder"])
-        for row in rows:
-            for run in row.runs:
-                scores = [*(run.score(*column) for column in used), run.seconds]
-                *cells, seconds = ["" if math.isnan(score) else score for score in scores]
-                unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
-                writer.writerow([*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)])
+    lines: list[Sequence[object]] = [(*WORDS, "seed", "best_step", *heads, "distance_unit", "seconds", "folder")]
+    for row in rows:
+        for run in row.runs:
+            scores = [*(run.score(*column) for column in used), run.seconds]
+            *cells, seconds = ["" if math.isnan(score) else score for score in scores]
+            unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
+            lines.append((*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)))
+    files.write_csv(file, lines)

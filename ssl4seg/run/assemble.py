@@ -18,12 +18,15 @@ from ssl4seg import checkpoint
 from ssl4seg.data.dataset import Dataset, Statistics, shape_of
 from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
+from ssl4seg.keys import KEYS, Key, expect, is_number, true_or_false
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.postprocess.base import Step
 from ssl4seg.scoring.predictor import Predictor
+
+NUMBER = Key(is_number, "a number")
 
 STANDARD = ("mean", "std")
 """The buffers of a network that standardises its input."""
@@ -164,14 +167,32 @@ def optimizers_of(
     optimizers: dict[str, torch.optim.Optimizer] = {}
     for phase in method.phases:
         groups = transfer.groups(method.parameters_of(phase))
+        keys, where = own.get(phase, optimizer), f"method.optimizers.{phase}" if phase in own else "optimizer"
+        check_numbers(keys, where)
         optimizers[phase] = build(
-            own.get(phase, optimizer),
-            f"method.optimizers.{phase}" if phase in own else "optimizer",
+            keys,
+            where,
             params=[{"params": parameters} for parameters in groups.values()],
         )
         for group, scale in zip(optimizers[phase].param_groups, groups, strict=True):
             group["lr"] *= scale
     return optimizers
+
+
+def check_numbers(keys: Config, where: str) -> None:
+    """Refuse what is no number where a class, whose own checks of its keys are not ours, has one by default."""
+    for name, parameter in _parameters(keys).items():
+        if name in keys and is_number(parameter.default):
+            expect(f"{where}.{name}", keys[name], KEYS.get(f"optimizer.{name}", NUMBER))
+        elif name in keys and isinstance(parameter.default, bool):
+            expect(f"{where}.{name}", keys[name], true_or_false)
+
+
+def _parameters(keys: Config) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(hydra.utils.get_class(str(keys.get("_target_")))).parameters
+    except Exception:  # `build` tells what is wrong with the class
+        return {}
 
 
 def _without(config: Config, key: str) -> dict[str, Any]:

@@ -39,6 +39,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     """The user asked to stop; everything is saved."""
 
 
+STATE = (
+    *("method", "step", "best", "chosen", "optimizers"),
+    *("precision", "scaler", "step_seconds", "seconds"),
+)
+"""The entries of last.pt from which a training goes on."""
+
+
 Diagnose = Callable[[Method, Progress], Mapping[str, float]]
 """Returns the scores of the method's pseudo-labels, by name."""
 
@@ -213,7 +220,7 @@ class Engine:
     def check_finite(self, *, weights: bool = False) -> None:
         """Raise a UserError if a loss became NaN or infinite since the start, or, with `weights`, if a weight is."""
         subject, bad_step = "the loss", float(self.first_bad)
-        if weights and bad_step == math.inf and not all(v.isfinite().all() for v in self.method.state_dict().values()):
+        if weights and bad_step == math.inf and not _finite(self.method.state_dict()):
             subject, bad_step = "a weight", self.step
         if bad_step < math.inf:
             last = self.folder.last if self.folder and self.folder.last.exists() else None
@@ -270,6 +277,13 @@ class Engine:
         network = getattr(self.method.predictor, "network", self.method.predictor)
         return {"format": 1, "method": self.method.state_dict(), "predictor": names[id(network)]}
 
+    def checkpoint_bytes(self) -> tuple[int, int]:
+        """About the sizes of best.pt and last.pt: the method's, and with it the moments that its optimisers keep."""
+        best = sum(value.nbytes for value in self.method.state_dict().values() if isinstance(value, torch.Tensor))
+        groups = [group for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        moments = sum(p.nbytes * (2 if "betas" in g else bool(g.get("momentum"))) for g in groups for p in g["params"])
+        return best, best + moments
+
     def save(self) -> None:
         """Write last.pt, with everything that the next step depends on."""
         if not self.folder:
@@ -287,7 +301,21 @@ class Engine:
         checkpoint.save(state, self.folder.last)
 
     def resume(self, state: Mapping[str, Any], source: Any) -> None:
-        """Continue from the state that `save` wrote."""
+        """Continue from the state that `save` wrote.
+
+        Raises:
+            UserError: the state is another one, or its weights are not finite.
+        """
+        if missing := [key for key in STATE if key not in state]:
+            raise UserError(
+                f"{source}: lacks {', '.join(missing)}; it is not the last.pt of a training, but perhaps a copy of "
+                "best.pt. Put the right file back, or remove it to train from the start"
+            )
+        if not _finite(state["method"]):
+            raise UserError(
+                f"{source}: holds weights that are NaN or infinite, from which no training goes on; "
+                "remove it to train from the start"
+            )
         if state["precision"] != (now := self.fabric.strategy.precision.precision):
             raise UserError(
                 f"{source}: was trained with precision {state['precision']}, but this run would go on with {now}; "
@@ -300,6 +328,11 @@ class Engine:
         self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
         self.chosen, self._start = state["chosen"], time.perf_counter() - state["seconds"]
         self.batches.restrict(self.chosen)
+
+
+def _finite(state: Mapping[str, Any]) -> bool:
+    """Whether no number of a state dict is NaN or infinite."""
+    return all(bool(value.isfinite().all()) for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from typing import IO, Any
 import yaml
 
 from ssl4seg.errors import UserError
+from ssl4seg.files import write_text
 from ssl4seg.run.versions import current
 from ssl4seg.userfiles import read_text, read_yaml
 
@@ -69,6 +70,11 @@ class RunFolder:
             # Hydra makes the folder before this constructor runs, so that an empty folder counts as new.
             self.fresh = not path.exists() or (path.is_dir() and not any(path.iterdir()))
             done = finished(path) is not None
+            if (fault := damage(path)) and self.best.exists() and not self.last.exists():
+                raise UserError(
+                    f"{fault}, and there is no last.pt from which it could be written again. ssl4seg-eval scores "
+                    "best.pt; to train anew, use tag=WORD, or delete the folder"
+                )
             # A run that failed before its first checkpoint has no claim to the folder.
             if self.config_file.exists() and (done or self.last.exists() or self.best.exists()):
                 self._check(config, resume)
@@ -103,6 +109,25 @@ class RunFolder:
     def split_file(self) -> Path:
         """Written before the first step, when nothing can be refused any more."""
         return self.path / "split.json"
+
+    def check_space(self, best: int, last: int) -> None:
+        """Refuse to train if the checkpoints do not fit on the disk.
+
+        Args:
+            best, last: the sizes of best.pt and last.pt in bytes. While one is replaced, both versions are there.
+        """
+        there = sum(file.stat().st_size for file in (self.best, self.last) if file.exists())
+        free, needed = shutil.disk_usage(self.path).free, best + 2 * last - there
+        if free < needed:
+            raise UserError(
+                f"{self.path}: {free / 2**20:,.0f} MiB are free on this disk, but the checkpoints of this run need "
+                f"{needed / 2**20:,.0f} MiB more (best.pt, last.pt and its successor); free some space"
+            )
+
+    def saved(self) -> str:
+        """From where the run goes on when a file could not be written."""
+        there = f"{self.last} is whole, and" if self.last.exists() else "No checkpoint is written yet;"
+        return f"{there} the same command goes on{' from it' if self.last.exists() else ''} as soon as there is space"
 
     def refused(self) -> bool:
         """Whether the folder holds nothing to keep: this run made it, and was refused before its first step."""
@@ -141,10 +166,26 @@ def data_sha256(run: Path) -> str:
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """The content of results.json if the run is finished, else None."""
+    """The content of results.json if the run is finished and nothing of its results is lost, else None."""
     file = path / "results.json"
-    results = read_json(file) if file.exists() else {}
+    results = read_json(file) if file.exists() and not damage(path) else {}
     return results if results.get("status") == "finished" else None
+
+
+def damage(path: Path) -> str:
+    """What of the results of a run is damaged or lost, and can be written again from its checkpoints; "" if nothing."""
+    file = path / "results.json"
+    try:
+        results = read_json(file) if file.exists() else {}
+    except UserError as error:
+        return str(error)
+    if results.get("status") != "finished":
+        return ""
+    if missing := [key for key in ("val", "test", "selected_by") if not isinstance(results.get(key), Mapping | str)]:
+        return f"{file}: lacks {', '.join(missing)}"
+    tables = [file for file in (path / "cases_val.csv", path / "cases_test.csv") if not file.exists()]
+    rewritable = all((path / name).exists() for name in ("best.pt", "last.pt"))
+    return f"{tables[0]}: is missing" if tables and rewritable else ""
 
 
 def write_failure(run: Path, error: str, **facts: Any) -> None:
@@ -255,13 +296,6 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON atomically. NaN becomes null, which every JSON reader accepts."""
     sums = {SEAL: BLANK}
     write_text(file, sealed(json.dumps(sums | _plain(content) | sums, indent=2, allow_nan=False) + "\n"))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text atomically: the file holds the whole earlier text or the whole new one."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text)
-    partial.replace(file)
 
 
 def sealed(text: str) -> str:

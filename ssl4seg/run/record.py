@@ -3,7 +3,9 @@
 import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,10 +15,14 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ssl4seg.errors import WriteError, plain
+from ssl4seg.files import unwritten
 from ssl4seg.keys import MEANS
+from ssl4seg.run.events import losses
 from ssl4seg.scoring.metrics import Metric, score_in
 from ssl4seg.scoring.pictures import Picture
 from ssl4seg.scoring.tables import Summary
@@ -31,6 +37,13 @@ FILE_ONLY = {"file_only": True}
 """`extra` of a message for the log file alone, because the screen shows it in another way."""
 
 
+class Plain(logging.Formatter):
+    """Spells out what would steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
+
+
 class Screen(logging.Handler):
     """Writes to the present sys.stderr, which the progress bar replaces to keep its line below the messages."""
 
@@ -39,20 +52,48 @@ class Screen(logging.Handler):
             print(self.format(record), file=sys.stderr)
 
 
+class LogFile(logging.FileHandler):
+    """Writes train.log; says once on the screen that it cannot, and lets the run go on without."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        log.removeHandler(self)
+        with suppress(OSError):  # closing writes what is left
+            self.close()
+        if not hasattr(record, "file_only"):  # the last message, of what ended the run, is on the screen
+            log.warning(f"{unwritten(Path(self.baseFilename), error)}; the run goes on without it")
+
+
 def start_log(file: Path | None, *, quiet: bool = False) -> None:
     """Send messages to the screen and, with times, to `file`; a quiet process sends only warnings."""
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
     screen = Screen()
-    screen.setFormatter(logging.Formatter("%(message)s"))
+    screen.setFormatter(Plain("%(message)s"))
     log.addHandler(screen)
     if file:
-        to_file = logging.FileHandler(file)
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        try:
+            to_file = LogFile(file, errors="backslashreplace")
+        except OSError as error:
+            raise unwritten(file, error) from None
+        to_file.setFormatter(Plain("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
+
+
+def _told_elsewhere(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread keeps its error, and raises it where the next value is written: no traceback beside it."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
+
+
+threading.excepthook = _told_elsewhere
 
 
 class Record:
@@ -68,7 +109,11 @@ class Record:
         self.folder, self.step = folder, step
         for old_events in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
             old_events.unlink()
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
+        for loss in losses(folder, step) if folder else ():
+            log.warning(loss)
+        self.writer: SummaryWriter | None = None
+        with self._named():
+            self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
         shown = folder is not None and sys.stderr.isatty()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -87,14 +132,30 @@ class Record:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.bar.stop()
+        with suppress(WriteError) if error else nullcontext(), self._named():
+            if self.writer:
+                self.writer.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the files of the events, if they cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            assert self.folder
+            raise unwritten(self.folder, error) from None
+
+    def _write(self, kind: str, *arguments: Any, **more: Any) -> None:
+        """Call a method of the writer, in the process that has one."""
         if self.writer:
-            self.writer.close()
+            with self._named():
+                getattr(self.writer, kind)(*arguments, **more)
 
     def config(self, config: Mapping[str, Any]) -> None:
         """Write the configuration as text, once."""
-        if self.writer and not self.step:
+        if not self.step:
             text = yaml.safe_dump(dict(config), sort_keys=False)
-            self.writer.add_text("config", "\n".join("    " + line for line in text.splitlines()), 0)
+            self._write("add_text", "config", "\n".join("    " + line for line in text.splitlines()), 0)
 
     def advance(self) -> None:
         self.bar.advance(self.task)
@@ -103,8 +164,7 @@ class Record:
         """Write train/<name>; one of the names is "loss"."""
         self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}".replace("nan", "-"))
         for name, value in values.items():
-            if self.writer:
-                self.writer.add_scalar(f"train/{name}", value, step)
+            self._write("add_scalar", f"train/{name}", value, step)
 
     def scores(
         self, split: str, step: int, summary: Summary, pictures: Mapping[str, Picture], headline: str | None = None
@@ -122,22 +182,23 @@ class Record:
             numbers = values if isinstance(values, Mapping) else {"": values}
             for name, value in numbers.items():
                 if isinstance(value, float) and not math.isnan(value):
-                    self.writer.add_scalar(f"{split}/{metric}/{name}".rstrip("/"), value, step)
+                    self._write("add_scalar", f"{split}/{metric}/{name}".rstrip("/"), value, step)
         for case, picture in pictures.items():
-            self.writer.add_image(f"{split}/overlay/{case}", np.ascontiguousarray(picture), step, dataformats="HWC")
-        self.writer.flush()
+            pixels = np.ascontiguousarray(picture)
+            self._write("add_image", f"{split}/overlay/{case}", pixels, step, dataformats="HWC")
+        self._write("flush")
 
     def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
         """Write pseudo/<score>."""
         for name, value in scores.items():
-            if self.writer:
-                self.writer.add_scalar(f"pseudo/{name}", value, step)
+            self._write("add_scalar", f"pseudo/{name}", value, step)
 
     def conclude(self) -> None:
         """Write all that follows to the event file of the test."""
         if self.writer:
-            self.writer.close()
-            self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
+            with self._named():
+                self.writer.close()
+                self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
 
     def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Write settings and final metrics, by which the HPARAMS tab sorts the runs of a sweep."""
@@ -145,9 +206,11 @@ class Record:
             return
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
         for summary in hparams(plain, dict(metrics)):
-            self.writer._get_file_writer().add_summary(summary)
+            with self._named():
+                self.writer._get_file_writer().add_summary(summary)
         for name, value in metrics.items():
-            self.writer.add_scalar(name, value)
+            self._write("add_scalar", name, value)
+        self._write("flush")  # results.json, which is written next, calls the run finished
 
 
 def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
@@ -169,8 +232,9 @@ def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:
         entries = [(metric, summary[metric.name]) for metric in by_class]
         cells = [f"{m.factor * score_in(scores, name):.2f}" if name in scores else "" for m, scores in entries]
         is_mean = name in MEANS
-        table.add_row(name.replace("_", " ") if is_mean else name, *cells, style="bold" if is_mean else "")
-    print(title)
+        words = name.replace("_", " ") if is_mean else name
+        table.add_row(Text(plain(words)), *cells, style="bold" if is_mean else "")
+    print(plain(title))
     Console().print(table)
     numbers = [metric for metric in shown if metric not in by_class and summary[metric.name] is not None]
     if numbers:

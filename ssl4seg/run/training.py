@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,21 +20,21 @@ from ssl4seg.axes import module_channels_last
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split
 from ssl4seg.data.fingerprint import fingerprint
-from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, read_all
+from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, fits_in_memory, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, WriteError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
 from ssl4seg.feed.views import View
 from ssl4seg.keys import MEANS
 from ssl4seg.methods.base import Method
-from ssl4seg.processes import all_items, launched_rank, rank, world_size
+from ssl4seg.processes import all_items, launched_rank, memory, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
 from ssl4seg.run.engine import Engine, Interrupted, Plan
-from ssl4seg.run.folder import RunFolder, finished, read_json, write_failure, write_json
+from ssl4seg.run.folder import RunFolder, damage, finished, read_json, write_failure, write_json
 from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
@@ -74,6 +75,8 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         if first:
             show(f"{path}: test", done["test"], metric_table(settings.metrics.more).values())
         return goodness_of(done, settings.metrics.more)
+    if first and (fault := damage(path)):
+        log.warning(f"{fault}; it is written again")
     try:
         with out_of_memory_explained():
             Training(config, names, folder).run()
@@ -86,14 +89,20 @@ def train(config: Config, names: Mapping[str, str], path: Path) -> float | None:
         if folder and folder.refused():
             start_log(None)  # closes train.log
             folder.remove()
-        elif folder:
-            log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
+            raise
+        if not folder:
+            raise
+        if isinstance(error, WriteError):
+            error = UserError(f"{error}. {folder.saved()}")
+        log.error(str(error), extra=FILE_ONLY)  # the screen shows it as the command ends
+        with suppress(WriteError):
             write_failure(path, str(error), **names, seed=settings.seed)
-        raise
+        raise error from None
     except Exception as error:
         if folder:
             log.exception("a fault of the program, or of a class from elsewhere:", extra=FILE_ONLY)
-            write_failure(path, f"{type(error).__name__}: {error}", **names, seed=settings.seed)
+            with suppress(WriteError):
+                write_failure(path, f"{type(error).__name__}: {error}", **names, seed=settings.seed)
         raise
 
 
@@ -203,9 +212,10 @@ class Training:
     def _resident(self, cases: Sequence[Case], name: str) -> bool:
         """Decide whether these cases fit in memory, and log the decision."""
         size, budget = decoded_gib(cases, self.dataset), self.settings.engine.resident_gib
-        where = "in memory" if size <= budget else f"read from the disk (engine.resident_gib={budget:g})"
+        resident = fits_in_memory(size, budget)
+        where = "in memory" if resident else f"read from the disk (engine.resident_gib={budget:g})"
         log.info(f"{name}: {sum(case.num_images for case in cases)} {self.dataset.words[1]}, {size:.2g} GiB, {where}")
-        return size <= budget
+        return resident
 
     def _batches(self) -> Batches:
         settings, device = self.settings, self.fabric.device
@@ -221,6 +231,7 @@ class Training:
             for part, cases in used.items()
         }
         unlabeled = stores.get("unlabeled")
+        check_memory(settings, self.dataset.channels, self.method.strong_views)
         return Batches(
             stores["labeled"],
             unlabeled,
@@ -278,6 +289,7 @@ class Training:
         """Train, then test the best model."""
         engine, folder = self.engine(), self.folder
         if folder:
+            folder.check_space(*engine.checkpoint_bytes())
             write_json(folder.split_file, self.split.as_dict() | {"data_sha256": fingerprint(self.cases)})
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
@@ -327,6 +339,7 @@ class Training:
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
         weights = checkpoint.load(Path(best))["method"]
         checkpoint.load_into(self.method, weights, best)
+        self._write_cases_val()
         table, pictures = self.evaluate(self.dataset.tested_on)
         if not self.folder:
             return
@@ -350,6 +363,14 @@ class Training:
         where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
         show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
         log.info(f"finished; results and curves in {self.folder.path}")
+
+    def _write_cases_val(self) -> None:
+        """Score the best model on val again, if the file was deleted."""
+        file = self.folder.path / "cases_val.csv" if self.folder else None
+        if self.fabric.broadcast(file is not None and not file.exists()):
+            table, _ = self.evaluate("val")
+            if file:
+                table.write_csv(file)
 
     def results(self, engine: Engine, test: Summary, eval_seconds: float) -> dict[str, Any]:
         """The content of results.json."""
@@ -437,6 +458,19 @@ def _pretrained(network: Config) -> bool:
     """Whether a network starts from weights; true if it lacks our keys for them, as it may load its own."""
     keys = [key for key in ("weights", "encoder_weights") if key in network]
     return not keys or any(network[key] is not None for key in keys)
+
+
+def check_memory(settings: RunSettings, channels: int, strong_views: int) -> None:
+    """Refuse steps whose images alone, in float32 with masks of 8 bytes a pixel, are larger than the memory."""
+    side, accumulate = settings.dataset["image_size"], settings.engine.accumulate
+    images = accumulate * (settings.batch_size + settings.unlabeled_batch_size * (1 + strong_views))
+    needed = images * side**2 * (4 * channels + 8)
+    if needed > memory():
+        raise UserError(
+            f"batch_size={settings.batch_size}, unlabeled_batch_size={settings.unlabeled_batch_size}, "
+            f"engine.accumulate={accumulate}, dataset.image_size={side}: the images of a step take "
+            f"{needed / 2**30:,.0f} GiB, but this machine has {memory() / 2**30:,.0f} GiB of memory"
+        )
 
 
 def _plan(settings: RunSettings) -> Plan:

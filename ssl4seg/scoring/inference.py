@@ -13,7 +13,6 @@ from ssl4seg.feed.store import Raw
 from ssl4seg.feed.views import fit, sample
 from ssl4seg.keys import (
     Key,
-    above,
     by_axis,
     expect,
     for_axes,
@@ -30,8 +29,8 @@ Predict = Callable[[Tensor], Tensor]
 
 
 SCALES = Key(
-    lambda value: is_list(value) and len(value) > 0 and all(map(above(0).fits, value)),
-    "a list of factors above 0, as [0.5,1.0]",
+    lambda value: is_list(value) and 0 < len(value) <= 100 and all(map(number_in("(0, 10]").fits, value)),
+    "a list of factors above 0, at most 10, as [0.5,1.0]",
 )
 
 
@@ -124,7 +123,7 @@ class Sliding(Inference):
     ) -> None:
         super().__init__(shape=shape, scales=scales, flip=flip)
         expect("inference.window", window, optional(for_axes(len(shape), 16)))
-        expect("inference.overlap", overlap, number_in("[0, 1)", "a share"))
+        expect("inference.overlap", overlap, number_in("[0, 0.95]", "a share"))
         expect("inference.stride", stride, optional(for_axes(len(shape))))
         expect("inference.pad", pad, true_or_false)
         expect("inference.average", average, one_of("logits", "probabilities"))

@@ -1,6 +1,5 @@
 """Tables of scores: means over cases (volumes), or from one confusion matrix over all cases (natural images)."""
 
-import csv
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.files import write_csv
 from ssl4seg.keys import FOREGROUND_MEAN, MEAN
 from ssl4seg.scoring.metrics import METRICS, Metric, Pixels, Scores, confusion, mean_of_known, score_classes, with_means
 
@@ -70,11 +70,7 @@ class Table(ABC):
 
     def write_csv(self, path: Path) -> None:
         """Write one line for each case and class."""
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("w", newline="") as file:
-            for line in self.lines():
-                csv.writer(file).writerow([f"{v:.6g}" if isinstance(v, float) else v for v in line])
-        partial.replace(path)
+        write_csv(path, ([f"{v:.6g}" if isinstance(v, float) else v for v in line] for line in self.lines()))
 
 
 class CaseTable(Table):

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from helpers import MODULES, shell
 
-from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.cli import _for_hydra
+from ssl4seg.commands.conf import conf_dir, run_name
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError
@@ -184,6 +185,12 @@ def test_a_command_whose_pipe_is_closed_ends_without_a_word(command: str, buffer
         ("network.encoder=resnet18", ["no key 'network.encoder' in the chosen network, but in network=deeplabv3, "]),
         ("dataset=acdc dataset.root=none", ["dataset.root=none", "no such folder"]),
         ("--config-dir nowhere", ["--config-dir nowhere"]),
+        ("method=uamt --config-dir nowhere seed=1", ["--config-dir nowhere: there is no such folder"]),
+        ("--labeled-ratio 0.1", ["--labeled-ratio: there is no such option", "labeled_ratio=VALUE"]),
+        ("tag=../../../../OUTSIDE", ["tag=../../../../OUTSIDE: expected a name", "without /"]),
+        ("tag='\"${device}/../x\"'".replace("'", ""), ["'unet-0.1-s0-auto/../x'", "see tag"]),
+        ("~method", ["~method: cannot be left out", "method=..."]),
+        ("~engine.log_every", ["~engine.log_every: cannot be left out"]),
     ],
 )
 def test_a_typing_error_is_named_with_the_right_word(arguments: str, named: list[str], tmp_path: Path) -> None:
@@ -213,6 +220,48 @@ def test_the_choices_that_have_a_key_are_all_named() -> None:
     assert str(told.value).endswith(f"network={', '.join(sorted(files))}")
     with pytest.raises(UserError, match=r"did you mean network\.dropout\?"):
         check("train", ["network.dropuot=0"], [], sweep=False)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a/b", "..", "x" * 201, "\udcff"])
+def test_what_is_no_name_of_one_folder_is_no_tag_and_no_part_of_one(name: str) -> None:
+    assert not KEYS["tag"].fits(name)
+    with pytest.raises(UserError, match="the run folder would be named"):
+        run_name("unet", 0.1, None, None, None, 0, f"/{name}" if name == ".." else name)
+
+
+@pytest.mark.parametrize("tag", ["{a}", "lr0.01", 3, 0.5, "=1+1", "a b", "ünï", "x" * 99])
+def test_other_words_and_numbers_are_tags(tag: object) -> None:
+    assert KEYS["tag"].fits(tag)
+    assert run_name("unet", 0.1, None, None, None, 0, tag) == f"unet-0.1-s0-{tag}"  # type: ignore[arg-type]
+
+
+def test_an_argument_of_what_is_built_may_be_left_out() -> None:
+    check("train", ["~optimizer.momentum"], [], sweep=False)
+
+
+def test_options_may_be_typed_anywhere(tmp_path: Path) -> None:
+    words = ["seed=1", "-m", "tag=a", "--config-dir", "mine", "method=uamt", "--cfg=job"]
+    assert _for_hydra(words) == ["-m", "--config-dir", "mine", "--cfg=job", "seed=1", "tag=a", "method=uamt"]
+
+
+INTERRUPTED = """
+import _thread, sys
+from omegaconf import OmegaConf
+
+def interrupt():  # a real SIGINT, in the midst of the composition
+    _thread.interrupt_main()
+    while True:
+        pass
+
+OmegaConf.register_new_resolver("interrupt", interrupt)
+sys.argv[1:] = ['tag="${interrupt:}"']
+from ssl4seg.train import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_configuration_is_composed_exits_with_130(tmp_path: Path) -> None:
+    assert shell(sys.executable, "-c", INTERRUPTED, cwd=tmp_path) == (130, "")
 
 
 @pytest.mark.parametrize("key", ["+optimizer.foreach", "++iterations", "+views.weak.fill_image"])

@@ -252,7 +252,7 @@ def test_statistics_are_those_of_the_training_images(root):
         ("{classes: [a, b], mean: [a], std: [1]}", r"dataset.yaml: mean=\['a'\]: expected a list of numbers"),
         ("{classes: [a, b], mean: [0, 0], std: [1, 1]}", r"dataset.mean=\[0, 0\]: expected 1 numbers"),
         ("{classes: [a, b], mean: [0], std: [0]}", r"dataset.yaml: std=\[0\]: expected a list of numbers above 0"),
-        ("{classes: [a, b], channels: 0}", "dataset.yaml: channels=0: expected a whole number of at least 1"),
+        ("{classes: [a, b], channels: 0}", "dataset.yaml: channels=0: expected a whole number from 1"),
         ("{classes: [a, b], channels: true}", "dataset.yaml: channels=True: expected a whole number"),
         ("{classes: [a, b], channels: three}", "dataset.yaml: channels=three: expected a whole number"),
         ("{classes: [a, b], seed: [1]}", r"dataset.yaml: seed=\[1\]: expected a whole number"),

@@ -193,7 +193,7 @@ def test_a_value_that_the_grammar_refuses_is_quoted_for_the_user(tmp_path: Path)
     ("override", "expected"),
     [
         ("engine.accumulate=two", "engine.accumulate=two: expected a whole number"),
-        ("engine.eval_batch_size=0", "engine.eval_batch_size=0: expected a whole number of at least 1"),
+        ("engine.eval_batch_size=0", "engine.eval_batch_size=0: expected a whole number from 1"),
         ("engine.num_overlays=x", "engine.num_overlays=x: expected a whole number"),
         ("resume=no_way", "resume=no_way: expected true or false"),
         ("uamt", "uamt: expected KEY=VALUE"),

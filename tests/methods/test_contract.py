@@ -163,7 +163,9 @@ def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, c
 
 def test_volumes_are_stepped_on_predicted_and_pseudo_labelled(config):
     if "SwinUNet" in str(config["method"]):
-        with pytest.raises(UserError, match=r"method\.transformer: SwinUNet takes images of 2 axes, but dataset\.image_size has 3"):
+        with pytest.raises(
+            UserError, match=r"method\.transformer: SwinUNet takes images of 2 axes, but dataset\.image_size has 3"
+        ):
             assembled(config, axes=3)
         return
     method = assembled(config, axes=3)

@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
+from ssl4seg.files import unquoted
 from ssl4seg.report import command, compare, figures, patients, sheets
 from ssl4seg.report.collect import Main, Run, collect
 from ssl4seg.report.figure_folder import FigureFolder
@@ -864,3 +865,29 @@ def test_a_sheet_of_words_and_numbers_keeps_what_differs() -> None:
     sheet = sheets.Sheet(title="T", caption="C.", head=("dataset", "method", "tag", "n"), lines=(("d", "m", "", "1"),))
     shown = sheet.shown()
     assert (shown.head, shown.lines, shown.caption) == (("method", "n"), (("m", "1"),), "Dataset d. C.")
+
+
+def test_a_strangers_words_are_text_in_every_file_of_the_report(tmp_path: Path) -> None:
+    tags = (
+        "{a} {0}",
+        "$x_",
+        "=1+1",
+        "<img src=x onerror=alert(1)>",
+        "[a](javascript:b) `c` |d|",
+        "[red]\x1b[31m",
+        "\\n",
+    )
+    for number, tag in enumerate(tags):
+        make_run(tmp_path / str(number), "uamt", (0.5, 0.6, 0.7, 0.8, 0.9), tag=tag)
+        make_run(tmp_path / str(number), "uamt", (0.5, 0.6, 0.7, 0.8, 0.9), tag=tag, seed=1)
+    shown, output = report(tmp_path)
+    assert "\x1b" not in shown
+    assert "[red]\\x1b[31m" in shown
+    rows = table(output / "report.csv")
+    assert {unquoted(row["tag"]) for row in rows} == {tag.replace("\x1b", "\\x1b") for tag in tags}
+    assert not any(cell[:1] in ("=", "+", "@") for row in rows for cell in row.values())
+    for name in ("report.md", "report.html", "report.tex"):
+        text = (output / name).read_text()
+        assert "<img src=x" not in text
+        assert "\x1b" not in text
+    assert "\\[a\\](javascript:b) \\`c\\` \\|d\\|" in (output / "report.md").read_text()

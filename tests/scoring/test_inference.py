@@ -212,7 +212,7 @@ def test_one_pass_gives_logits_and_no_gradient(way):
         (Whole, {"scales": ["half"]}, r"inference.scales=\['half'\]: expected a list"),
         (Whole, {"flip": "yes"}, "inference.flip=yes: expected true or false"),
         (Sliding, {"window": 8}, "inference.window"),
-        (Sliding, {"window": "large"}, "inference.window=large: expected a whole number of at least 16"),
+        (Sliding, {"window": "large"}, "inference.window=large: expected a whole number from 16"),
         (Sliding, {"overlap": "half"}, "inference.overlap=half: expected a share"),
         (Sliding, {"overlap": 1}, "inference.overlap"),
         (Sliding, {"overlap": -0.1}, "inference.overlap"),

@@ -73,7 +73,7 @@ class SelfTraining(Method):
         reinitialize: bool = False,
     ) -> None:
         super().__init__()
-        expect("method.rounds", rounds, whole(1))
+        expect("method.rounds", rounds, whole(1, 1000))
         expect("method.labels_only", labels_only, number_in("(0, 1)", "a share of the run"))
         expect("method.pseudo_weight", pseudo_weight, at_least(0))
         expect("method.reinitialize", reinitialize, true_or_false)

@@ -49,7 +49,7 @@ class DenseCRF(Step):
         smoothness_weight: float = 3.0,
         smoothness_pixels: float = 3.0,
     ) -> None:
-        self.require(whole(1), iterations=iterations)
+        self.require(whole(1, 1000), iterations=iterations)
         self.require(at_least(0), appearance_weight=appearance_weight, smoothness_weight=smoothness_weight)
         self.require(above(0), appearance_pixels=appearance_pixels, appearance_values=appearance_values)
         self.require(above(0), smoothness_pixels=smoothness_pixels)
