@@ -47,7 +47,7 @@ def test_a_method_names_its_key(choice: str, key: str) -> None:
     [(group, *named) for group in ("schedule", "supervised_loss", "inference") for named in numbers(group)],
 )
 def test_so_do_the_schedule_the_loss_and_the_inference(group: str, choice: str, key: str) -> None:
-    more = {"side": 32} if group == "inference" else {}
+    more = {"shape": (32, 32)} if group == "inference" else {}
     assert_refused(group, choice, key, lambda keys: build(keys, group, **more))
 
 
