@@ -128,7 +128,7 @@ def test_the_networks_for_volumes_are_those_that_messages_name():
         taking.append(name)
     assert sorted(taking) == sorted(FOR_VOLUMES)
     with pytest.raises(
-        UserError, match=r"^network: FCN takes images of 2 axes, but dataset.image_size has 3; for volu"
+        UserError, match=r"^network: FCN takes images of 2 axes, but dataset.image_size has 3; the netw"
     ):
         network_maker(small_network("fcn"), 1, 2, axes=3)
 
