@@ -196,7 +196,7 @@ def test_a_job_that_breaks_before_the_run_begins_is_told_by_the_last_line_of_its
 
 
 def test_a_job_that_is_lost_after_its_run_was_finished_has_a_score(swept: sweeps.Sweep, tmp_path: Path) -> None:
-    found = {"status": "finished", "selected_by": "val dice mean", "val": {"dice": {"mean": 0.5}}}
+    found = {"status": "finished", "selected_by": "val dice mean", "val": {"dice": {"mean": 0.5}}, "test": {}}
     runs.write_json(tmp_path / "results.json", found)
     (tmp_path / "config.yaml").write_text("metrics: {unit: auto}")
     assert swept.on_job_lost(["seed=1"], ".", "killed") == 0.5
