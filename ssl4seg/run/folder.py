@@ -120,8 +120,8 @@ class RunFolder:
         free, needed = shutil.disk_usage(self.path).free, best + 2 * last - there
         if free < needed:
             raise UserError(
-                f"{self.path}: {free / 2**20:,.0f} MiB are free on this disk, but the checkpoints of this run need "
-                f"{needed / 2**20:,.0f} MiB more (best.pt, last.pt and its successor); free some space"
+                f"{self.path}: {free / 2**20:,.1f} MiB are free on this disk, but the checkpoints of this run need "
+                f"{needed / 2**20:,.1f} MiB more (best.pt, last.pt and its successor); free some space"
             )
 
     def saved(self) -> str:

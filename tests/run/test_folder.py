@@ -170,5 +170,5 @@ def test_checkpoints_that_the_disk_cannot_hold_are_refused_at_the_start(tmp_path
     folder = RunFolder(tmp_path / "run", {})
     free = shutil.disk_usage(tmp_path).free
     folder.check_space(free // 4, free // 4)
-    with pytest.raises(UserError, match=r"run: [\d,]+ MiB are free on this disk, but .* need [\d,]+ MiB more"):
+    with pytest.raises(UserError, match=r"run: [\d,.]+ MiB are free on this disk, but .* need [\d,.]+ MiB more"):
         folder.check_space(free, free)
