@@ -231,7 +231,7 @@ def _checked_voxels(path: Path, image: Any) -> npt.NDArray[Any]:
     proxy = image.dataobj
     layout = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
     with image.file_map["image"].get_prepare_fileobj("rb") as file:
-        voxels = np.asanyarray(type(proxy)(file, layout, mmap=False))
+        voxels: npt.NDArray[Any] = np.asanyarray(type(proxy)(file, layout, mmap=False))
         if len(file.read(MANY_BYTES)) == MANY_BYTES:
             raise UserError(f"{path}: goes on after the {image.shape} voxels that its header declares; mend the header")
     return voxels

@@ -172,7 +172,12 @@ def locked(path: Path) -> IO[str]:
     except BlockingIOError:
         raise UserError(f"{path.parent}: another process is at work in this run folder") from None
     held = weakref.ref(file)
-    os.register_at_fork(after_in_child=lambda: (inherited := held()) and inherited.close())
+
+    def close() -> None:
+        if inherited := held():
+            inherited.close()
+
+    os.register_at_fork(after_in_child=close)
     return file
 
 
