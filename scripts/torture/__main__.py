@@ -98,7 +98,8 @@ class Campaign:
             asked = 0 if self.only is not None else round(part.per_minute * self.minutes)
             cells = "".join(f"{counts[kind]:>11}" for kind in kinds)
             tried, seconds = counts.total(), self.seconds[part.name]
-            lines.append(f"{part.name:9}{asked:>7}{tried:>7}{cells}{seconds:>9.0f}")
+            short = "  fewer than asked: the machine was too slow" if tried < asked else ""
+            lines.append(f"{part.name:9}{asked:>7}{tried:>7}{cells}{seconds:>9.0f}{short}")
         return "\n".join([*lines, *(f"  {kind}: {meaning}" for kind, meaning in FAULTS.items())])
 
     @property

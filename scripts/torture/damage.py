@@ -33,15 +33,15 @@ class Damage(Attack):
         source = self.runs.stopped("uamt") if command == "train" and random.random() < 0.6 else whole
         run_folder = copied(source, box / "home")
         file = next((run_folder / name).iterdir()) if name == "tensorboard" else run_folder / name
-        what = f"{name} of a {'finished' if source == whole else 'stopped'} run: {harm} ({file.name})"
         if not file.exists():  # a stopped run has no results yet
             return []
+        if harm == "of another run" and not name.endswith(".pt"):
+            harm = "cut"  # a user who copies scores or settings gets them
         harmed(file, harm, random, self.runs.unbroken("supervised") / name)
+        what = f"{file.name} of a {'finished' if source == whole else 'stopped'} run: {harm}; {command}"
         words = {"train": (*WORDS["uamt"], "hydra.run.dir=run"), "eval": ("run=run",), "report": ("run",)}[command]
         ended = run(command, *words, cwd=run_folder.parent)
-        return [
-            wrong_if(judged(f"{what}; {command}", ended), self._differences(command, name, whole, run_folder, ended))
-        ]
+        return [wrong_if(judged(what, ended), self._differences(command, name, whole, run_folder, ended))]
 
     def _differences(self, command: str, name: str, whole: Path, found: Path, ended: Ended) -> Iterator[str]:
         """What an accepted command did otherwise than on a whole folder, and did not tell."""
@@ -104,8 +104,7 @@ def harmed(file: Path, harm: str, random: Random, other: Path) -> None:
         case "zeros":
             file.write_bytes(content[:at] + bytes(len(content[at : at + 512])) + content[at + 512 :])
         case "of another run":
-            source = next(other.iterdir()) if other.is_dir() else other
-            shutil.copyfile(source, file)
+            shutil.copyfile(other, file)
         case "a folder":
             file.unlink()
             file.mkdir()

@@ -255,7 +255,7 @@ def odd_header(root: Path, kind: str, random: Random) -> Mutation:
         what, at, form, value = random.choice(NIFTI)
         struct.pack_into(form, content, at, value)
         file.write_bytes(gzip.compress(bytes(content)))
-        return f"{what} of p{number}.nii.gz is {value}", REFUSE
+        return f"{what} of p{number}.nii.gz is {value}", SAME if what == "scl_slope" else REFUSE  # inf: unscaled
     if kind == "h5":
         spacing = random.choice(([0.0, 0.0, 0.0], [float("nan")] * 3, [-1.0, 1.0, 1.0], [1.0], "mm", [1e400] * 3))
         with h5py.File(root / f"images/p{number}.h5", "a") as opened:

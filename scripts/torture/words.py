@@ -5,7 +5,7 @@ from random import Random
 
 from attack import Attack
 from processes import run
-from runs import PHANTOM, copied
+from runs import PHANTOM, Runs, copied
 from verdicts import ACCEPTED, REFUSED, STRAY, Verdict, judged
 
 from ssl4seg.commands.conf import composed, dotted_keys, group_names
@@ -61,6 +61,14 @@ class Words(Attack):
     name = "words"
     per_minute = 6
 
+    def __init__(self, runs: Runs) -> None:
+        super().__init__(runs)
+        self.known = {
+            command: ([key for key in dotted_keys(composed(command, [])) if key not in SLOW], group_names(command))
+            for command in ("train", "eval", "predict")
+        }
+        """Keys and groups of the commands that have them; Hydra composes in one thread at a time."""
+
     def strike(self, number: int, random: Random, box: Path) -> list[Verdict]:
         """One command line, typed seven folders below `box`."""
         home = box / "1/2/3/4/5/6/home"
@@ -88,9 +96,7 @@ class Words(Attack):
             "eval": ["run=run", "num_threads=1"],
             "predict": ["run=run", "input=run", "output=outputs", "num_threads=1"],
         }[command]
-        config = composed(command, [])
-        keys = [key for key in dotted_keys(config) if not key.startswith("hydra") and key not in SLOW]
-        groups = group_names(command)
+        keys, groups = self.known[command]
         odd = [self._odd(keys, groups, random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
         typed = {word.lstrip("+~").partition("=")[0] for word in odd}
         words = [word for word in _last_of_each(usual) if word.partition("=")[0] not in typed]
@@ -130,7 +136,7 @@ def _stray(box: Path, home: Path, before: set[Path], *, refused: bool) -> list[s
     for path in sorted(set(box.rglob("*")) - before):
         inside = path.relative_to(home).parts[0] if home in path.parents else ""
         if inside in ("run", "outputs", "multirun") or path.name.startswith("."):
-            if refused and path.is_dir() and not any(path.iterdir()) and inside != "run":
+            if refused and path.is_dir() and not any(path.iterdir()) and inside != "run" and path.parent != home:
                 found.append(f"{path.relative_to(home)} is empty")
         else:
             found.append(f"{path.relative_to(box)} is outside of outputs")

@@ -237,8 +237,19 @@ def read_nifti_channels(path: Path) -> tuple[npt.NDArray[Any], Any]:
     """The same for a file whose fourth axis may be one of channels: voxels [H, W], [S, H, W] or [S, C, H, W]."""
     image = _nifti(path)
     with _named_faults(path, "NIfTI"):
-        voxels = np.asanyarray(image.dataobj)
+        voxels = _checked_voxels(path, image) if path.name.lower().endswith(".gz") else np.asanyarray(image.dataobj)
     return voxels.transpose(_nifti_order(path, image.shape)), image
+
+
+def _checked_voxels(path: Path, image: Any) -> npt.NDArray[Any]:
+    """The voxels of a .nii.gz, read on to its end, where gzip compares the check sum; nibabel stops before it."""
+    proxy = image.dataobj
+    layout = proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        voxels: npt.NDArray[Any] = np.asanyarray(type(proxy)(file, layout, mmap=False))
+        if len(file.read(MANY_BYTES)) == MANY_BYTES:
+            raise UserError(f"{path}: goes on after the {image.shape} voxels that its header declares; mend the header")
+    return voxels
 
 
 def nifti_facts(path: Path) -> tuple[tuple[int, ...], Spacing]:
@@ -455,6 +466,8 @@ def picture_pixels(picture: Image.Image, mode: str | None = None) -> npt.NDArray
     Args:
         mode: Pillow's, to which they are converted; None: as they are.
     """
+    with Image.open(picture.filename) as again:  # type: ignore[attr-defined]  # what `opened` opened
+        again.verify()  # the check sums of a PNG, which decoding does not compare
     tag = picture_orientation(picture)
     pixels = np.array(picture if mode in (None, picture.mode) else picture.convert(mode))
     return np.ascontiguousarray(upright(pixels, tag, (0, 1)))

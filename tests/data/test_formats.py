@@ -383,6 +383,31 @@ def test_a_truncated_file_is_a_fault_that_names_it(tmp_path, name, share):
         read(file)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.nii.gz"])
+def test_a_changed_byte_of_a_file_with_check_sums_never_reads_as_other_pixels(tmp_path, name):
+    file, noise = tmp_path / name, np.random.default_rng(0).integers(0, 256, (12, 10), np.uint8)
+    nifti(file, noise.T) if ".nii" in name else picture(file, noise)
+    read = read_nifti if ".nii" in name else lambda path: (read_picture_values(path, colored=False), None)
+    whole, expected, refused = file.read_bytes(), read(file)[0], 0
+    damaged = [whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :] for at in range(len(whole))]
+    damaged += [whole[:at] + bytes(len(whole) - at) for at in range(len(whole))]
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            np.testing.assert_array_equal(read(file)[0], expected)
+        except UserError:
+            refused += 1
+    assert refused > 0.8 * len(damaged)
+
+
+def test_voxels_beyond_those_that_the_header_declares_are_refused(tmp_path):
+    file = nifti(tmp_path / "a.nii", np.zeros((4, 4, 4), np.uint8))
+    with gzip.open(tmp_path / "b.nii.gz", "wb") as packed:
+        packed.write(file.read_bytes() + bytes(2**26))
+    with pytest.raises(UserError, match=r"b\.nii\.gz: goes on after the \(4, 4, 4\) voxels"):
+        read_nifti(tmp_path / "b.nii.gz")
+
+
 @pytest.mark.parametrize(
     "read", [read_nifti, h5_facts, lambda path: read_h5(path, "image"), lambda path: read_picture(path, 1)]
 )
