@@ -167,7 +167,9 @@ def test_one_small_image_is_a_batch_to_train_on_and_every_parameter_learns(name)
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_channels_last_is_the_same_function_and_bfloat16_nearly(name):
-    network, image = small(name).eval(), torch.rand(2, 3, 64, 32)
+    # Not narrower: where a strided convolution leaves a map one pixel wide, bfloat16 on some processors with AMX gives
+    # NaN for finite input (oneDNN in PyTorch 2.15).
+    network, image = small(name).eval(), torch.rand(2, 3, 96, 64)
     expected = network(image)
     turned = network.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
     torch.testing.assert_close(turned, expected, atol=1e-4, rtol=1e-3)
