@@ -89,7 +89,7 @@ def _within(error: BaseException | None, kind: type[Kind]) -> Kind | None:
 
 
 def _explained(error: Exception) -> str:
-    """The message for an error of a launcher or sweeper; empty for a fault of this package.
+    """The message for an error of Hydra, a launcher or a sweeper; empty for a fault of this package.
 
     Packages of launchers need not be installed, so their errors are recognised by name.
     """
@@ -100,7 +100,7 @@ def _explained(error: Exception) -> str:
         )
     frames = list(traceback.walk_tb(error.__traceback__))
     package = str(frames[-1][0].f_globals.get("__name__")).split(".")[0]
-    return f"{package}: {error}" if package in ("joblib", "submitit", "optuna", "hydra_plugins") else ""
+    return f"{package}: {error}" if package in ("hydra", "joblib", "submitit", "optuna", "hydra_plugins") else ""
 
 
 def _for_hydra(words: Sequence[str]) -> list[str]:

@@ -327,3 +327,14 @@ def test_every_key_is_explained_by_a_comment_of_its_own_or_of_its_parent(file: P
         explained.append((depth, comment or known or any(done for _, done in explained)))
         children = line.rstrip().endswith(":")
         assert explained[-1][1] or children, f"{name} has no comment"
+
+
+@pytest.mark.parametrize("option", ["--resolve", "--shell-completion"])
+def test_an_option_of_hydras_that_lacks_its_other_half_gets_hydras_words_without_a_traceback(
+    option: str, tmp_path: Path
+) -> None:
+    code, output = shell(sys.executable, "-m", MODULES["train"], option, "seed=1", cwd=tmp_path)
+    assert code == 1
+    assert output.startswith("error: hydra: ")
+    assert "Traceback" not in output
+    assert not list(tmp_path.iterdir())
