@@ -1,5 +1,6 @@
 """How a command ends: with a message for the user, or silently at a closed pipe. This module imports nothing slow."""
 
+import argparse
 import io
 import os
 import re
@@ -8,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
-from typing import ParamSpec
+from typing import NoReturn, ParamSpec
 
 Arguments = ParamSpec("Arguments")
 
@@ -35,6 +36,13 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(plain(message))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, whose refusals of a stranger's words steer no terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain(message))
 
 
 class WriteError(UserError):

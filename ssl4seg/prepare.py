@@ -9,7 +9,7 @@ from typing import TextIO
 
 from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.acdc_challenge import prepare_acdc, published
-from ssl4seg.errors import UserError, ends_with_its_pipe, plain
+from ssl4seg.errors import ArgumentParser, UserError, ends_with_its_pipe, plain
 
 
 def acdc(arguments: argparse.Namespace) -> None:
@@ -37,7 +37,7 @@ class Plain(io.TextIOBase):
 
 @ends_with_its_pipe
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="ssl4seg-prepare", description="Prepare data for ssl4seg-train. Running it again does no harm."
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="acdc|check")

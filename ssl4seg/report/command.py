@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
 
-from ssl4seg.errors import UserError, ends_with_its_pipe, plain
+from ssl4seg.errors import ArgumentParser, UserError, ends_with_its_pipe, plain
 from ssl4seg.files import write_text
 from ssl4seg.report.figure_folder import FigureFolder
 from ssl4seg.report.names import PATIENT
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    result = argparse.ArgumentParser(
+    result = ArgumentParser(
         prog="ssl4seg-report",
         description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds. "
         "Runs that differ in more than their seed are rows of their own; runs in no row are listed with the reason.",

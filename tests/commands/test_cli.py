@@ -338,3 +338,12 @@ def test_an_option_of_hydras_that_lacks_its_other_half_gets_hydras_words_without
     assert output.startswith("error: hydra: ")
     assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [("prepare", "check", "data"), ("report", "data")])
+def test_a_word_that_is_not_understood_is_printed_without_its_escapes(words: tuple[str, ...], tmp_path: Path) -> None:
+    name, *before = words
+    code, output = shell(sys.executable, "-m", MODULES[name], *before, "--\x1b[31mred", cwd=tmp_path)
+    assert code == 2
+    assert "unrecognized arguments" in output
+    assert "\x1b" not in output
