@@ -13,13 +13,14 @@ from typing import Unpack
 
 import numpy as np
 
-from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume
+from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.formats import h5_facts, read_h5, whole_labels
+from ssl4seg.data.formats import h5_facts, read_h5
 from ssl4seg.data.intensities import Normalizer
 from ssl4seg.data.keys import only
+from ssl4seg.data.masks import read_labels
 from ssl4seg.errors import UserError
-from ssl4seg.keys import IGNORE, expect
+from ssl4seg.keys import expect
 
 
 class ACDC(Dataset):
@@ -92,21 +93,7 @@ class ACDC(Dataset):
 
     def _read(self, file: Path, index: int | None, label: bool) -> Volume:
         image = self.normalized(file, partial(_image, file), index)
-        return Volume(image, self._label(file, index) if label else None)
-
-    def _label(self, file: Path, index: int | None) -> LabelArray:
-        label = whole_labels(read_h5(file, "label", index))
-        if self.ignore_index is not None:
-            label = np.where(label == self.ignore_index, IGNORE, label)
-        elif (label == IGNORE).any():
-            raise UserError(
-                f"{file}: label value {IGNORE} lies outside the classes; is it dataset.ignore_index={IGNORE}?"
-            )
-        if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
-            raise UserError(
-                f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255"
-            )
-        return label.astype(np.uint8)
+        return Volume(image, read_labels(file, self.ignore_index, index) if label else None)
 
 
 def _image(file: Path, index: int | None) -> ImageArray:

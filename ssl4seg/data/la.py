@@ -12,11 +12,12 @@ from typing import Unpack
 
 import numpy as np
 
-from ssl4seg.data.case import Case, Volume
+from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import Common, Dataset, Split
 from ssl4seg.data.formats import h5_facts, read_h5
 from ssl4seg.data.intensities import normalized
 from ssl4seg.data.keys import only
+from ssl4seg.data.masks import read_labels
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, whole
@@ -77,10 +78,9 @@ class LA(Dataset):
         return self.shaped(case, stored=True)
 
     def _read(self, file: Path, labeled: bool) -> Volume:
-        label = read_h5(file, "label").astype(np.uint8) if labeled else None
-        return Volume(_image(file, self.normalize), label)
+        return Volume(_image(file, self.normalize), read_labels(file, self.ignore_index) if labeled else None)
 
 
-def _image(file: Path, normalize: str) -> np.ndarray:
+def _image(file: Path, normalize: str) -> ImageArray:
     """[X, 1, Y, Z]"""
     return normalized(read_h5(file, "image").astype(np.float32)[:, None], normalize)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import byte_counts
-from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in
+from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in, read_h5, whole_labels
 from ssl4seg.data.images import read_values
 from ssl4seg.data.orientation import STORED, Axes
 from ssl4seg.errors import UserError
@@ -193,3 +193,20 @@ class MaskReader:
             f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [IGNORE] else ''}"
             f"{INSTANCES if len(codes) > MANY else ''}"
         )
+
+
+def read_labels(file: Path, ignore_index: int | None, index: int | None = None) -> LabelArray:
+    """The classes [S, H, W] that `label` of an h5 file of a published dataset holds.
+
+    Args:
+        ignore_index: the number that becomes IGNORE; None if there is none.
+        index: read only this slice.
+    """
+    label = whole_labels(read_h5(file, "label", index))
+    if ignore_index is not None:
+        label = np.where(label == ignore_index, IGNORE, label)
+    elif (label == IGNORE).any():
+        raise UserError(f"{file}: label value {IGNORE} lies outside the classes; is it dataset.ignore_index={IGNORE}?")
+    if label.min() < 0 or label.max() > 255 or (label != label.astype(np.uint8)).any():
+        raise UserError(f"{file}: label values from {label.min()} to {label.max()}; expected whole numbers 0 to 255")
+    return label.astype(np.uint8)

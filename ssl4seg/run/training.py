@@ -1,6 +1,7 @@
 """A run from its configuration to results.json: data, split, method, engine, test."""
 
 import logging
+import math
 import os
 import platform
 import shlex
@@ -18,7 +19,7 @@ from lightning_fabric import Fabric
 from ssl4seg import checkpoint
 from ssl4seg.axes import module_channels_last
 from ssl4seg.data.case import Case, LabelArray, Volume
-from ssl4seg.data.dataset import SPLITS, Dataset, Split
+from ssl4seg.data.dataset import SPLITS, Dataset, Split, shape_of
 from ssl4seg.data.fingerprint import fingerprint
 from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, fits_in_memory, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
@@ -462,13 +463,13 @@ def _pretrained(network: Config) -> bool:
 
 def check_memory(settings: RunSettings, channels: int, strong_views: int) -> None:
     """Refuse steps whose images alone, in float32 with masks of 8 bytes a pixel, are larger than the memory."""
-    side, accumulate = settings.dataset["image_size"], settings.engine.accumulate
+    image_size, accumulate = settings.dataset["image_size"], settings.engine.accumulate
     images = accumulate * (settings.batch_size + settings.unlabeled_batch_size * (1 + strong_views))
-    needed = images * side**2 * (4 * channels + 8)
+    needed = images * math.prod(shape_of(image_size)) * (4 * channels + 8)
     if needed > memory():
         raise UserError(
             f"batch_size={settings.batch_size}, unlabeled_batch_size={settings.unlabeled_batch_size}, "
-            f"engine.accumulate={accumulate}, dataset.image_size={side}: the images of a step take "
+            f"engine.accumulate={accumulate}, dataset.image_size={image_size}: the images of a step take "
             f"{needed / 2**30:,.0f} GiB, but this machine has {memory() / 2**30:,.0f} GiB of memory"
         )
 
