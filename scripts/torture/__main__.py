@@ -112,7 +112,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "scripts/torture.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("minutes", nargs="?", type=float, default=20.0, metavar="MINUTES", help="what is asked for; default 20")
+    parser.add_argument(
+        "minutes", nargs="?", type=float, default=20.0, metavar="MINUTES", help="what is asked for; default 20"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random; default 0")
     parser.add_argument("--only", metavar="PART[:NUMBER]", help=f"one part, or one of its attacks: {names}")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="attacks at a time; default: CPU cores")

@@ -23,8 +23,8 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
-from ssl4seg.scoring.postprocess.base import Step
 from ssl4seg.scoring.inference import Inference, literal_windows
+from ssl4seg.scoring.postprocess.base import Step
 from ssl4seg.scoring.predictor import Predictor
 
 NUMBER = Key(is_number, "a number")

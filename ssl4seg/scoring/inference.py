@@ -108,7 +108,7 @@ class Sliding(Inference):
             of one size only.
         average: what is averaged, logits or probabilities.
         weights: of a window's pixels, uniform or gaussian (standard deviation of an eighth of the window, as nnU-Net).
-        accumulate_on: where the sums of the whole image are held: device, cpu, or auto (the device if it has the memory).
+        accumulate_on: where the sums of the image are held: device, cpu, or auto (the device if it has the memory).
         batch_size: windows in one forward pass, from one image or several.
     """
 
