@@ -3,9 +3,9 @@
     python scripts/bench_volumes.py                          # patches of 112 x 112 x 80, 2 + 2, T = 8, V-Net
     python scripts/bench_volumes.py --patch 32 32 16 --size 48 40 20 --repeats 3
 
-The reference is written here from the paper (Yu et al., MICCAI 2019) and what is known of its code: the same V-Net in fp32
-with N C D H W tensors, teacher passes one pair at a time, the EMA parameter by parameter; the test predicts one window
-after the other and measures with medpy on whole masks. Volumes are random, of LA's usual size, in LA's layout.
+The reference is written here from the paper (Yu et al., MICCAI 2019) and what is known of its code: the same V-Net in
+fp32 with N C D H W tensors, teacher passes one pair at a time, the EMA parameter by parameter; the test predicts one
+window after the other and measures with medpy on whole masks. Volumes are random, of LA's usual size, in LA's layout.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from bench_step import engine_of, step
 from medpy.metric.binary import asd, dc, hd95
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ssl4seg.networks.vnet import VNet
