@@ -201,21 +201,8 @@ class Dataset(ABC):
         """The cases of a split, in the dataset's published order."""
 
     def shaped(self, case: Case, *, stored: bool = False) -> Case:
-        """A case of slices as `image_size` asks for it: as it is, or as one image with three axes, see `volume_of`.
-
-        Raises:
-            UserError: it should have three axes, but is a picture, or has a single voxel along one.
-        """
-        if self.axes == 2:
-            return case
-        volume = volume_of(case, stored=stored)
-        if min(volume.size) < 2:
-            raise UserError(
-                f"{case.name}: is {' x '.join(map(str, volume.size))}, so it has no three axes; "
-                f"dataset.image_size={list(self.image_size)} asks for volumes: remove the image, or train on slices "
-                "and pictures with one number, as dataset.image_size=256"
-            )
-        return volume
+        """A case of slices as `image_size` asks for it: as it is, or as one image with three axes, see `volume_of`."""
+        return case if self.axes == 2 else volume_of(case, stored=stored)
 
     def statistics(self) -> Statistics | None:
         """`mean` and `std`, None if they are null; "auto" reads all training images, labelled or not."""

@@ -15,18 +15,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ssl4seg.augment.operations import Operation
-from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Box, Raw
 from ssl4seg.keys import IGNORE, Key, expect, is_list, list_of, low_high, number_in, share, true_or_false, whole
-
-HALVINGS = 32
-"""A patch may be longer than the images, but by less than this: networks halve each axis up to five times."""
 
 
 class View(ABC):
@@ -57,9 +52,6 @@ class View(ABC):
     @abstractmethod
     def plain(self, size: Tensor) -> Tensor:
         """theta that shows the whole image, without random numbers."""
-
-    def check(self, sizes: Sequence[Sequence[int]]) -> None:  # noqa: B027  # most views suit images of any size
-        """Refuse training images of these sizes if they do not suit the view; by default all do."""
 
 
 class WeakView(View):
@@ -202,16 +194,6 @@ class PatchView(View):
         self.turns = [(len(size) - 1 - b, len(size) - 1 - a) for a, b in turns]
         self.rotate, self.max_angle, self.scale = rotate, max_angle, (scale[0], scale[1])
         self.foreground, self.mirror = foreground, mirror
-
-    def check(self, sizes: Sequence[Sequence[int]]) -> None:
-        longest = np.max(sizes, axis=0).tolist()
-        for axis, (side, length) in enumerate(zip(self.size, longest, strict=True)):
-            if side >= length + HALVINGS:
-                raise UserError(
-                    f"views.weak.size={list(self.size)}: the patch has {side} pixels along axis {axis}, but no "
-                    f"training image has more than {length}; lower dataset.image_size, or take another choice of views, which "
-                    "resizes images to it"
-                )
 
     def thetas(self, size: Tensor, generator: Generator) -> Tensor:
         num, axes = size.shape
