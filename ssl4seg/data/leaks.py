@@ -17,7 +17,7 @@ from PIL import Image
 
 from ssl4seg.data.case import ImageArray
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.layout import UNLABELED, Item
+from ssl4seg.data.items import UNLABELED, Item
 from ssl4seg.errors import UserError
 
 HELD_OUT = SPLITS[1:]
