@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Attack the program for MINUTES (default 20), print what came of it, and exit with 1 on any fault:
+# Attack the program as often as two fast cores do in MINUTES (default 20), print what came of it, exit with 1 on any fault:
 # scripts/torture.sh [MINUTES] [--seed N] [--only PART[:NUMBER]] [--jobs N]
 set -euo pipefail
 scripts=$(cd "$(dirname "$0")" && pwd)

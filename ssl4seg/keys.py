@@ -216,7 +216,7 @@ THREADS = max(64, 4 * cores())
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
-PROTOCOLS = ("default", "ssl4mis")
+PROTOCOLS = ("default", "ssl4mis", "la")
 UNITS = ("auto", "voxel", "mm")
 EMPTY = ("worst", "nan", "zero")
 

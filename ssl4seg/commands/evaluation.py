@@ -21,7 +21,7 @@ from ssl4seg.run.folder import is_run, read_json, write_json
 from ssl4seg.run.load import load_run
 from ssl4seg.run.record import show, start_log
 from ssl4seg.run.settings import EvalSettings, read
-from ssl4seg.scoring.predictor import NO_TEST, Predictor, evaluate, table_of
+from ssl4seg.scoring.predictor import LITERAL, NO_TEST, Predictor, evaluate, table_of
 from ssl4seg.scoring.tables import Table
 
 log = logging.getLogger("ssl4seg")
@@ -124,7 +124,7 @@ def _results(
         **weights.identity,
         "dataset": dataset.name,
         "protocol": settings.protocol,
-        "empty": "zero" if settings.protocol == "ssl4mis" else settings.metrics.empty,
+        "empty": "zero" if settings.protocol in LITERAL else settings.metrics.empty,
         split: table.summary(),
         "speed": {"eval_seconds": table.seconds, "forward_seconds": table.forward_seconds},
     }

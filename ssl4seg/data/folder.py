@@ -31,7 +31,7 @@ from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
-from ssl4seg.data.volumes import as_stored
+from ssl4seg.data.volumes import as_stored, faults_of_axes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
     Key,
@@ -157,6 +157,7 @@ class Folder(Dataset):
             raise UserError(fault)
         self.space = space_of(items, orientation, slice_axis, axes=self.axes)
         self.facts = headers_of(items, self.channels, self.space)
+        _raise(faults_of_axes({item.image: fact for item, fact in self.facts.items()}, self.image_size, h5_axes))
         sizes = [fact.size for fact in self.facts.values()]
         note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
         self.notes = [*layout.notes, *notes_on_volumes(items, self.space), *filter(None, [note])]

@@ -23,6 +23,7 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
+from ssl4seg.scoring.inference import Inference, literal_windows
 from ssl4seg.scoring.postprocess.base import Step
 from ssl4seg.scoring.predictor import Predictor
 
@@ -212,13 +213,17 @@ def predictor_of(
 
     Args:
         batch_size: slices in one forward pass.
-        protocol: default or ssl4mis, see `Predictor`.
+        protocol: default, ssl4mis or la, see `Predictor`.
         steps: post-processing, in its order.
     """
     data = settings.dataset
+    shape = shape_of(data["image_size"])
+    inference: Inference = build(settings.inference, "inference", shape=shape)
+    if protocol == "la" and len(shape) == 3:
+        inference = literal_windows(shape, settings.inference.get("stride"))
     return Predictor(
         predict=forward_of(model, fabric),
-        inference=build(settings.inference, "inference", shape=shape_of(data["image_size"])),
+        inference=inference,
         device=fabric.device,
         batch_size=batch_size,
         protocol=protocol,

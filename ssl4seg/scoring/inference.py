@@ -1,5 +1,6 @@
 """Ways to bring images of any size to a network, and its logits back to that size (the group `inference`)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl4seg.axes import channels_last, interpolated
+from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Raw
 from ssl4seg.feed.views import fit, sample
 from ssl4seg.keys import (
@@ -27,7 +29,9 @@ from ssl4seg.keys import (
 Predict = Callable[[Tensor], Tensor]
 """Images [N, C, *X] -> logits [N, K, *X], with two or three axes."""
 
-
+LA_STRIDE = (18, 18, 4)
+PLACES = ("auto", "cpu", "device")
+"""Where sums may be held."""
 SCALES = Key(
     lambda value: is_list(value) and 0 < len(value) <= 100 and all(map(number_in("(0, 10]").fits, value)),
     "a list of factors above 0, at most 10, as [0.5,1.0]",
@@ -104,6 +108,7 @@ class Sliding(Inference):
             of one size only.
         average: what is averaged, logits or probabilities.
         weights: of a window's pixels, uniform or gaussian (standard deviation of an eighth of the window, as nnU-Net).
+        accumulate_on: where the sums of the image are held: device, cpu, or auto (the device if it has the memory).
         batch_size: windows in one forward pass, from one image or several.
     """
 
@@ -117,6 +122,7 @@ class Sliding(Inference):
         pad: bool = False,
         average: str = "logits",
         weights: str = "uniform",
+        accumulate_on: str = "auto",
         batch_size: int = 4,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
@@ -128,15 +134,17 @@ class Sliding(Inference):
         expect("inference.pad", pad, true_or_false)
         expect("inference.average", average, one_of("logits", "probabilities"))
         expect("inference.weights", weights, one_of("uniform", "gaussian"))
+        expect("inference.accumulate_on", accumulate_on, one_of(*PLACES))
         expect("inference.batch_size", batch_size, whole(1))
         self.window = by_axis(window or shape, len(shape))
         self.stride = by_axis(stride, len(shape)) if stride else [max(1, round(w * (1 - overlap))) for w in self.window]
-        self.pad, self.probabilities, self.weights, self.batch_size = (
-            pad,
-            average == "probabilities",
-            weights,
-            batch_size,
-        )
+        if any(step > side for step, side in zip(self.stride, self.window, strict=True)):
+            raise UserError(
+                f"inference.stride={list(self.stride)}: leaves pixels between windows of {list(self.window)}; "
+                "give a stride of at most the window"
+            )
+        self.pad, self.probabilities, self.weights = pad, average == "probabilities", weights
+        self.accumulate_on, self.batch_size = accumulate_on, batch_size
 
     def places(self, lengths: Sequence[int]) -> list[tuple[slice, ...]]:
         """The windows of an image."""
@@ -156,19 +164,29 @@ class Sliding(Inference):
         places = self.places(lengths)
         weight = self._weight([min(w, n) for w, n in zip(self.window, lengths, strict=True)], scaled)
         windows = [(number, place) for place in places for number in range(len(image))]
-        total, count = torch.zeros(()), scaled.new_zeros(lengths)
+        count = scaled.new_zeros(lengths)
         for place in places:
             count[place] += weight
+        total = torch.zeros(())
         for first in range(0, len(windows), self.batch_size):
             chosen = windows[first : first + self.batch_size]
             pixels = torch.stack([scaled[number][(slice(None), *place)] for number, place in chosen])
             scores = predict(channels_last(pixels))
             scores = scores.softmax(dim=1) if self.probabilities else scores
             if total.ndim == 0:
-                total = scores.new_zeros((len(image), scores.shape[1], *lengths))
-            for (number, place), part in zip(chosen, scores, strict=True):
-                total[number][(slice(None), *place)] += part * weight
-        return interpolated((total / count)[inner], image.shape[2:])
+                shape = (len(image), scores.shape[1], *lengths)
+                total = scores.new_zeros(shape, device=self._place(shape, scores.device))
+            for (number, place), part in zip(chosen, (scores * weight).to(total.device), strict=True):
+                total[number][(slice(None), *place)] += part
+        return interpolated(total.div_(count.to(total.device))[inner], image.shape[2:])
+
+    def _place(self, shape: Sequence[int], device: torch.device) -> torch.device:
+        """Where sums of that shape are held."""
+        if self.accumulate_on == "auto" and device.type == "cuda":
+            # The label map and a step of post-processing need another copy.
+            fits = 2 * 4 * math.prod(shape) < torch.cuda.mem_get_info(device)[0]
+            return device if fits else torch.device("cpu")
+        return torch.device("cpu") if self.accumulate_on == "cpu" else device
 
     def _padded(self, image: Tensor) -> tuple[Tensor, tuple[slice, ...]]:
         """The image filled up to the window with zeros, and the index of the image in it."""
@@ -187,6 +205,16 @@ class Sliding(Inference):
                 weight = weight[..., None] * torch.exp(-(at**2) / 2)
             weight = weight.clamp(min=1e-3 * float(weight.max()))
         return weight
+
+
+def literal_windows(shape: Sequence[int], stride: int | Sequence[int] | None) -> Sliding:
+    """The windows of the literature on volumes (UA-MT, Yu et al. 2019): zeros up to the patch, softmax averaged.
+
+    Args:
+        shape: of the patch, which is the window.
+        stride: None is that of LA, 18 x 18 x 4; published for Pancreas-CT: 16, for BraTS: 64.
+    """
+    return Sliding(shape=shape, stride=stride or LA_STRIDE, pad=True, average="probabilities")
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:

@@ -21,6 +21,8 @@ from ssl4seg.scoring.tables import Table, empty_table
 
 Pixel = TypeVar("Pixel", np.float32, np.uint8)
 
+LITERAL = ("ssl4mis", "la")
+"""Protocols that measure as the literature does."""
 NO_TEST = "dataset={}: test has no masks to score by; the model is tested on val, on which it was chosen"
 
 
@@ -33,7 +35,7 @@ class Predictor:
         inference: brings images of native size to the network and logits back.
         batch_size: slices in one forward pass.
         protocol: "default" runs `inference`, then argmax; "ssl4mis" brings slices to the square and label maps back by
-            order-0 zoom, as the literature evaluates.
+            order-0 zoom, as the literature on ACDC evaluates; "la" runs `literal_windows`, as that on volumes does.
         steps: the steps of post-processing in their order; with either protocol they work at native size.
         classes: names of the classes, for steps whose keys name classes.
         background: whether class 0 belongs to nothing, see `Dataset`.
@@ -50,10 +52,12 @@ class Predictor:
 
     def __post_init__(self) -> None:
         if self.protocol == "ssl4mis" and len(self.inference.shape) > 2:
-            raise UserError("protocol=ssl4mis resizes slices; evaluate volumes with protocol=default")
+            raise UserError("protocol=ssl4mis resizes slices; evaluate volumes with protocol=default or la")
+        if self.protocol == "la" and len(self.inference.shape) < 3:
+            raise UserError("protocol=la slides windows over volumes; evaluate slices with protocol=default or ssl4mis")
         check_steps(
             self.steps,
-            probabilities=self.protocol == "default",
+            probabilities=self.protocol != "ssl4mis",
             classes=self.classes,
             background=self.background,
         )
@@ -138,12 +142,12 @@ def distance_unit(unit: str, cases: Iterable[Case]) -> str:
 
 
 def table_of(dataset: Dataset, cases: Sequence[Case], measures: Measures, protocol: str = "default") -> Table:
-    """An empty table by `dataset.scoring`; protocol ssl4mis measures in voxels and scores empty masks with 0.
+    """An empty table by `dataset.scoring`; the literature's protocols measure in voxels and score empty masks with 0.
 
     Raises:
         UserError: the cases cannot be measured in mm, or a metric of the user's own cannot be imported.
     """
-    literal = protocol == "ssl4mis"
+    literal = protocol in LITERAL
     measured = dataset.scoring == "cases" or measures.distances
     return empty_table(
         dataset.scoring,

@@ -1,21 +1,24 @@
 """Inference, metrics, post-processing and pictures of volumes, against hand-made averages and medpy."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from medpy.metric.binary import asd, hd95
+from medpy.metric.binary import asd, dc, hd95, jc
 from torch import Generator, Tensor
 
+from ssl4seg.data.dataset import Dataset
 from ssl4seg.errors import UserError
-from ssl4seg.scoring.inference import Resized, Sliding, Whole
+from ssl4seg.scoring.inference import PLACES, Resized, Sliding, Whole, literal_windows
 from ssl4seg.scoring.metrics import score_classes
 from ssl4seg.scoring.pictures import overlay, palette, planes
 from ssl4seg.scoring.postprocess.base import Given
 from ssl4seg.scoring.postprocess.crf import DenseCRF
 from ssl4seg.scoring.postprocess.regions import LargestComponent
 from ssl4seg.scoring.postprocess.superpixels import Superpixels
-from ssl4seg.scoring.predictor import Predictor
+from ssl4seg.scoring.predictor import Measures, Predictor, table_of
 from ssl4seg.scoring.tables import CaseTable
 
 
@@ -99,6 +102,70 @@ def test_a_volume_is_predicted_whole():
 def test_the_protocol_of_slices_is_refused():
     with pytest.raises(UserError, match="protocol=ssl4mis resizes slices"):
         predictor(protocol="ssl4mis")
+
+
+def by_loops(network, image: np.ndarray, patch: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
+    """The labels [X, Y, Z] of an image [X, Y, Z] as the literature on LA finds them, one window after the other."""
+    missing = [max(p - n, 0) for p, n in zip(patch, image.shape, strict=True)]
+    padded = np.pad(image, [(m // 2, m - m // 2) for m in missing])
+    counts = [math.ceil((n - p) / s) + 1 for n, p, s in zip(padded.shape, patch, stride, strict=True)]
+    total, count = np.zeros((2, *padded.shape), np.float64), np.zeros(padded.shape)
+    for number in np.ndindex(*counts):
+        start = [min(s * i, n - p) for s, i, n, p in zip(stride, number, padded.shape, patch, strict=True)]
+        window = tuple(slice(at, at + p) for at, p in zip(start, patch, strict=True))
+        logits = network(torch.from_numpy(padded[window])[None, None])[0].double().numpy()
+        total[(slice(None), *window)] += np.exp(logits) / np.exp(logits).sum(axis=0)
+        count[window] += 1
+    inner = tuple(slice(m // 2, m // 2 + n) for m, n in zip(missing, image.shape, strict=True))
+    return (total / count).argmax(axis=0).astype(np.uint8)[inner]
+
+
+class Atria(Dataset):
+    def cases(self, split):
+        return []
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((25, 14, 13), (5, 4, 3)), ((40, 19, 12), None)])
+def test_protocol_la_is_the_literatures_loop_over_windows(shape, stride):
+    """Labels and the four published metrics, in voxels though the spacing is known."""
+    generator = Generator().manual_seed(1)
+    image, weight = torch.randn(*shape, generator=generator), torch.randn(2, 1, 3, 3, 3, generator=generator)
+    network = lambda x: F.conv3d(x, weight, padding=1)  # noqa: E731
+    expected = by_loops(network, image.numpy(), (20, 20, 8), stride or (18, 18, 4))
+    way = literal_windows((20, 20, 8), stride)
+    case_of = Predictor(predict=network, inference=way, device=torch.device("cpu"), protocol="la")
+    found = case_of(image[None, None].numpy())[0]
+    assert np.array_equal(found, expected)
+
+    truth = (image.numpy() > 0.3).astype(np.uint8)
+    data = Atria(classes=["background", "atrium"], num_classes=2, channels=1, image_size=[12, 12, 8], scoring="cases")
+    table = table_of(data, [], Measures(unit="mm", empty="worst"), "la")
+    table.add("a", found[None], truth[None], (2.0, 2.0, 2.0))
+    summary = table.summary()
+    assert summary["distance_unit"] == "voxel"
+    for name, measure in (("dice", dc), ("iou", jc), ("hd95", hd95), ("asd", asd)):
+        assert summary[name]["atrium"] == pytest.approx(measure(expected, truth), abs=1e-6)
+    table.add("b", 0 * found[None], truth[None], (2.0, 2.0, 2.0))
+    assert table.summary()["hd95"]["atrium"] == pytest.approx(summary["hd95"]["atrium"] / 2)
+
+
+def test_protocol_la_is_for_volumes():
+    with pytest.raises(UserError, match="protocol=la slides windows over volumes"):
+        Predictor(predict=None, inference=Whole(shape=(16, 16)), device=torch.device("cpu"), protocol="la")
+
+
+def test_strides_that_leave_voxels_between_the_windows_are_refused():
+    with pytest.raises(UserError, match=r"inference\.stride=\[18, 18, 4\].*windows of \[12, 12, 8\]"):
+        literal_windows((12, 12, 8), None)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_sums_are_the_same_wherever_they_are_held(average):
+    image, keys = volume(20, 18, 16), {"shape": (8, 8, 8), "stride": 5, "average": average, "weights": "gaussian"}
+    found = [Sliding(accumulate_on=place, **keys)(lambda x: x.cumsum(dim=2), image) for place in PLACES]
+    assert all(torch.equal(scores, found[0]) for scores in found)
+    with pytest.raises(UserError, match=r"inference\.accumulate_on"):
+        Sliding(accumulate_on="gpu", **keys)
 
 
 # -- metrics and steps ------------------------------------------------------------------------------------------------
