@@ -53,7 +53,7 @@ from ssl4seg.data.masks import (
 )
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.split import check_disjoint
-from ssl4seg.data.volumes import as_stored, stood
+from ssl4seg.data.volumes import as_stored, spacing_of, stood
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.scoring.pictures import Palette, Picture, Plane, grey, legend, painted, palette, planes
@@ -111,7 +111,8 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
         report(root, layout, looks, keys)
-        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys)), []):
+        axes = len(shape_of(keys["image_size"]))
+        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys), axes=axes), []):
             print(f"  {note}")
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
@@ -387,7 +388,13 @@ def report(root: Path, layout: Layout, looks: Sequence[Look], keys: Mapping[str,
     kinds = Counter(ending(item.image) for item in items)
     sizes = Counter(_shape(look.item, look.facts, keys) for look in looks if look.facts)
     print(f"  files      {_counted((kind, n) for kind, n in kinds.most_common())}")
-    print(f"  images     {sum(fact.num_images for fact in headers)} (slices of volumes, or one a file)")
+    if _are_volumes(keys):
+        print(f"  volumes    {len(headers)}")
+        if spacings := Counter(_spacing(look.item, look.facts, keys) for look in looks if look.facts):
+            print(f"  spacings   {_counted(spacings.most_common(5))}", end="")
+            print(f" and {len(spacings) - 5} others" if len(spacings) > 5 else "")
+    else:
+        print(f"  images     {sum(fact.num_images for fact in headers)} (slices of volumes, or one a file)")
     shown = _counted((" x ".join(map(str, size)), number) for size, number in sizes.most_common(5))
     print(f"  sizes      {shown} ({'x, y, z' if _are_volumes(keys) else 'height x width'})", end="")
     print(f" and {len(sizes) - 5} others, from {min(sizes)} to {max(sizes)}" if len(sizes) > 5 else "")
@@ -503,12 +510,13 @@ def _print_command(root: Path, looks: Sequence[Look], keys: Mapping[str, Any]) -
     by_slice = f"{start}{f' dataset.image_size={fitting_side(sizes)}' if note else ''} optimizer=adamw"
     if _are_volumes(keys):
         shape = keys["image_size"]
+        size = shlex.quote(f"dataset.image_size=[{','.join(map(str, shape))}]")
         shapes = [_shape(look.item, look.facts, keys) for look in looks if look.facts]
         patches = any(
             side < max(lengths) - STEP for side, lengths in zip(shape, zip(*shapes, strict=True), strict=True)
         )
         how = " views=volumes inference=volumes" if patches else ""
-        print(f"train with: {start} dataset.image_size={str(shape).replace(' ', '')}{how} optimizer=adamw")
+        print(f"train with: {start} {size}{how} optimizer=adamw")
         print(f"  or slice by slice: {by_slice}")
     else:
         print(f"train with: {by_slice}")
@@ -530,6 +538,12 @@ def _are_volumes(keys: Mapping[str, Any]) -> bool:
 def _shape(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:
     """Height and width, or the lengths of a volume's axes."""
     return _lengths(item, fact, keys) if _are_volumes(keys) else fact.size
+
+
+def _spacing(item: Item, fact: Facts, keys: Mapping[str, Any]) -> str:
+    """The spacing of a volume in the order of its axes, to three digits."""
+    spacing = spacing_of(fact.spacing, stored=as_stored(item.image, keys["h5_axes"]))
+    return " x ".join(f"{step:.3g}" for step in spacing) + " mm" if spacing else "unknown"
 
 
 def _lengths(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:

@@ -46,8 +46,8 @@ def predict_files(config: Config) -> None:
     settings = read(PredictSettings, config)
     source, output = Path(settings.input), Path(settings.output)
     steps = postprocess_of(settings.postprocess)
-    inputs = inputs_of(source, output)
     channel_files = settings.dataset.get("channel_files", False)
+    inputs = inputs_of(source, output, channel_files=channel_files)
     images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
     faults += inputs.faults.values()
     targets = masks_to_write(source, output, [*images], channel_files=channel_files)
@@ -172,12 +172,19 @@ def _identity(file: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def inputs_of(source: Path, output: Path) -> Found:
-    """The images of a folder, or the one file, with what is passed over; a UserError if there is no image."""
+def inputs_of(source: Path, output: Path, *, channel_files: bool = False) -> Found:
+    """The images of a folder, or the one file, with what is passed over; a UserError if there is no image.
+
+    Args:
+        channel_files: one file stands for all channels of its image.
+    """
     if not source.is_dir() and source.exists():
-        ending(source)
+        kind = ending(source)
         expect_regular(source)
-        return Found([source], {}, [])
+        image = CHANNEL.sub("", stem(source))
+        alike = (file for file in sorted(source.parent.iterdir()) if file.name.lower().endswith(kind))
+        channels = [file for file in alike if CHANNEL.search(stem(file)) and CHANNEL.sub("", stem(file)) == image]
+        return Found(channels if channel_files and source in channels else [source], {}, [])
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
     found = walk(source)

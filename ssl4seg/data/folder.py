@@ -160,7 +160,7 @@ class Folder(Dataset):
         _raise(faults_of_axes({item.image: fact for item, fact in self.facts.items()}, self.image_size, h5_axes))
         sizes = [fact.size for fact in self.facts.values()]
         note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
-        self.notes = [*layout.notes, *notes_on_volumes(items, self.space), *filter(None, [note])]
+        self.notes = [*layout.notes, *notes_on_volumes(items, self.space, axes=self.axes), *filter(None, [note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
@@ -285,14 +285,17 @@ def _thick_axes(files: Sequence[Path], space: Space) -> list[tuple[str | None, P
         return list(zip(pool.map(thick, files), files, strict=True))
 
 
-def notes_on_volumes(items: Sequence[Item], space: Space) -> list[str]:
+def notes_on_volumes(items: Sequence[Item], space: Space, *, axes: int) -> list[str]:
     """What a user should know of how NIfTI files are read."""
     files = [item.image for item in items if ending(item.image) in NIFTI]
     if not files:
         return []
     how = "in canonical orientation (RAS+)" if space.orientation == "canonical" else "as they are stored"
-    notes = [f"volumes are read {how}, with slices along {space.slice_axis} (orientation, slice_axis)"]
-    others = [(axis, file) for axis, file in _thick_axes(files, space) if axis not in (None, space.slice_axis)]
+    if axes == 3:
+        notes, others = [f"volumes are read {how}, with the axes x, y, z (orientation)"], []
+    else:
+        notes = [f"volumes are read {how}, with slices along {space.slice_axis} (orientation, slice_axis)"]
+        others = [(axis, file) for axis, file in _thick_axes(files, space) if axis not in (None, space.slice_axis)]
     if others:
         axis, file = others[0]
         notes.append(

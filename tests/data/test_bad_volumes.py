@@ -1,6 +1,7 @@
 """What is wrong with volumes is told before training, in one message that names the file or the key."""
 
 import re
+import shlex
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from folders import describe, folder, write_pairs
 
+from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
 from ssl4seg.feed.views import PatchView
@@ -117,3 +119,17 @@ def test_a_patch_must_be_no_longer_than_the_images_along_one_axis_at_least(size:
     words = r"image_size=\[13,15,11\]: .* longest axes have \[12,14,10\] pixels; .* dataset\.image_size=\[8,8,8\]"
     with pytest.raises(UserError, match=words):
         PatchView(size=size).check(sizes)
+
+
+def test_check_counts_volumes_with_their_spacing_and_prints_a_command_that_a_shell_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder(write_volumes(tmp_path / "mine"))
+    printed = capsys.readouterr().out
+    assert "  volumes    5\n  spacings   1 x 1 x 3 mm (5)\n  sizes      12 x 14 x 10 (5) (x, y, z)\n" in printed
+    assert "volumes are read in canonical orientation (RAS+), with the axes x, y, z (orientation)" in printed
+    assert "slices along" not in printed
+    words = shlex.split(printed.partition("train with: ")[2].splitlines()[0])
+    assert words[-2:] == ["dataset.image_size=[16,16,16]", "optimizer=adamw"]
+    assert "'dataset.image_size=[16,16,16]'" in printed
