@@ -164,7 +164,8 @@ class Folder(Dataset):
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
-        self.doubts = [*filter(None, [leaks.by_names(self.splits) if group is None else ""])]
+        volumes = all(fact.num_images > 1 for fact in self.facts.values())
+        self.doubts = [*filter(None, [leaks.by_names(self.splits, volumes=volumes) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:

@@ -1,4 +1,4 @@
-"""The folders of the Medical Segmentation Decathlon and of nnU-Net, as they are: what they hold, what is wrong in them."""
+"""The folders of the Medical Segmentation Decathlon and of nnU-Net as they are: contents and faults."""
 
 import json
 import re
@@ -11,7 +11,10 @@ import pytest
 from folders import folder
 from PIL import Image
 
+from ssl4seg.commands.check_folder import check_folder, fitting_shape
+from ssl4seg.commands.prediction import images_of, masks_to_write
 from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.images import write_label
 from ssl4seg.data.layout import find
 from ssl4seg.errors import UserError
 
@@ -176,6 +179,58 @@ def test_images_of_test_without_masks_are_left_out_which_is_told_and_may_be_unla
     ]
 
 
+# -- predictions ------------------------------------------------------------------------------------------------------
+
+
+def test_the_channel_files_of_an_image_get_one_mask_without_the_number(tmp_path: Path) -> None:
+    root = write_nnunet(tmp_path / "data", ["a_0001", "b"])
+    (root / "imagesTr/b_0001.nii.gz").unlink()
+    save(root / "imagesTr/c.nii.gz", channel(0))
+    files = sorted((root / "imagesTr").iterdir())
+    images, (fault,) = images_of(files, 2)
+    assert [[file.name for file in part] for part in images.values()] == [
+        ["a_0001_0000.nii.gz", "a_0001_0001.nii.gz"],
+        ["c.nii.gz"],
+    ]
+    assert fault.startswith(f"{root}/imagesTr/b_0001.nii.gz: is missing")
+    targets = masks_to_write(root / "imagesTr", tmp_path / "out", [*images], channel_files=True)
+    assert [target.name for target in targets] == ["a_0001.nii.gz", "c.nii.gz"]
+    assert images_of(files, None) == ({file: (file,) for file in files}, [])
+
+
+def test_the_mask_of_a_file_with_channels_has_three_axes_and_its_place(tmp_path: Path) -> None:
+    image = write_msd(tmp_path, CASES[:1]) / "imagesTr/case_000.nii.gz"
+    write_label(tmp_path / "mask.nii.gz", mask().transpose(2, 1, 0), image)
+    written = nibabel.load(tmp_path / "mask.nii.gz")
+    assert written.header.get_zooms() == (1, 1, 3)
+    assert np.array_equal(written.affine, nibabel.load(image).affine)
+    assert np.array_equal(np.asarray(written.dataobj), mask())
+
+
+# -- ssl4seg-prepare check --------------------------------------------------------------------------------------------
+
+
+def test_check_counts_volumes_paints_three_planes_and_prints_a_command_for_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_folder(root, sheet=tmp_path / "sheet.png")
+    printed = capsys.readouterr().out
+    assert "8 x 9 x 7 (6) (x, y, z)" in printed
+    assert "1   Anterior     12.500% of the pixels, in 6 of 6 masks" in printed
+    assert f"train with: ssl4seg-train dataset=folder dataset.root={root} dataset.image_size=[16,16,16] opt" in printed
+    assert "or slice by slice: ssl4seg-train" in printed
+    assert Image.open(tmp_path / "sheet.png").width > 2 * 3 * 200  # two volumes a row
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [([(35, 51, 35)], [48, 64, 48]), ([(180, 140, 88), (170, 150, 88)], [96, 96, 96]), ([(16, 17, 4)], [16, 32, 16])],
+)
+def test_the_size_for_volumes_is_their_usual_one_in_steps_of_16_up_to_96(shapes, expected) -> None:
+    assert fitting_shape(shapes) == expected
+
+
 # -- what is wrong ----------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +290,15 @@ FAULTS: dict[str, tuple[Callable, Callable[[Path], object], str]] = {
         write_nnunet,
         lambda root: describe(root, NNUNET | {"file_ending": ".nrrd"}),
         "dataset.json: file_ending .nrrd is not read (convert to NIfTI); expected .nii.gz",
+    ),
+    "another pair than the list has": (
+        write_msd,
+        lambda root: describe(
+            root,
+            described(root)
+            | {"training": [{"image": "./imagesTr/case_000.nii.gz", "label": "./labelsTr/case_001.nii.gz"}]},
+        ),
+        "dataset.json: training names ./labelsTr/case_001.nii.gz, but the mask of case_000 is case_000",
     ),
     "no JSON": (
         write_nnunet,
