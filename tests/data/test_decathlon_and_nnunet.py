@@ -218,7 +218,7 @@ def test_check_counts_volumes_paints_three_planes_and_prints_a_command_for_them(
     printed = capsys.readouterr().out
     assert "8 x 9 x 7 (6) (x, y, z)" in printed
     assert "1   Anterior     12.500% of the pixels, in 6 of 6 masks" in printed
-    assert f"train with: ssl4seg-train dataset=folder dataset.root={root} dataset.image_size=[16,16,16] opt" in printed
+    assert f"train with: ssl4seg-train dataset=folder dataset.root={root} 'dataset.image_size=[16,16,16]'" in printed
     assert "or slice by slice: ssl4seg-train" in printed
     assert Image.open(tmp_path / "sheet.png").width > 2 * 3 * 200  # two volumes a row
 
