@@ -3,6 +3,7 @@
 A FIFO or a device may never end, a few bytes of YAML may stand for gigabytes, and deep nesting ends Python's stack.
 """
 
+import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ MAX_TEXT = 2**28
 """Bytes of a list, or of the split.json of a run: those of a million paths, and more."""
 MAX_YAML = 2**18
 """Bytes of a YAML file, which is read at about 200 KB/s."""
+MAX_JSON = 2**24
+"""Bytes of a JSON file: those of a list of a hundred thousand pairs of files."""
 MAX_EXPANDED = 2**20
 """Characters and nodes of a YAML file in which every alias is replaced by the node that it repeats."""
 MAX_DEPTH = 50
@@ -86,6 +89,18 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({line}{error.problem})") from None
     except Exception as error:  # PyYAML lets errors of many types through: of numbers, of dates, of base64
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: as `read_text`; it is no JSON, or is nested deeper than Python reads.
+    """
+    try:
+        return json.loads(read_text(path, limit=MAX_JSON))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _check_size(text: str, path: Path) -> None:

@@ -1,7 +1,9 @@
 """`ssl4seg-prepare check ROOT`: read a folder of the user's own, print a report with its faults, paint some images."""
 
+import math
 import os
 import shlex
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +18,14 @@ import numpy.typing as npt
 import yaml
 from PIL import Image, ImageDraw
 
-from ssl4seg.data import leaks
+from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
-from ssl4seg.data.dataset import SPLITS, byte_counts, moments, statistics_of
+from ssl4seg.data.dataset import SPLITS, byte_counts, moments, shape_of, statistics_of
 from ssl4seg.data.folder import (
     DEFAULTS,
     DESCRIPTION,
     Folder,
     by_kind,
-    check_shape,
     common_channels,
     fitting_side,
     note_on_size,
@@ -35,9 +36,10 @@ from ssl4seg.data.folder import (
     space_of,
 )
 from ssl4seg.data.formats import PICTURE, TIFF, ending
-from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_image, read_values
+from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_values
 from ssl4seg.data.intensities import normalized
-from ssl4seg.data.layout import Item, Layout, find
+from ssl4seg.data.items import How, Item, Layout, axes_of_label, check_shape, facts_of_image, pixels_of
+from ssl4seg.data.layout import find
 from ssl4seg.data.masks import (
     INSTANCES,
     MANY,
@@ -51,9 +53,10 @@ from ssl4seg.data.masks import (
 )
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.split import check_disjoint
+from ssl4seg.data.volumes import as_stored, spacing_of, stood
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.scoring.pictures import Palette, Picture, fullest, grey, legend, painted, palette
+from ssl4seg.scoring.pictures import Palette, Picture, Plane, grey, legend, painted, palette, planes
 
 TILE, GAP, CAPTION = 216, 8, 30
 """In the contact sheet: side of a picture, space between two, and height of a caption, in pixels."""
@@ -62,6 +65,10 @@ MAX_CODES = 64
 """A mask with more different numbers or colours than this does not hold classes."""
 IMAGE_SIZE = 256
 """The default of dataset.image_size, in conf/dataset/folder.yaml."""
+STEP, LONGEST = 16, 96
+"""Of each axis of a suggested image_size for volumes: networks halve it four times; longer ones are cut to patches."""
+SHORTEST = 4
+"""An image with fewer voxels along an axis is no volume; the least of dataset.image_size."""
 DIM = 0.25
 """If no value of the images reaches this, they may hold 10 or 12 bits in 16."""
 
@@ -98,13 +105,14 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     faults: list[str] = []
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
     described = not faults
-    listed = partial(find, root, skip_orphans=keys["skip_orphans"])
-    layout = _attempt(faults, partial(listed, keys["group"]), None) or listed()
+    how = How(keys["skip_orphans"], keys["channel_files"])
+    layout = _attempt(faults, partial(find, root, keys["group"], how), None) or find(root, None, how)
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
     if layout.items or layout.others:
-        report(root, layout, looks)
-        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys)), []):
+        report(root, layout, looks, keys)
+        axes = len(shape_of(keys["image_size"]))
+        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys), axes=axes), []):
             print(f"  {note}")
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
@@ -113,7 +121,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
         _print_suggestion(root, suggested, write=write, num_faults=len(faults))
         _print_classes(keys, looks, of_file=True)
     elif reader:
-        faults += _missing_classes(keys, looks)
+        faults += _missing_classes(root, keys, looks)
         _print_classes(keys, looks)
         _print_colors(keys, looks)
     warnings: list[str] = []
@@ -128,7 +136,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
         shown = faults if every else by_kind(faults)
         more = [] if every or len(faults) == len(shown) else ["--all lists every one"]
         raise UserError("\n".join([f"{_number(faults, 'fault')} in {root}:", *shown, *more]))
-    _print_command(root, looks)
+    _print_command(root, looks, keys)
     for warning in warnings:
         print(f"warning: {warning}")
     print(f"no fault found, but {_number(warnings, 'warning')}" if warnings else "no fault found")
@@ -151,17 +159,25 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 
 
 def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
-    """Read all items, with the mask reader if classes are known; complete `keys`: channels, orientation, slice_axis."""
+    """Read all items, with the mask reader if classes are known; complete `keys`.
+
+    These are channels, orientation, slice_axis and image_size: three numbers if all images are volumes.
+    """
     reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
-    space = space_of(items, keys["orientation"], keys["slice_axis"], axes=2)
-    keys |= space._asdict()
+    space = partial(space_of, items, keys["orientation"], keys["slice_axis"])
     # Faults of headers are dropped here: they are found again when the files are read.
-    headers = read_headers(items, None, space)[0] if keys["channels"] is None else {}
-    if headers:
+    headers = read_headers(items, keys["channels"], space(axes=2))[0]
+    keys["image_size"] = IMAGE_SIZE
+    if headers and all(min(fact.num_images, *fact.size) >= SHORTEST for fact in headers.values()):
+        headers = read_headers(items, keys["channels"], space(axes=3))[0]
+        keys["image_size"] = fitting_shape([_lengths(item, fact, keys) for item, fact in headers.items()])
+    keys |= space(axes=len(shape_of(keys["image_size"])))._asdict()
+    if headers and keys["channels"] is None:
         commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
-        keys["channels"] = _attempt(faults, partial(common_channels, headers), commonest)
-        unconvertible = {item for item, fact in headers.items() if not convertible(fact.channels, keys["channels"])}
-        items = [item for item in items if item not in unconvertible]
+        channels: int = _attempt(faults, partial(common_channels, headers), commonest)
+        keys["channels"] = channels
+        wrong = {item for item, fact in headers.items() if not convertible(fact.channels, channels)}
+        items = [item for item in items if item not in wrong]
     colored = keys["colors"] is not None or _palettes_differ(items, keys, faults)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(partial(look_at, keys=keys, reader=reader, colored=colored), items)), reader
@@ -204,11 +220,12 @@ def _read(look: Look, file: Path, step: Any) -> Any:
 
 
 def _look_at_image(look: Look, keys: Mapping[str, Any]) -> ImageArray:
+    fact = facts_of_image(look.item, keys["channels"], _space(keys))
     image = _image(look.item, keys)
     look.sums = moments(image)
     look.thumbnail = leaks.thumbnail(image)
+    look.facts = fact
     look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
-    look.facts = facts(look.item.image, keys["channels"], _space(keys))
     return image
 
 
@@ -217,7 +234,7 @@ def _space(keys: Mapping[str, Any]) -> Space:
 
 
 def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
-    image = normalized(read_image(item.image, keys["channels"], space=_space(keys)), keys["normalize"])
+    image = normalized(pixels_of(item.images, keys["channels"], space=_space(keys)), keys["normalize"])
     return checked(Volume(image, None), str(item.image), 2).image
 
 
@@ -226,7 +243,7 @@ def _look_at_mask(
 ) -> None:
     if ending(mask) in (*PICTURE, *TIFF):
         look.mask_facts = facts(mask)
-    axes = axes_of_mask(mask, look.item.image, space)
+    axes = axes_of_label(look.item, mask, look.facts, space)
     codes = codes_of(read_values(mask, colored=colored, axes=axes))
     if image is not None:
         check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
@@ -352,7 +369,7 @@ def _print_colors(keys: Mapping[str, Any], looks: Sequence[Look]) -> None:
 # -- the report -------------------------------------------------------------------------------------------------------
 
 
-def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
+def report(root: Path, layout: Layout, looks: Sequence[Look], keys: Mapping[str, Any]) -> None:
     """Print counts, kinds, sizes, channels and values."""
     items = layout.items
     masks = sum(item.mask is not None for item in items)
@@ -369,10 +386,17 @@ def report(root: Path, layout: Layout, looks: Sequence[Look]) -> None:
     if not headers:
         return
     kinds = Counter(ending(item.image) for item in items)
-    sizes = Counter(fact.size for fact in headers)
+    sizes = Counter(_shape(look.item, look.facts, keys) for look in looks if look.facts)
     print(f"  files      {_counted((kind, n) for kind, n in kinds.most_common())}")
-    print(f"  images     {sum(fact.num_images for fact in headers)} (slices of volumes, or one a file)")
-    print(f"  sizes      {_counted((f'{h} x {w}', n) for (h, w), n in sizes.most_common(5))} (height x width)", end="")
+    if _are_volumes(keys):
+        print(f"  volumes    {len(headers)}")
+        if spacings := Counter(_spacing(look.item, look.facts, keys) for look in looks if look.facts):
+            print(f"  spacings   {_counted(spacings.most_common(5))}", end="")
+            print(f" and {len(spacings) - 5} others" if len(spacings) > 5 else "")
+    else:
+        print(f"  images     {sum(fact.num_images for fact in headers)} (slices of volumes, or one a file)")
+    shown = _counted((" x ".join(map(str, size)), number) for size, number in sizes.most_common(5))
+    print(f"  sizes      {shown} ({'x, y, z' if _are_volumes(keys) else 'height x width'})", end="")
     print(f" and {len(sizes) - 5} others, from {min(sizes)} to {max(sizes)}" if len(sizes) > 5 else "")
     with_opacity = sum(fact.opacity for fact in headers)
     print(f"  channels   {_counted(Counter(fact.channels for fact in headers).most_common())}", end="")
@@ -434,23 +458,23 @@ def _print_classes(keys: Mapping[str, Any], looks: Sequence[Look], *, of_file: b
         print(f"  fewer and fewer masks hold the higher numbers{INSTANCES}")
 
 
-def _missing_classes(keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str]:
+def _missing_classes(root: Path, keys: Mapping[str, Any], looks: Sequence[Look]) -> list[str]:
     """The fault that a class is in no mask; none where there are masks that could not be read."""
     masked = [look for look in looks if look.item.mask]
     if not masked or not all(look.codes for look in masked):
         return []
     missing = [k for k in range(len(keys["classes"])) if not any(look.codes[k] for look in masked)]
     codes = [code_of(keys["colors"][k]) if keys["colors"] else k for k in missing]
+    file = DESCRIPTION if (root / DESCRIPTION).exists() else decathlon.DESCRIPTION
     return [
-        f"{DESCRIPTION}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
+        f"{file}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
         for k, code in zip(missing, codes, strict=True)
     ]
 
 
 def _dataset(root: Path, keys: Mapping[str, Any]) -> Folder:
     """The dataset that training will use; raise the UserError that training would raise."""
-    empty = {"root": str(root), "num_classes": None, "image_size": IMAGE_SIZE}
-    dataset = Folder(**Folder.completed({**empty, **keys}))
+    dataset = Folder(**Folder.completed({"root": str(root), "num_classes": None, **keys}))
     check_disjoint({split: dataset.cases(split) for split in SPLITS}, dataset.remedy)
     return dataset
 
@@ -478,15 +502,54 @@ def _print_splits(dataset: Folder) -> None:
         print(f"  {num_left_out} files without a mask are left out, because their cases are in val or test")
 
 
-def _print_command(root: Path, looks: Sequence[Look]) -> None:
-    """Print the command that trains, with settings for a first look."""
+def _print_command(root: Path, looks: Sequence[Look], keys: Mapping[str, Any]) -> None:
+    """Print the command that trains, with settings for a first look; for volumes also the one that takes slices."""
+    start = f"ssl4seg-train dataset=folder dataset.root={shlex.quote(str(root))}"
     sizes = [look.facts.size for look in looks if look.facts]
     note = note_on_size(sizes, IMAGE_SIZE)
-    size = f" dataset.image_size={fitting_side(sizes)}" if note else ""
-    print(f"train with: ssl4seg-train dataset=folder dataset.root={shlex.quote(str(root))}{size} optimizer=adamw")
-    if note:
+    by_slice = f"{start}{f' dataset.image_size={fitting_side(sizes)}' if note else ''} optimizer=adamw"
+    if _are_volumes(keys):
+        shape = keys["image_size"]
+        size = shlex.quote(f"dataset.image_size=[{','.join(map(str, shape))}]")
+        shapes = [_shape(look.item, look.facts, keys) for look in looks if look.facts]
+        patches = any(
+            side < max(lengths) - STEP for side, lengths in zip(shape, zip(*shapes, strict=True), strict=True)
+        )
+        how = " views=volumes inference=volumes" if patches else ""
+        print(f"train with: {start} {size}{how} optimizer=adamw")
+        print(f"  or slice by slice: {by_slice}")
+    else:
+        print(f"train with: {by_slice}")
+    if note and not _are_volumes(keys):
         print(f"  {note}")
     print("  optimizer=adamw learns within some hundred steps; the default, SGD, is meant for 10000 steps and more")
+
+
+def fitting_shape(shapes: Sequence[Sequence[int]]) -> list[int]:
+    """The `image_size` for volumes: along each axis the usual length, in steps of STEP, at most LONGEST."""
+    usual = (statistics.median_low(lengths) for lengths in zip(*shapes, strict=True))
+    return [min(LONGEST, STEP * math.ceil(length / STEP)) for length in usual]
+
+
+def _are_volumes(keys: Mapping[str, Any]) -> bool:
+    return len(shape_of(keys["image_size"])) == 3
+
+
+def _shape(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:
+    """Height and width, or the lengths of a volume's axes."""
+    return _lengths(item, fact, keys) if _are_volumes(keys) else fact.size
+
+
+def _spacing(item: Item, fact: Facts, keys: Mapping[str, Any]) -> str:
+    """The spacing of a volume in the order of its axes, to three digits."""
+    spacing = spacing_of(fact.spacing, stored=as_stored(item.image, keys["h5_axes"]))
+    return " x ".join(f"{step:.3g}" for step in spacing) + " mm" if spacing else "unknown"
+
+
+def _lengths(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:
+    """The lengths of a volume's axes, in the order of `image_size`."""
+    shape = (fact.num_images, *fact.size)
+    return shape if as_stored(item.image, keys["h5_axes"]) else shape[::-1]
 
 
 # -- the contact sheet ------------------------------------------------------------------------------------------------
@@ -494,11 +557,12 @@ def _print_command(root: Path, looks: Sequence[Look]) -> None:
 
 def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], reader: MaskReader | None) -> None:
     colors, classes = palette(palette_of(keys), background=keys["background"]), keys["classes"] or []
-    tiles = [_tile(look.item, keys, reader, colors) for look in _shown(looks)]
-    columns, height = min(COLUMNS, len(tiles)), max(len(tile) for tile in tiles)
-    canvas = np.zeros((-(-len(tiles) // columns) * height, columns * (TILE + GAP), 3), np.uint8)
+    most = COLUMNS // 3 if _are_volumes(keys) else COLUMNS
+    tiles = [_tile(look.item, keys, reader, colors) for look in _shown(looks, most * ROWS)]
+    columns, height, width = min(most, len(tiles)), *(max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
+    canvas = np.zeros((-(-len(tiles) // columns) * height, columns * (width + GAP), 3), np.uint8)
     for number, tile in enumerate(tiles):
-        top, left = number // columns * height, number % columns * (TILE + GAP)
+        top, left = number // columns * height, number % columns * (width + GAP)
         canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
     strip = legend(classes, range(int(colors.background), len(classes)), colors, canvas.shape[1])
     try:
@@ -508,13 +572,12 @@ def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], rea
     print(f"written: {file}, {len(tiles)} images with their masks")
 
 
-def _shown(looks: Sequence[Look]) -> list[Look]:
+def _shown(looks: Sequence[Look], places: int) -> list[Look]:
     """Choose the images of the sheet, spread evenly. Three quarters have a mask; more, if few images have none.
 
     Masks of more than one class come first: those of background alone show nothing.
     """
     labeled, unlabeled = ([look for look in looks if bool(look.item.mask) == masked] for masked in (True, False))
-    places = COLUMNS * ROWS
     num_unlabeled = min(len(unlabeled), max(places // 4, places - len(labeled)))
     num_labeled = places - num_unlabeled
     full, empty = ([look for look in labeled if (len(look.codes) > 1) == several] for several in (True, False))
@@ -527,24 +590,35 @@ def _spread(looks: Sequence[Look], number: int) -> list[Look]:
 
 
 def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
-    """Draw the slice with most foreground, its mask painted over it, below its name."""
+    """Draw the slice with most foreground, or three planes of a volume, the mask painted over, below the name."""
     image = _image(item, keys)
     label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
     if item.mask and reader:
         label = reader.read(item.mask, axes=axes_of_mask(item.mask, item.image, _space(keys)))
-    at = fullest(label, colors) if label.any() else len(label) // 2
-    scale = TILE / max(label.shape[1:])
-    height, width = (max(1, round(side * scale)) for side in label.shape[1:])
-    step = max(1, max(label.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
-    picture = np.asarray(Image.fromarray(grey(image[at][:, ::step, ::step])).resize((width, height)))
-    if item.mask and reader:
-        mask = Image.fromarray(label[at]).resize((width, height), Image.Resampling.NEAREST)
-        picture = painted(picture, np.asarray(mask), colors)
+    if _are_volumes(keys):
+        stored = as_stored(item.image, keys["h5_axes"])
+        image, label = stood(image, stored=stored), stood(label, stored=stored)
+    shown = planes(image, [label], colors)
+    scale = TILE / max(max(plane.image.shape[1:]) for plane in shown)
+    pictures = [_pane(plane, scale, colors if item.mask and reader else None) for plane in shown]
+    height = max(len(picture) for picture in pictures)
     name = item.name if len(item.name) <= 34 else f"...{item.name[-31:]}"
-    words = [f"slice {at + 1} of {len(image)}"] if len(image) > 1 else []
+    words = [plane.words for plane in shown if plane.words]
     words += [item.split] if item.split else []
     words += [] if item.mask else ["no mask"]
-    tile = Image.new("RGB", (TILE, height + CAPTION))
-    tile.paste(Image.fromarray(picture), (0, CAPTION))
+    tile = Image.new("RGB", (len(shown) * TILE, height + CAPTION))
+    for number, picture in enumerate(pictures):
+        tile.paste(Image.fromarray(picture), (number * TILE, CAPTION))
     ImageDraw.Draw(tile).text((1, 2), f"{name}\n{', '.join(words)}", fill="white")
     return np.asarray(tile)
+
+
+def _pane(plane: Plane, scale: float, colors: Palette | None) -> Picture:
+    """A plane, resized; with `colors` its label painted over it."""
+    height, width = (max(1, round(side * scale)) for side in plane.image.shape[1:])
+    step = max(1, max(plane.image.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
+    picture = np.asarray(Image.fromarray(grey(plane.image[:, ::step, ::step])).resize((width, height)))
+    if colors is None:
+        return picture
+    mask = Image.fromarray(plane.labels[0]).resize((width, height), Image.Resampling.NEAREST)
+    return painted(picture, np.asarray(mask), colors)

@@ -11,8 +11,9 @@ from ssl4seg.commands.evaluation import writable
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
 from ssl4seg.data.dataset import shape_of
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
-from ssl4seg.data.images import facts, read_image, write_label
+from ssl4seg.data.images import write_label
 from ssl4seg.data.intensities import normalized
+from ssl4seg.data.items import CHANNEL, by_channels, facts_of, missing_channel, pixels_of
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.volumes import as_stored, sliced, spacing_of, stood
@@ -33,6 +34,8 @@ log = logging.getLogger("ssl4seg")
 def predict_files(config: Config) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
 
+    Where the run was trained on channel files, the files of one image are one input.
+
     Args:
         config: the run's configuration, with the typed words laid on it.
 
@@ -43,32 +46,36 @@ def predict_files(config: Config) -> None:
     settings = read(PredictSettings, config)
     source, output = Path(settings.input), Path(settings.output)
     steps = postprocess_of(settings.postprocess)
-    inputs = inputs_of(source, output)
-    targets = masks_to_write(source, output, inputs.files)
+    channel_files = settings.dataset.get("channel_files", False)
+    inputs = inputs_of(source, output, channel_files=channel_files)
+    images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
+    faults += inputs.faults.values()
+    targets = masks_to_write(source, output, [*images], channel_files=channel_files)
     fabric = fabric_of(device=settings.device, precision=settings.precision, num_threads=settings.num_threads)
     model = load_run(Path(settings.run), settings, settings.checkpoint, fabric.device)
     writable(output)
     colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
     predictor = predictor_of(model, fabric, settings, batch_size=settings.eval_batch_size, steps=steps)
-    faults = [*inputs.faults.values()]
+    num = len(targets) + len(faults)
     for note in passed_over(inputs.others, source):
         log.info(note)
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
-                _predict(file, target, predictor, settings.dataset, mask_colors=colors, with_overlay=settings.overlay)
+                _predict(
+                    images[file], target, predictor, settings.dataset, mask_colors=colors, with_overlay=settings.overlay
+                )
         except Exception as error:  # of any kind: the other files still get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-    num = len(targets) + len(inputs.faults)
     log.info(f"{num - len(faults)} masks written to {output}")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {num} inputs could not be predicted:", *faults]))
 
 
 def _predict(
-    file: Path,
+    files: Sequence[Path],
     target: Path,
     predictor: Predictor,
     data: Config,
@@ -76,16 +83,18 @@ def _predict(
     mask_colors: Sequence[Color] | None,
     with_overlay: bool,
 ) -> None:
-    """Write the mask of a file, and beside it the overlay.
+    """Write the mask of an image, and beside it the overlay.
 
     Args:
+        files: of the image, whose channels lie in one file or in several.
         data: the run's configuration of its dataset.
         mask_colors: number or colour of each class in the mask; None: the class's number, in pictures with a palette.
     """
     space = Space(data.get("orientation", "stored"), data.get("slice_axis", "z"))
-    scaled = normalized(read_image(file, data["channels"], space=space), data["normalize"])
+    file, channels = files[0], data["channels"]
+    scaled = normalized(pixels_of(files, channels, space=space), data["normalize"])
     checked(Volume(scaled, None), str(file), data["num_classes"])
-    spacing = facts(file, data["channels"], space).spacing if predictor.steps else None
+    spacing = facts_of(files, channels, space).spacing if predictor.steps else None
     stored = as_stored(file, data.get("h5_axes", "zyx"))
     volumes = len(shape_of(data["image_size"])) == 3
     if volumes:
@@ -115,13 +124,40 @@ def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], color
     return np.concatenate([picture, legend(classes, present, colors, picture.shape[1])])
 
 
-def masks_to_write(source: Path, output: Path, files: Sequence[Path]) -> dict[Path, Path]:
-    """Map each mask to write to its input. Refuse to overwrite an input, or to write two masks to one file."""
+def images_of(files: Sequence[Path], channels: int | None) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
+    """The first file of each image with all its files, and the faults of those that lack one.
+
+    Args:
+        channels: of an image, each in a file of its own (name_0000, name_0001); None: each file is an image.
+    """
+    if channels is None:
+        return {file: (file,) for file in files}, []
+    images, faults = {}, []
+    for kind in ENDINGS:
+        names = {file.with_name(stem(file)).as_posix(): file for file in files if ending(file) == kind}
+        for name, parts in by_channels(names).items():
+            alone = not CHANNEL.search(stem(parts[min(parts)]))  # holds all its channels, or is refused as it is read
+            if fault := None if alone else missing_channel(Path(name).name, parts, channels):
+                faults.append(fault)
+            else:
+                images[parts[0]] = tuple(parts.values())
+    return images, faults
+
+
+def masks_to_write(
+    source: Path, output: Path, files: Sequence[Path], *, channel_files: bool = False
+) -> dict[Path, Path]:
+    """Map each mask to write to its input. Refuse to overwrite an input, or to write two masks to one file.
+
+    Args:
+        channel_files: leave the number of a channel out of the mask's name.
+    """
     inputs = {_identity(file) for file in files}
     targets: dict[Path, Path] = {}
     for file in files:
         place = output / (file.relative_to(source) if source.is_dir() else file.name)
-        target = place.with_name(f"{stem(file)}.png") if ending(file) in PICTURE else place
+        name = CHANNEL.sub("", stem(file)) if channel_files else stem(file)
+        target = place.with_name(f"{name}.png" if ending(file) in PICTURE else f"{name}{file.name[len(stem(file)) :]}")
         if target.exists() and _identity(target) in inputs:
             raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
         if target in targets:
@@ -136,12 +172,19 @@ def _identity(file: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def inputs_of(source: Path, output: Path) -> Found:
-    """The images of a folder, or the one file, with what is passed over; a UserError if there is no image."""
+def inputs_of(source: Path, output: Path, *, channel_files: bool = False) -> Found:
+    """The images of a folder, or the one file, with what is passed over; a UserError if there is no image.
+
+    Args:
+        channel_files: one file stands for all channels of its image.
+    """
     if not source.is_dir() and source.exists():
-        ending(source)
+        kind = ending(source)
         expect_regular(source)
-        return Found([source], {}, [])
+        image = CHANNEL.sub("", stem(source))
+        alike = (file for file in sorted(source.parent.iterdir()) if file.name.lower().endswith(kind))
+        channels = [file for file in alike if CHANNEL.search(stem(file)) and CHANNEL.sub("", stem(file)) == image]
+        return Found(channels if channel_files and source in channels else [source], {}, [])
     if not source.is_dir():
         raise UserError(f"input={source}: there is no such file or folder")
     found = walk(source)

@@ -20,17 +20,18 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from ssl4seg.data import leaks
+from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
-from ssl4seg.data.formats import H5, NIFTI, PICTURE, TIFF, ending
-from ssl4seg.data.images import Facts, axes_of_mask, check_channels, contradiction, facts, read_image
+from ssl4seg.data.formats import H5, NIFTI, ending
+from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
 from ssl4seg.data.intensities import Normalizer
+from ssl4seg.data.items import How, Item, Layout, check_shape, facts_of_item, pixels_of
 from ssl4seg.data.keys import COMMON
-from ssl4seg.data.layout import Item, Layout, find
+from ssl4seg.data.layout import find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
-from ssl4seg.data.volumes import as_stored
+from ssl4seg.data.volumes import as_stored, faults_of_axes
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
     Key,
@@ -65,6 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "palette": None,
     "group": None,
     "skip_orphans": False,
+    "channel_files": False,
     "val_ratio": 0.1,
     "test_ratio": 0.2,
     "seed": 0,
@@ -87,6 +89,7 @@ OWN = {
     "h5_axes": one_of("xyz", "zyx"),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "skip_orphans": true_or_false,
+    "channel_files": true_or_false,
     "val_ratio": Key(number_in("(0, 1)").fits, "a share in (0, 1): the best model is chosen on val"),
     "test_ratio": number_in("[0, 1)", "a share"),
     "seed": Key(is_whole, "a whole number"),
@@ -106,6 +109,7 @@ class Folder(Dataset):
         ignore_color: colour in the masks that no loss and no metric counts.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
         skip_orphans: leave out masks without an image; else they are refused.
+        channel_files: name_0000, name_0001 are channels of one image, as nnU-Net has them.
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
         orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
@@ -126,6 +130,7 @@ class Folder(Dataset):
         ignore_color: Color | None = None,
         group: str | None = None,
         skip_orphans: bool = DEFAULTS["skip_orphans"],
+        channel_files: bool = DEFAULTS["channel_files"],
         val_ratio: float = DEFAULTS["val_ratio"],
         test_ratio: float = DEFAULTS["test_ratio"],
         seed: int = DEFAULTS["seed"],
@@ -138,6 +143,7 @@ class Folder(Dataset):
         folder = self.folder(root)
         own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
+        own |= {"channel_files": channel_files}
         self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
@@ -145,19 +151,21 @@ class Folder(Dataset):
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
         self.normalized = Normalizer(self.normalize)
-        layout = layout_of(folder, group, skip_orphans)
+        layout = layout_of(folder, group, How(skip_orphans, channel_files))
         items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
         self.space = space_of(items, orientation, slice_axis, axes=self.axes)
         self.facts = headers_of(items, self.channels, self.space)
+        _raise(faults_of_axes({item.image: fact for item, fact in self.facts.items()}, self.image_size, h5_axes))
         sizes = [fact.size for fact in self.facts.values()]
         note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
-        self.notes = [*layout.notes, *notes_on_volumes(items, self.space), *filter(None, [note])]
+        self.notes = [*layout.notes, *notes_on_volumes(items, self.space, axes=self.axes), *filter(None, [note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
         self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
-        self.doubts = [*filter(None, [leaks.by_names(self.splits) if group is None else ""])]
+        volumes = all(fact.num_images > 1 for fact in self.facts.values())
+        self.doubts = [*filter(None, [leaks.by_names(self.splits, volumes=volumes) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
@@ -175,18 +183,18 @@ class Folder(Dataset):
             read_image=partial(self._image, item),
             read_slice=partial(self._slice, item) if fact.num_images > 1 and _sliceable(item) else None,
             spacing=fact.spacing,
-            files=tuple(dict.fromkeys(file for file in (item.image, item.mask) if file)),
+            files=item.files,
         )
         return self.shaped(case, stored=as_stored(item.image, self.h5_axes))
 
     def _image(self, item: Item, index: int | None = None) -> ImageArray:
-        image = self.normalized(item.image, partial(self._pixels, item.image), index)
+        image = self.normalized(item.image, partial(self._pixels, item), index)
         if self.value_bytes > 1 and image.dtype == np.uint8:  # a picture among volumes: all become float32
             image = (image / np.float32(full_scale(image))).astype(np.float32)
         return image
 
-    def _pixels(self, file: Path, index: int | None) -> ImageArray:
-        return read_image(file, self.channels, index, space=self.space)
+    def _pixels(self, item: Item, index: int | None) -> ImageArray:
+        return pixels_of(item.images, self.channels, index, space=self.space)
 
     def _read(self, item: Item) -> Volume:
         image = self._image(item)
@@ -207,13 +215,17 @@ class Folder(Dataset):
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
-        """A key that is null gets its value from ROOT/dataset.yaml, else from the files, else its default."""
+        """A key that is null gets its value from ROOT/dataset.yaml, else from the files, else its default.
+
+        Of the files, dataset.json goes first, see `decathlon.description`.
+        """
         root = Path(str(keys["root"])).expanduser()
         configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
         check_keys(configured, KEYS, "dataset.")
-        full = dict(keys) | DEFAULTS | read_description(root) | configured
+        full = dict(keys) | DEFAULTS | read_description(root, configured) | configured
+        how = How(full["skip_orphans"], full["channel_files"])
         if full["classes"] is None:
-            layout_of(root, full["group"], full["skip_orphans"])  # raises first if this is not such a folder at all
+            layout_of(root, full["group"], how)  # raises first if this is not such a folder at all
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
                 f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
@@ -221,7 +233,7 @@ class Folder(Dataset):
         full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
         full["num_classes"] = len(full["classes"]) if full.get("num_classes") is None else full["num_classes"]
-        items = layout_of(root, full["group"], full["skip_orphans"]).items
+        items = layout_of(root, full["group"], how).items
         space = space_of(items, full["orientation"], full["slice_axis"], axes=len(shape_of(full.get("image_size", 0))))
         full |= space._asdict()
         if full["channels"] is None or full["scoring"] is None:
@@ -233,9 +245,13 @@ class Folder(Dataset):
 
 
 def name_of(root: Path) -> str:
-    """What a folder's dataset is called: its `name` in dataset.yaml, else the name of the folder."""
-    name = read_description(root).get("name") or root.resolve().name
-    return re.sub(r"[^\w-]+", "_", str(name)).strip("_") or "folder"
+    """What a folder's dataset is called: `name` in dataset.yaml or dataset.json, else the name of the folder."""
+    return as_name(read_description(root, ["classes"]).get("name") or root.resolve().name)
+
+
+def as_name(text: str) -> str:
+    """A text as a name of folders, see `is_name`."""
+    return re.sub(r"[^\w-]+", "_", text).strip("_")[:100] or "folder"
 
 
 def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str, *, axes: int) -> Space:
@@ -270,14 +286,17 @@ def _thick_axes(files: Sequence[Path], space: Space) -> list[tuple[str | None, P
         return list(zip(pool.map(thick, files), files, strict=True))
 
 
-def notes_on_volumes(items: Sequence[Item], space: Space) -> list[str]:
+def notes_on_volumes(items: Sequence[Item], space: Space, *, axes: int) -> list[str]:
     """What a user should know of how NIfTI files are read."""
     files = [item.image for item in items if ending(item.image) in NIFTI]
     if not files:
         return []
     how = "in canonical orientation (RAS+)" if space.orientation == "canonical" else "as they are stored"
-    notes = [f"volumes are read {how}, with slices along {space.slice_axis} (orientation, slice_axis)"]
-    others = [(axis, file) for axis, file in _thick_axes(files, space) if axis not in (None, space.slice_axis)]
+    if axes == 3:
+        notes, others = [f"volumes are read {how}, with the axes x, y, z (orientation)"], []
+    else:
+        notes = [f"volumes are read {how}, with slices along {space.slice_axis} (orientation, slice_axis)"]
+        others = [(axis, file) for axis, file in _thick_axes(files, space) if axis not in (None, space.slice_axis)]
     if others:
         axis, file = others[0]
         notes.append(
@@ -325,9 +344,21 @@ def _sliceable(item: Item) -> bool:
     return all(ending(file) in H5 for file in (item.image, item.mask) if file)
 
 
-def read_description(root: Path) -> dict[str, Any]:
-    """The keys that ROOT/dataset.yaml sets; none without such a file."""
-    file = root / DESCRIPTION
+def read_description(root: Path, known: Iterable[str] = ()) -> dict[str, Any]:
+    """The keys that ROOT/dataset.yaml sets, and those that only ROOT/dataset.json does; none without such files.
+
+    Args:
+        known: keys that are set elsewhere.
+    """
+    keys = _own_description(root / DESCRIPTION)
+    given = decathlon.description(root, {*keys, *known})
+    if "name" in given:
+        given["name"] = as_name(given["name"])
+    check_keys(given, KEYS, f"{root / decathlon.DESCRIPTION}: ")
+    return given | keys
+
+
+def _own_description(file: Path) -> dict[str, Any]:
     if not file.exists() and not file.is_symlink():
         return {}
     expect_regular(file)  # before the hint is looked for in it
@@ -350,13 +381,13 @@ def _unquoted(file: Path) -> str:
     return f'; # begins a comment, so colours need quotes: "{bare[1]}"' if bare else ""
 
 
-def layout_of(root: Path, group: str | None, skip_orphans: bool) -> Layout:
+def layout_of(root: Path, group: str | None, how: How) -> Layout:
     """What a folder holds.
 
     Raises:
         UserError: if there is a fault in its names.
     """
-    layout = find(root, group, skip_orphans=skip_orphans)
+    layout = find(root, group, how)
     _raise(layout.faults)
     return layout
 
@@ -385,14 +416,9 @@ def read_headers(items: Sequence[Item], channels: int | None, space: Space) -> t
 
 def _header(item: Item, channels: int | None, space: Space) -> Facts | str:
     try:
-        fact = facts(item.image, channels, space)
-        if item.mask:
-            axes_of_mask(item.mask, item.image, space)
-        if channels:
-            check_channels(item.image, fact.channels, channels, opacity=fact.opacity)
+        return facts_of_item(item, channels, space)
     except UserError as error:
         return str(error)
-    return fact
 
 
 def _raise(faults: Sequence[str]) -> None:
@@ -431,20 +457,10 @@ def common_channels(facts_of: Mapping[Item, Facts]) -> int:
     )
 
 
-def check_shape(item: Item, image: tuple[int, ...], label: tuple[int, ...]) -> None:
-    """Refuse a mask whose shape is not its image's; both are (slices, height, width)."""
-    if image != label:
-        sizes = [" x ".join(map(str, shape if max(image[0], label[0]) > 1 else shape[1:])) for shape in (label, image)]
-        order = "slices x height x width" if max(image[0], label[0]) > 1 else "height x width"
-        turned = image[1:] == label[1:][::-1] and ending(item.image) in (*PICTURE, *TIFF)
-        hint = "; is one of them stored turned (tag Orientation, EXIF), and the other not?" if turned else ""
-        raise UserError(
-            f"{item.mask}: the mask is {sizes[0]} ({order}), but its image {item.image.name} is {sizes[1]}{hint}"
-        )
-
-
 def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, seed: int) -> dict[Split, list[Item]]:
     """The items of each split, given by their folders or drawn group by group. Items without a mask only train.
+
+    Where only test is given, val is drawn from the other items.
 
     Groups are ordered by a hash of their names, which is as good as random; a new group does not reorder the others.
     """
@@ -453,11 +469,11 @@ def split_items(items: Sequence[Item], *, val_ratio: float, test_ratio: float, s
         return hashlib.sha256(f"{seed} {item.group}".encode()).digest(), item.name
 
     ordered = sorted(items, key=hashed)
-    if any(item.split for item in items):
-        parts = {split: [item for item in ordered if item.split == split] for split in SPLITS}
-    else:
-        split_of = _held_out(list(dict.fromkeys(item.group for item in ordered if item.mask)), val_ratio, test_ratio)
-        parts = {split: [item for item in ordered if split_of.get(item.group, "train") == split] for split in SPLITS}
+    groups = list(dict.fromkeys(item.group for item in ordered if item.mask and not item.split))
+    is_given = any(item.split for item in items)
+    drawn = _held_out(groups, val_ratio, 0 if is_given else test_ratio) if groups or not is_given else {}
+    split_of = {item: item.split or drawn.get(item.group, "train") for item in ordered}
+    parts: dict[Split, list[Item]] = {split: [item for item in ordered if split_of[item] == split] for split in SPLITS}
     return {split: [item for item in part if item.mask or split == "train"] for split, part in parts.items()}
 
 

@@ -4,6 +4,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,15 @@ def nifti_spacing(image: Any) -> Spacing:
 
 
 def _nifti(path: Path) -> Any:
-    """Nibabel's image, its header checked.
+    """Nibabel's image, its header checked; the last ones are remembered, for a header is asked for many times."""
+    with _named_faults(path, "NIfTI"):
+        status = path.stat()
+    return _nifti_of(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(64)
+def _nifti_of(path: Path, _changed: int, _size: int) -> Any:
+    """The same.
 
     The header on the disk is looked at, because nibabel replaces a pixdim of 0 by 1 and drops the sign of another.
     """

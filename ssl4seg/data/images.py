@@ -119,8 +119,11 @@ def axes_in(path: Path, space: Space) -> Axes:
     return axes_of(_stored(path), nifti_affine(path), space)
 
 
-def axes_of_mask(mask: Path, image: Path, space: Space) -> Axes:
+def axes_of_mask(mask: Path, image: Path, space: Space, what: str = "the mask and its image") -> Axes:
     """The same of a mask: by its own affine, or if that is unknown as its image.
+
+    Args:
+        what: the words for both files in the message.
 
     Raises:
         UserError: image and mask lie at different places.
@@ -138,7 +141,7 @@ def axes_of_mask(mask: Path, image: Path, space: Space) -> Axes:
         away = float(np.abs(corners(shape, affine, own) - ends).max())
         if away > ROUNDING * min(nifti_facts(image)[1]):
             raise UserError(
-                f"{mask}: the affines of the mask and its image {image.name} differ, by {away:.4g} mm at a corner; "
+                f"{mask}: the affines of {what} {image.name} differ, by {away:.4g} mm at a corner; "
                 "mend the header, or bring the mask to the image's grid"
             )
     return own

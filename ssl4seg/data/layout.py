@@ -2,131 +2,117 @@
 
     ROOT/images  ROOT/masks                                  the split into train, val and test is drawn
     ROOT/train/images  ROOT/train/masks  ROOT/val/...        train, val and optionally test are given
-    ROOT/unlabeled                                           optional, in both layouts
+    ROOT/imagesTr  ROOT/labelsTr  ROOT/dataset.json          MSD's and nnU-Net's, see decathlon.py
+    ROOT/unlabeled                                           optional, in every layout
 
-A mask has the name of its image, with or without one of SUFFIXES. An image without a mask is unlabelled. Files may lie
-in subfolders, whose names become part of theirs. An h5 file may hold its own mask (`label` beside `image`). Names are
-compared, and cases called, in the Unicode form NFC: a macOS disk may spell the mask of "é" with two characters.
+An image without a mask is unlabelled. Files may lie in subfolders, whose names become part of theirs. An h5 file may
+hold its own mask (`label` beside `image`). `items.py` says which mask belongs to which image.
 
 A file in unlabeled/ with the name of an image is a copy of it and left out: otherwise a case of val or test would be
 trained on, or a case of train twice. If train/, val/ and test/ use the same names, as folders that count from 1 do,
 names cannot tell copies and nothing is left out.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+from ssl4seg.data import decathlon
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.formats import ENDINGS, H5, ending, h5_facts, hint, stem
+from ssl4seg.data.items import IMAGES, MASKS, UNLABELED, How, Item, Layout, add_unlabeled, expect_masks, pair
 from ssl4seg.data.patterns import first_groups
-from ssl4seg.data.walk import passed_over, walk
-from ssl4seg.errors import UserError
+from ssl4seg.data.walk import passed_over
 
-SUFFIXES = ("_mask", "_gt", "_label", "_seg")
-IMAGES, MASKS, UNLABELED = "images", "masks", "unlabeled"
 HELD_OUT = SPLITS[1:]
-EXPECTED = "expected images/ and masks/, or train/, val/ and test/ that each hold images/ and masks/"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """An image file, and its mask."""
+class Kind(NamedTuple):
+    """A layout of folders."""
 
-    name: str
-    """The path below images/ without ending, or "unlabeled/" and the path below unlabeled/. Unique within a split."""
-    image: Path
-    mask: Path | None
-    """The image file itself if it is an h5 file that holds both."""
-    split: Split | None
-    """None if the split is drawn."""
-    group: str
+    mark: str
+    """The folder by which it is known."""
+    expected: str
+    found: Callable[[Path], bool]
+    fill: Callable[[Path, Layout, How], None]
+    """Adds what the folder holds to a layout."""
 
 
-class Layout(NamedTuple):
-    """The items of a folder, and its faults."""
-
-    items: list[Item]
-    faults: list[str]
-    others: list[Path]
-    """Files of unknown kinds."""
-    copies: list[Path]
-    """Files in unlabeled/ that are left out as copies of images."""
-    orphans: list[Path]
-    """Masks without an image that are left out."""
-    notes: list[str]
-    """What a user should know of the files that are not read, or not as they are called."""
-
-
-def find(root: Path, pattern: str | None = None, *, skip_orphans: bool = False) -> Layout:
-    """Find the items of a folder by the names of files; only h5 files are opened, to see whether they hold a mask.
+def find(root: Path, pattern: str | None = None, how: How = How()) -> Layout:  # noqa: B008  # an immutable record
+    """Find the items of a folder by the names of files; of few files the headers are read, to see what they hold.
 
     Args:
         pattern: regular expression whose first group, matched in an item's name, is the item's group (the patient).
-        skip_orphans: leave out masks without an image; else each is a fault.
     """
-    layout = Layout([], [], [], [], [], [])
-    split_folders = [split for split in SPLITS if (root / split).is_dir()]
-    drawn = (root / IMAGES).is_dir()
-    if drawn and split_folders:
-        layout.faults.append(f"{root}: has two layouts at once, {IMAGES}/ and {split_folders[0]}/; {EXPECTED}")
+    layout = Layout()
+    kinds = [kind for kind in KINDS if kind.found(root)]
+    expected = ", or ".join(kind.expected for kind in KINDS)
+    if len(kinds) > 1:
+        marks = " and ".join(kind.mark for kind in kinds)
+        layout.faults.append(f"{root}: has two layouts at once, {marks}; expected {expected}")
         return layout
-    if not drawn and not split_folders:
-        inside = root.resolve().name in (IMAGES, MASKS, UNLABELED)
-        meant = f" (is {root.resolve().parent} meant?)" if inside else ""
-        layout.faults.append(f"{root}: has neither {IMAGES}/ nor train/; {EXPECTED}{meant}")
+    if not kinds:
+        marks = " nor ".join(kind.mark for kind in KINDS)
+        layout.faults.append(f"{root}: has neither {marks}; expected {expected}{_meant(root)}")
         return layout
-    if split_folders and (missing := [f"no {split}/" for split in SPLITS[:2] if split not in split_folders]):
+    kinds[0].fill(root, layout, how)
+    layout.notes.extend(_notes(root, layout))
+    return replace(layout, items=_grouped(layout, pattern))
+
+
+def _meant(root: Path) -> str:
+    """The question after another folder: the one above, or one below."""
+    whole = root.resolve()
+    inside = whole.name in (IMAGES, MASKS, UNLABELED, decathlon.IMAGES)
+    below = [] if inside else [folder for folder in sorted(root.glob("*/")) if any(k.found(folder) for k in KINDS)]
+    near = whole.parent if inside else below[0] if below else None
+    return f" (is {near} meant?)" if near else ""
+
+
+# -- our own layouts --------------------------------------------------------------------------------------------------
+
+
+def _split_folders(root: Path) -> list[Split]:
+    return [split for split in SPLITS if (root / split).is_dir()]
+
+
+def _drawn(root: Path, layout: Layout, how: How) -> None:
+    """One folder, whose split is drawn."""
+    pair(root / IMAGES, root / MASKS, None, layout, how)
+    expect_masks(layout.items, root, root / MASKS, layout)
+    add_unlabeled(root / UNLABELED, None, layout, how)
+
+
+def _given(root: Path, layout: Layout, how: How) -> None:
+    """A folder for each split."""
+    splits = _split_folders(root)
+    if missing := [f"no {split}/" for split in SPLITS[:2] if split not in splits]:
         layout.faults.append(
-            f"{root}: has {split_folders[0]}/ but {' and '.join(missing)}; divide your cases between them, or put "
+            f"{root}: has {splits[0]}/ but {' and '.join(missing)}; divide your cases between them, or put "
             f"all into {IMAGES}/ and {MASKS}/, for a split to be drawn"
         )
-    places: Sequence[Split | None] = split_folders or [None]
-    for split in places:
-        _pair(root / split if split else root, split, layout, skip_orphans)
-    _add_unlabeled(root / UNLABELED, "train" if split_folders else None, layout)
-    _check_masks(root, split_folders, layout)
-    layout.notes.extend(_notes(root, layout))
-    return layout._replace(items=_grouped(layout, pattern))
+    for split in splits:
+        place = root / split
+        pair(place / IMAGES, place / MASKS, split, layout, how)
+        if split != "test":
+            expect_masks([item for item in layout.items if item.split == split], place, place / MASKS, layout)
+    add_unlabeled(root / UNLABELED, "train", layout, how)
 
 
-def _pair(folder: Path, split: Split | None, layout: Layout, skip_orphans: bool) -> None:
-    """Add the images of a folder with their masks."""
-    images, masks = (_files(folder / name, layout) for name in (IMAGES, MASKS))
-    if not images:
-        fault = "holds no image" if (folder / IMAGES).is_dir() else "is missing"
-        layout.faults.append(f"{folder / IMAGES}: {fault} ({', '.join(ENDINGS)})")
-    owned: dict[str, Path] = {}
-    for name, mask in masks.items():
-        owner = next((image for image in (name, *_without_suffix(name)) if image in images), None)
-        if owner is None and skip_orphans:
-            layout.orphans.append(mask)
-        elif owner is None:
-            layout.faults.append(f"{mask}: is a mask without an image; {_why_without(name, folder / IMAGES, layout)}")
-        elif owner in owned:
-            layout.faults.append(f"{mask}: is a second mask of {owner}, beside {owned[owner].name}")
-        else:
-            owned[owner] = mask
-    for name, image in images.items():
-        try:
-            mask_file = _mask_of(image, owned.get(name))
-        except UserError as error:
-            layout.faults.append(str(error))
-        else:
-            layout.items.append(Item(name=name, image=image, mask=mask_file, split=split, group=""))
+KINDS = (
+    Kind("images/", "images/ and masks/", lambda root: (root / IMAGES).is_dir(), _drawn),
+    Kind(
+        "train/",
+        "train/, val/ and test/ that each hold images/ and masks/",
+        lambda root: bool(_split_folders(root)),
+        _given,
+    ),
+    Kind("imagesTr/", "imagesTr/ and labelsTr/", lambda root: (root / decathlon.IMAGES).is_dir(), decathlon.fill),
+)
 
 
-def _why_without(name: str, folder: Path, layout: Layout) -> str:
-    """Why no image of a folder belongs to the mask of this name, and what to do."""
-    alike = (file for file in layout.others if file.is_relative_to(folder) and _name(file, folder) == name)
-    if file := next(alike, None):
-        return f"{file.name} is not read ({hint(file.name)})"
-    return (
-        f"{folder} holds no {name}; add the image, remove the mask, or leave such masks out with "
-        "dataset.skip_orphans=true (skip_orphans: true in dataset.yaml)"
-    )
+# -- in every layout --------------------------------------------------------------------------------------------------
 
 
 def _notes(root: Path, layout: Layout) -> list[str]:
@@ -135,71 +121,13 @@ def _notes(root: Path, layout: Layout) -> list[str]:
     if layout.orphans:
         num, first = len(layout.orphans), layout.orphans[0].relative_to(root)
         notes.append(f"{num} masks without an image are left out (skip_orphans), as {first}")
-    files = [file for item in layout.items for file in (item.image, item.mask) if file]
+    files = [file for item in layout.items for file in item.files]
     spelled = [file.name for file in files if file.name != normalize("NFC", file.name)]
     if spelled:
         notes.append(
             f"names in another Unicode form than NFC count as if they were in it: {len(spelled)}, as {spelled[0]}"
         )
     return notes
-
-
-def _add_unlabeled(folder: Path, split: Split | None, layout: Layout) -> None:
-    """Add the files of a folder without masks, except copies of images."""
-    images = {item.name for item in layout.items}
-    are_unique = len(images) == len(layout.items)
-    for name, file in _files(folder, layout).items():
-        if are_unique and name in images:
-            layout.copies.append(file)
-        else:
-            layout.items.append(Item(name=f"{UNLABELED}/{name}", image=file, mask=None, split=split, group=""))
-
-
-def _mask_of(image: Path, mask: Path | None) -> Path | None:
-    if ending(image) in H5 and h5_facts(image)[1]:
-        if mask:
-            raise UserError(f"{mask}: is a second mask, {image.name} holds one itself (label)")
-        return image
-    return mask
-
-
-def _without_suffix(name: str) -> Iterator[str]:
-    return (name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix))
-
-
-def _files(folder: Path, layout: Layout) -> dict[str, Path]:
-    """The files below a folder by their names, sorted; a second file of the same name is a fault."""
-    files: dict[str, Path] = {}
-    found = walk(folder)
-    layout.others.extend(found.others)
-    layout.faults.extend(found.faults.values())
-    for file in found.files:
-        name = _name(file, folder)
-        if name in files:
-            other = files[name].name
-            alike = " in another Unicode form" if normalize("NFC", file.name) == normalize("NFC", other) else ""
-            layout.faults.append(f"{file}: has the same name as {other}{alike}; give each a name of its own")
-        else:
-            files[name] = file
-    return dict(sorted(files.items()))
-
-
-def _name(file: Path, folder: Path) -> str:
-    """The path below a folder without ending, in the Unicode form NFC."""
-    return normalize("NFC", (file.parent / stem(file)).relative_to(folder).as_posix())
-
-
-def _check_masks(root: Path, split_folders: Sequence[Split], layout: Layout) -> None:
-    """Add a fault for train and val without any mask, or for the whole folder if the split is drawn."""
-    places: Sequence[Split | None] = [split for split in split_folders if split != "test"] or [None]
-    for split in places:
-        items = [item for item in layout.items if item.split == split]
-        if items and not any(item.mask for item in items):
-            place = root / split if split else root
-            layout.faults.append(
-                f"{place}: no image has a mask; {place / MASKS} must hold files with the names of the images "
-                f"(or with {' '.join(SUFFIXES)} after them)"
-            )
 
 
 def _grouped(layout: Layout, pattern: str | None) -> list[Item]:

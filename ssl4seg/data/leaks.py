@@ -17,7 +17,7 @@ from PIL import Image
 
 from ssl4seg.data.case import ImageArray
 from ssl4seg.data.dataset import SPLITS, Split
-from ssl4seg.data.layout import UNLABELED, Item
+from ssl4seg.data.items import UNLABELED, Item
 from ssl4seg.errors import UserError
 
 HELD_OUT = SPLITS[1:]
@@ -35,6 +35,9 @@ NUMBER = re.compile(r"[ _./(-]{1,3}(?=(?P<number>\d+)\)?$)")
 NO_PATIENT = re.compile(r"\D*|(?:19|20)\d\d(?:[_.-]?\d\d)?")
 """Stems without a digit (img_3, benign (4)) name a kind of image, and years (2007_000032) a time, not a patient."""
 
+MOST_VOLUMES = 8
+"""A stem with more volumes than this names a collection (FLARE22_Tr_0001), not a patient: few are scanned so often."""
+
 SIDE = 16
 """Of a thumbnail, in pixels."""
 ALIKE, NUM_OTHERS, MIN_PAIRS, MIN_SHARE = 0.8, 16, 6, 0.25
@@ -43,15 +46,17 @@ of different patients are so by chance in at most 1 of 17 pairs; of slices in th
 pairs and a share of MIN_SHARE tell."""
 
 
-def by_names(splits: Splits) -> str:
+def by_names(splits: Splits, *, volumes: bool = False) -> str:
     """The warning that names tell of patients in train and held out; "" if they do not.
 
     Args:
+        volumes: whether each file is a whole scan.
         splits: the items of each split; if they are given by folders, names that stand in two of them tell nothing.
     """
     names = {split: [_name(item) for item in items] for split, items in splits.items()}
     every = [name for part in names.values() for name in part]
-    pattern = suggested_group(every) if len({*every}) == len(every) else None
+    most = MOST_VOLUMES if volumes else None
+    pattern = suggested_group(every, most) if len({*every}) == len(every) else None
     if pattern is None:
         return ""
     patients = {split: [_patient(pattern, name) for name in part] for split, part in names.items()}
@@ -84,11 +89,14 @@ def _counted(shared: Mapping[Split, int], splits: Splits) -> str:
     return " and ".join(counts)
 
 
-def suggested_group(names: Sequence[str]) -> str | None:
+def suggested_group(names: Sequence[str], most: int | None = None) -> str | None:
     """The regular expression for `group` that fits names with a stem and a number; None if there is no such habit.
 
     Two stems must have several names, for all images of a folder may be named img_001. Bare numbers must follow one
     another regularly: those of slices and frames do, those of images chosen from many do not.
+
+    Args:
+        most: names that one stem may have before a bare number.
     """
     for habit in (PART, NUMBER):
         members: dict[str, list[re.Match[str]]] = defaultdict(list)
@@ -99,6 +107,8 @@ def suggested_group(names: Sequence[str]) -> str | None:
                     break
         several = [matches for matches in members.values() if len(matches) > 1]
         if len(several) < 2 or (habit is NUMBER and not _are_regular(several)):
+            continue
+        if habit is NUMBER and most is not None and max(map(len, several)) > most:
             continue
         found = [match for matches in members.values() for match in matches]
         tails = "|".join(sorted({re.sub(r"([.()])", r"\\\1", match[0]) for match in found}))

@@ -1,6 +1,6 @@
 """Slices that follow one another, as one image with three axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Spacing, Volume
 from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.images import Facts
 
 
 def as_stored(file: Path, h5_axes: str) -> bool:
@@ -38,6 +39,31 @@ def sliced(label: LabelArray, *, stored: bool) -> LabelArray:
     """The slices [S, H, W] of a label [1, W, H, S] (`stored`: [1, S, H, W]): the way back of `stood`."""
     slices: LabelArray = label[0] if stored else label[0].transpose(2, 1, 0)
     return slices
+
+
+def faults_of_axes(facts_of: Mapping[Path, Facts], image_size: Sequence[int], h5_axes: str) -> list[str]:
+    """The faults of images that are no volumes, where `image_size` has three axes: pictures and volumes of one slice.
+
+    Where all images are such there is one fault, that of the key.
+    """
+    if len(image_size) < 3:
+        return []
+    asked, instead = f"dataset.image_size=[{','.join(map(str, image_size))}]", "as dataset.image_size=256"
+    flat = {}
+    for file, fact in facts_of.items():
+        shape = (fact.num_images, *fact.size)
+        if 1 in shape:
+            flat[file] = " x ".join(map(str, shape if as_stored(file, h5_axes) else shape[::-1]))
+    if len(flat) == len(facts_of):
+        file, size = next(iter(flat.items()))
+        return [
+            f"{asked}: has three axes, but the images have two, as {file.name} ({size}); give one number, {instead}"
+        ]
+    return [
+        f"{file}: is {size} and so no volume, but {asked} has three axes; remove the file, or give one number, "
+        f"{instead}, for slices"
+        for file, size in flat.items()
+    ]
 
 
 def spacing_of(spacing: Spacing | None, *, stored: bool) -> Spacing | None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ssl4seg.augment.operations import Operation
+from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Box, Raw
 from ssl4seg.keys import IGNORE, Key, expect, is_list, list_of, low_high, number_in, share, true_or_false, whole
 
@@ -52,6 +53,9 @@ class View(ABC):
     @abstractmethod
     def plain(self, size: Tensor) -> Tensor:
         """theta that shows the whole image, without random numbers."""
+
+    def check(self, sizes: Sequence[Sequence[int]]) -> None:  # noqa: B027  # most views fit every image
+        """Refuse training images of these sizes [num][n] if the view fits none of them."""
 
 
 class WeakView(View):
@@ -225,6 +229,16 @@ class PatchView(View):
         centre = self._start(torch.full_like(size, 0.5), size, theta)
         return torch.cat([theta, centre[:, :, None]], dim=2)
 
+    def check(self, sizes: Sequence[Sequence[int]]) -> None:
+        largest = [max(lengths) for lengths in zip(*sizes, strict=True)]
+        if all(side > length for side, length in zip(self.size, largest, strict=True)):
+            fitting = [max(4, length // 8 * 8) for length in largest]
+            raise UserError(
+                f"dataset.image_size={_typed(self.size)}: this patch is longer along every axis than every training "
+                f"image, of which the longest axes have {_typed(largest)} pixels; patches have the resolution of the "
+                f"images: give dataset.image_size={_typed(fitting)}, or views=default, which resizes whole images"
+            )
+
     def _half(self) -> Tensor:
         return torch.tensor(self.size[::-1], dtype=torch.float32) / 2
 
@@ -235,6 +249,11 @@ class PatchView(View):
         # One place more than there is room for: each whole pixel, the first and the last too, is as likely as another.
         centre = (place - 0.5) * (room + 1) * (room > 0)
         return torch.minimum(torch.maximum(_on_grid(centre, linear, size), -room / 2), room / 2)
+
+
+def _typed(numbers: Sequence[int]) -> str:
+    """A list as it is typed on the command line."""
+    return f"[{','.join(map(str, numbers))}]"
 
 
 def _on_grid(centre: Tensor, theta: Tensor, size: Tensor) -> Tensor:

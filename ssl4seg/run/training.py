@@ -132,6 +132,7 @@ class Training:
         self.split = self._split(cases["train"])
         self.plan = _plan(settings)
         self.weak: View = build(settings.views.weak, "views.weak")
+        self.weak.check([case.size for case in cases["train"]])
         self.method = self._method()
         steps_per_epoch = self.split.num_labeled_images / _labeled_in_a_step(settings)
         self.transfer = Transfer(self.method, steps_per_epoch=steps_per_epoch, **settings.transfer)

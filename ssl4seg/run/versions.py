@@ -23,7 +23,7 @@ NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": []}
 VOCS_CHOICE = "iou/mean"
 """What `select=auto` was for VOC before its recipe named it."""
 
-OF_A_FOLDER = {"orientation": "stored", "slice_axis": "z", "skip_orphans": False}
+OF_A_FOLDER = {"orientation": "stored", "slice_axis": "z", "skip_orphans": False, "channel_files": False}
 """How version 0.1 read a folder."""
 
 

@@ -100,11 +100,12 @@ def panel(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> P
 
 
 def fullest(label: LabelArray, colors: Palette, axis: int = 0) -> int:
-    """The plane across `axis` of a label [S, H, W] or [X, Y, Z] with most painted pixels."""
+    """The plane across `axis` of a label [S, H, W] or [X, Y, Z] with most painted pixels, else the middle one."""
     if label.shape[axis] == 1:
         return 0
     others = tuple(k for k in range(label.ndim) if k != axis)
-    return int((colors.shows(label) & (label != IGNORE)).sum(axis=others).argmax())
+    painted_in = (colors.shows(label) & (label != IGNORE)).sum(axis=others)
+    return int(painted_in.argmax()) if painted_in.any() else label.shape[axis] // 2
 
 
 class Plane(NamedTuple):

@@ -93,7 +93,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unreadable mask": (lambda root: cut(root / "masks/p0_a.png"), r"masks/p0_a\.png: cannot be read as a picture"),
     "two layouts": (lambda root: (root / "train").mkdir(), "has two layouts at once, images/ and train/; expected"),
-    "no layout": (lambda root: (root / "images").rename(root / "pictures"), "has neither images/ nor train/; expected"),
+    "no layout": (
+        lambda root: (root / "images").rename(root / "pictures"),
+        "has neither images/ nor train/ nor imagesTr/; expected",
+    ),
     "no mask": (lambda root: shutil.rmtree(root / "masks"), r"no image has a mask; .*masks must hold files"),
     "mixed channels": (
         lambda root: save(root / "images/p0_a.png", np.zeros((40, 48, 3), np.uint8)),
@@ -363,7 +366,9 @@ def test_colors_are_suggested_once_where_dataset_yaml_has_none(
 def test_a_folder_that_holds_nothing_is_told_without_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match=r"^1 fault in .*mine:\n.*has neither images/ nor train/; expected [^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^1 fault in .*mine:\n.*has neither images/ nor train/ nor imagesTr/; expected [^\n]*$"
+    ):
         check_folder(describe(tmp_path / "mine"))
     assert capsys.readouterr().out == ""
 

@@ -216,7 +216,9 @@ def test_labelled_lists_may_name_files_in_subfolders(tmp_path):
 def test_what_is_no_folder_of_images_is_not_asked_for_its_classes(tmp_path, place, meant):
     root = tmp_path / "mine" / place
     root.mkdir(parents=True)
-    with pytest.raises(UserError, match=rf"{root}: has neither images/ nor train/; expected .* masks/{meant}"):
+    with pytest.raises(
+        UserError, match=rf"{root}: has neither images/ nor train/ nor imagesTr/; expected .* labelsTr/{meant}"
+    ):
         folder(root)
 
 

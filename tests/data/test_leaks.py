@@ -9,7 +9,7 @@ from folders import describe, drawn, folder, save, write_pairs
 from helpers import MACHINE, SHORT, SMALL, run
 
 from ssl4seg.commands.check_folder import check_folder
-from ssl4seg.data.leaks import suggested_group, thumbnail
+from ssl4seg.data.leaks import MOST_VOLUMES, suggested_group, thumbnail
 from ssl4seg.errors import UserError
 
 
@@ -66,6 +66,13 @@ def test_a_stem_and_a_number_are_a_patient_and_a_part_of_it(names, pattern, pati
 )
 def test_names_of_single_images_are_no_patients(names):
     assert suggested_group(names) is None
+
+
+def test_many_numbered_scans_of_one_stem_are_a_collection_not_a_patient():
+    scans = [f"FLARE22_{part}_{n:04d}" for part in ("Tr", "Ts") for n in range(9)]
+    assert suggested_group(scans) == r"(.+)_\d+$"  # of slices this would be a patient
+    assert suggested_group(scans, MOST_VOLUMES) is None
+    assert suggested_group(numbered("p{p}_{n}"), MOST_VOLUMES) == r"(.+)_\d+$"
 
 
 def slices(root: Path, name: str, *, patients: int = 6) -> Path:

@@ -114,7 +114,7 @@ def test_a_run_whose_results_know_no_hash_is_not_doubted(old: Path, tmp_path: Pa
 def test_volumes_of_a_folder_are_read_as_version_01_read_them() -> None:
     written = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", "root": "mine"}}
     assert current(written)["dataset"].items() >= {"orientation": "stored", "slice_axis": "z"}.items()
-    keys = {"orientation": "canonical", "slice_axis": "x", "skip_orphans": True}
+    keys = {"orientation": "canonical", "slice_axis": "x", "skip_orphans": True, "channel_files": True}
     now = {"dataset": {"_target_": "ssl4seg.data.folder.Folder", **keys}}
     assert current(now)["dataset"] == now["dataset"]
     assert "orientation" not in current({"dataset": {"_target_": "ssl4seg.data.acdc.ACDC"}})["dataset"]
