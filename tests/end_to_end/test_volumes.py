@@ -1,5 +1,5 @@
-"""Runs of volumes: on three datasets, eval, predictions in the input's own axes, TensorBoard, report; resumed, streamed,
-in bfloat16, and in two processes."""
+"""Runs of volumes: on three datasets, with eval, predictions in the input's own axes, TensorBoard and report; resumed,
+streamed, in bfloat16, and in two processes."""
 
 from pathlib import Path
 
