@@ -65,7 +65,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 def numpy_cross_entropy(z: np.ndarray, y: np.ndarray) -> float:
     p = softmax(z)
-    return float(np.mean([-np.log(p[n, y[n, i, j], i, j]) for n, i, j in np.argwhere(y != IGNORE)]))
+    return float(np.mean([-np.log(p[n, y[n, *x], *x]) for n, *x in np.argwhere(y != IGNORE)]))
 
 
 def numpy_dice(z: np.ndarray, y: np.ndarray, smooth: float = 1e-5) -> float:

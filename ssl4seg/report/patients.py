@@ -26,7 +26,7 @@ from ssl4seg.run.folder import read_config
 from ssl4seg.run.load import load_run
 from ssl4seg.run.settings import RunSettings, read
 from ssl4seg.scoring.metrics import mean_of_known
-from ssl4seg.scoring.pictures import Palette, grey, palette, planes
+from ssl4seg.scoring.pictures import Palette, Plane, grey, palette, planes
 
 WHICH = ("worst", "median", "best")
 
@@ -110,7 +110,8 @@ def _figure(
 
     Places are computed in inches, because an automatic layout leaves gaps that differ from figure to figure.
     """
-    shapes = [volume.image.shape[-2:] for volume, _ in panels]
+    shown = [_plane(volume, prediction, colors) for volume, prediction in panels]
+    shapes = [plane.image.shape[1:] for plane in shown]
     ratio = float(np.clip(np.median([width / height for height, width in shapes]), 0.5, 2.0))
     width, gap, title, legend = 2.4, 0.1, 0.45, 0.18
     height = width / ratio
@@ -119,19 +120,24 @@ def _figure(
         size = (3 * width + 4 * gap, title + height + 2 * gap + legend * lines)
         figure = Figure(figsize=size)
         seen: set[int] = set()
-        for i, ((volume, prediction), text) in enumerate(zip(panels, titles, strict=True)):
+        for i, (plane, text) in enumerate(zip(shown, titles, strict=True)):
             left, bottom = gap + i * (width + gap), size[1] - title - height
             axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-            seen |= _picture(axes, volume, prediction, colors, ratio)
+            seen |= _picture(axes, plane, colors, ratio)
             axes.set_title(text, fontsize=8)
         _legend(figure, classes, sorted(seen), colors)
     return figure
 
 
-def _picture(axes: Axes, volume: Volume, prediction: LabelArray, colors: Palette, ratio: float) -> set[int]:
-    """Draw contours over the slice with most of the truth, cropped to the foreground; return the visible classes."""
+def _plane(volume: Volume, prediction: LabelArray, colors: Palette) -> Plane:
+    """The slice, or the plane across the z axis, with most of the truth."""
     assert volume.label is not None  # `read_all` refuses a case without a mask
-    image, (truth, predicted), _ = planes(volume.image, [volume.label, prediction], colors)[0]
+    return planes(volume.image, [volume.label, prediction], colors)[0]
+
+
+def _picture(axes: Axes, plane: Plane, colors: Palette, ratio: float) -> set[int]:
+    """Draw contours of truth and prediction, cropped to the foreground; return the visible classes."""
+    image, (truth, predicted), _ = plane
     classes = colors.classes(np.stack([truth, predicted]))
     axes.imshow(grey(image), interpolation="nearest")
     axes.set_axis_off()

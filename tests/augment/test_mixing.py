@@ -1,21 +1,40 @@
-"""The masks that mix two images, against the definitions in their papers."""
+"""Mixing two images, slices or volumes, against the definitions in the papers."""
+
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ssl4seg.augment.mixing import classmix_mask, copy_paste_mask, cutmix_boxes
+from ssl4seg.augment.mixing import (
+    beta_boxes,
+    classmix_mask,
+    copy_paste_mask,
+    cut_patches,
+    cutmix_boxes,
+    cutmix_mask,
+    mix,
+    mix_labels,
+    paste_patch,
+)
 from ssl4seg.keys import IGNORE
 
+IMAGES = [torch.zeros(40, 1, 16, 20), torch.zeros(40, 1, 12, 16, 20)]
+of_slices_and_volumes = pytest.mark.parametrize("images", IMAGES, ids=["slices", "volumes"])
 
-def sides(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns [N] of the boxes; each mask is one filled rectangle."""
-    rows, columns = masks.amax(dim=3)[:, 0], masks.amax(dim=2)[:, 0]
-    assert torch.equal(masks[:, 0], rows[:, :, None] * columns[:, None, :])
-    for line in (rows, columns):  # at most one run of ones
-        assert (line.diff(dim=1).abs().sum(dim=1) + line[:, 0] + line[:, -1]).le(2).all()
-    return rows.sum(dim=1), columns.sum(dim=1)
+
+def sides(masks: Tensor) -> Tensor:
+    """The lengths [n, N] of the boxes along the axes; each mask is one filled box, or empty."""
+    num, axes = len(masks), masks.ndim - 2
+    box, full, lengths = masks[:, 0], torch.ones(()), []
+    for axis in range(1, axes + 1):
+        line = box.amax(dim=[other for other in range(1, axes + 1) if other != axis])
+        assert (line.diff(dim=1).abs().sum(dim=1) + line[:, 0] + line[:, -1]).le(2).all()  # at most one run of ones
+        full = full * line.view(num, *(-1 if other == axis else 1 for other in range(1, axes + 1)))
+        lengths.append(line.sum(dim=1))
+    assert torch.equal(box, full)
+    return torch.stack(lengths)
 
 
 # -- ClassMix ---------------------------------------------------------------------------------------------------------
@@ -24,8 +43,9 @@ def sides(masks: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("present", "taken"), [([3], 0), ([0, 2], 1), ([0, 1, 4], 1), ([0, 1, 2, 5], 2), ([*range(6)], 3)]
 )
-def test_half_of_the_classes_that_are_there_are_taken_rounded_down_and_whole(present, taken):
-    label = torch.tensor(present).repeat(40, 6)[:, torch.randperm(6 * len(present))].view(40, 2, -1)
+@pytest.mark.parametrize("shape", [(2, -1), (2, 3, -1)])
+def test_half_of_the_classes_that_are_there_are_taken_rounded_down_and_whole(present, taken, shape):
+    label = torch.tensor(present).repeat(40, 6)[:, torch.randperm(6 * len(present))].view(40, *shape)
     mask = classmix_mask(label, 6)[:, 0]
     assert mask.shape == label.shape
     chosen = []
@@ -49,17 +69,35 @@ def test_classes_are_taken_with_the_same_probability_and_ignored_pixels_never():
 # -- boxes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "side", "box"), [((256, 256), 2 / 3, (170, 170)), ((30, 60), 0.5, (15, 30))])
+@pytest.mark.parametrize(
+    ("size", "side", "box"),
+    [((256, 256), 2 / 3, (170, 170)), ((30, 60), 0.5, (15, 30)), ((12, 16, 20), 2 / 3, (8, 10, 13))],
+)
 def test_a_copied_box_has_the_asked_share_of_each_side_and_lies_anywhere(size, side, box):
     masks = copy_paste_mask(torch.zeros(200, 3, *size), side)
-    rows, columns = sides(masks)
-    assert rows.eq(box[0]).all()
-    assert columns.eq(box[1]).all()
-    first = masks[:, 0].flatten(1).argmax(dim=1)
-    for place, room in ((first // size[1], size[0] - box[0]), (first % size[1], size[1] - box[1])):
+    assert torch.equal(sides(masks), torch.tensor(box).float()[:, None].expand(-1, 200))
+    firsts = np.unravel_index(masks[:, 0].flatten(1).argmax(dim=1).numpy(), size)
+    for place, length, of_box in zip(firsts, size, box, strict=True):
+        room = length - of_box
         assert place.min() < 0.1 * room
         assert place.max() > 0.9 * room
-        assert place.float().mean().item() == pytest.approx(room / 2, rel=0.15)
+        assert place.mean() == pytest.approx(room / 2, rel=0.15)
+
+
+@of_slices_and_volumes
+def test_a_cutmix_box_has_its_share_of_the_image_and_the_axes_share_alike(images):
+    axes = images.ndim - 2
+    masks = cutmix_mask(torch.zeros(200, 1, *[40] * axes), 0.5)
+    torch.testing.assert_close(masks.flatten(1).mean(dim=1), torch.full((200,), 0.5), atol=0.03, rtol=0)
+    lengths = (sides(masks) / 40).log().mean(dim=1)
+    assert lengths.tolist() == pytest.approx([math.log(0.5) / axes] * axes, abs=0.05)
+
+
+@of_slices_and_volumes
+def test_beta_boxes_have_the_images_proportions_and_their_share_is_betas(images):
+    lengths = sides(beta_boxes(images, 4, 4)) / torch.tensor(images.shape[2:])[:, None]
+    assert (lengths - lengths.mean(dim=0)).abs().max() < 0.06
+    assert lengths.prod(dim=0).mean().item() == pytest.approx(0.5, abs=0.1)  # standard error 0.026
 
 
 def test_half_of_the_images_have_a_cutmix_box_of_2_to_40_percent_up_to_three_times_as_long_as_wide():
@@ -81,3 +119,42 @@ def test_half_of_the_images_have_a_cutmix_box_of_2_to_40_percent_up_to_three_tim
 @pytest.mark.parametrize(("p", "share"), [(0.0, 0), (1.0, 1)])
 def test_every_image_has_a_box_or_none(p, share):
     assert cutmix_boxes(torch.zeros(50, 1, 32, 32), p).flatten(1).any(dim=1).float().mean() == share
+
+
+def test_unimatchs_boxes_are_2_to_40_percent_of_a_volume_too():
+    shares = sides(cutmix_boxes(torch.zeros(300, 1, 30, 30, 30), p=1)).prod(dim=0) / 30**3
+    assert shares.min() > 0.01
+    assert shares.max() < 0.42
+    assert 0.15 < shares.mean() < 0.25
+
+
+# -- mixing -----------------------------------------------------------------------------------------------------------
+
+
+@of_slices_and_volumes
+def test_images_and_labels_are_mixed_by_the_same_box(images):
+    mask = copy_paste_mask(images, 0.5)
+    zeros = torch.zeros(images.shape[:1] + images.shape[2:], dtype=torch.int64)
+    assert torch.equal(mix_labels(zeros, zeros + 1, mask), mask[:, 0].long())
+    assert torch.equal(mix(images, images + 1, mask), mask)
+    assert mix(images, images + 1, torch.tensor(0.25)).eq(0.25).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "number", "part"),
+    [
+        ((6, 8), 1, (slice(0, 3), slice(4, 8))),
+        ((6, 8), 2, (slice(3, 6), slice(0, 4))),
+        ((4, 6, 8), 1, (slice(0, 2), slice(0, 3), slice(4, 8))),
+        ((4, 6, 8), 6, (slice(2, 4), slice(3, 6), slice(0, 4))),
+    ],
+)
+def test_patches_are_cut_in_reading_order_and_pasted_back(shape, number, part):
+    image = torch.arange(1.0 + math.prod(shape))[1:].view(1, 1, *shape)
+    patches = cut_patches(image, 2)
+    assert patches.shape[:3] == (1, 2 ** len(shape), 1)
+    assert torch.equal(patches[0, number, 0], image[0, 0][part])
+    pasted = paste_patch(image, 2, torch.tensor([number]), torch.zeros_like(patches[:, 0]))
+    assert pasted[0, 0][part].eq(0).all()
+    pasted[0, 0][part] = image[0, 0][part]
+    assert torch.equal(pasted, image)

@@ -1,4 +1,4 @@
-"""Mixing and photometric operations on volumes, against hand-made boxes and against the slices they consist of."""
+"""Photometric operations on volumes, against SciPy and against the slices they consist of."""
 
 import numpy as np
 import pytest
@@ -7,69 +7,6 @@ from scipy import ndimage
 from torch import Generator
 
 from ssl4seg.augment import photometric as ph
-from ssl4seg.augment.mixing import (
-    beta_boxes,
-    copy_paste_mask,
-    cut_patches,
-    cutmix_boxes,
-    cutmix_mask,
-    mix_labels,
-    paste_patch,
-)
-
-VOLUMES = torch.zeros(40, 1, 12, 16, 20)
-
-
-def sides(mask: torch.Tensor) -> np.ndarray:
-    """[N, 3]: the sides of each box, which must be full; zeros for an empty one."""
-    found = []
-    for box in mask[:, 0].numpy():
-        slices = ndimage.find_objects(box.astype(int))
-        assert not slices or box[slices[0]].all()
-        found.append([side.stop - side.start for side in slices[0]] if slices else [0, 0, 0])
-    return np.array(found)
-
-
-def test_a_copied_box_has_the_asked_share_of_each_side():
-    assert (sides(copy_paste_mask(VOLUMES, 2 / 3)) == [8, 10, 13]).all()
-
-
-def test_a_cutmix_box_has_its_share_of_the_volume():
-    shares = cutmix_mask(torch.zeros(40, 1, 60, 60, 60), 0.5).flatten(1).mean(dim=1)
-    torch.testing.assert_close(shares, torch.full((40,), 0.5), atol=0.02, rtol=0)
-    lengths = sides(cutmix_mask(torch.zeros(200, 1, 60, 60, 60), 0.5)) / 60
-    assert np.log(lengths).mean(axis=0) == pytest.approx([np.log(0.5) / 3] * 3, abs=0.05)
-
-
-def test_unimatchs_boxes_are_2_to_40_percent_of_the_volume():
-    lengths = sides(cutmix_boxes(torch.zeros(300, 1, 50, 50, 50), p=1))
-    shares = lengths.prod(axis=1) / 50**3
-    assert shares.min() > 0.01
-    assert shares.max() < 0.42
-    assert 0.15 < shares.mean() < 0.25
-
-
-def test_beta_boxes_have_the_volumes_proportions():
-    lengths = sides(beta_boxes(VOLUMES, 4, 4)) / [12, 16, 20]
-    assert np.abs(lengths - lengths.mean(axis=1, keepdims=True)).max() < 0.06
-
-
-def test_patches_are_cut_in_reading_order_and_pasted_back():
-    volume = torch.arange(4 * 6 * 8.0).view(1, 1, 4, 6, 8)
-    patches = cut_patches(volume, 2)
-    assert torch.equal(patches[0, 1, 0], volume[0, 0, :2, :3, 4:])
-    assert torch.equal(patches[0, 6, 0], volume[0, 0, 2:, 3:, :4])
-    pasted = paste_patch(volume, 2, torch.tensor([6]), torch.zeros(1, 1, 2, 3, 4))
-    assert torch.equal(pasted[0, 0, 2:, 3:, :4], torch.zeros(2, 3, 4))
-    pasted[0, 0, 2:, 3:, :4] = volume[0, 0, 2:, 3:, :4]
-    assert torch.equal(pasted, volume)
-
-
-def test_labels_are_mixed_by_the_box():
-    a, b = torch.zeros(40, 12, 16, 20, dtype=torch.int64), torch.ones(40, 12, 16, 20, dtype=torch.int64)
-    mask = copy_paste_mask(VOLUMES, 0.5)
-    assert torch.equal(mix_labels(a, b, mask), mask[:, 0].long())
-
 
 POINTWISE = {
     "brightness": 0.5,

@@ -1,4 +1,5 @@
-"""Volumes by the command line: training on two datasets, eval, and predictions in the input's own axes."""
+"""Runs of volumes: on three datasets, with eval, predictions in the input's own axes, TensorBoard and report; resumed,
+streamed, in bfloat16, and in two processes."""
 
 from pathlib import Path
 
@@ -6,8 +7,22 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import torch
 from bodies import affine_of
-from helpers import MACHINE, PHANTOM, results, succeed
+from helpers import (
+    MACHINE,
+    PHANTOM,
+    composed,
+    differing,
+    engine_in,
+    events,
+    go,
+    load,
+    results,
+    run_two,
+    succeed,
+)
+from PIL import Image
 
 SHAPE = (20, 24, 16)
 SMALL = (*MACHINE, "network.channels=[4,8]", "network.dropout=[0,0]", "iterations=4", "eval_every=2", "batch_size=2")
@@ -40,22 +55,55 @@ def test_the_phantom_is_trained_on_in_three_axes(tmp_path: Path) -> None:
     assert results(tmp_path / "outputs/phantom/mean_teacher/unet-0.1-s0")["status"] == "finished"
 
 
-def test_patches_of_a_folder_are_trained_on_scored_and_predicted_in_the_inputs_own_axes(
-    root: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def trained(root: Path) -> tuple[Path, str]:
+    """A run on patches of the folder, and what it printed."""
     words = ("dataset=folder", f"dataset.root={root}", "dataset.image_size=[16,16,16]", "labeled_ratio=0.5")
     views = ("views=volumes", "inference=volumes", "views.weak.foreground=0.5", "method=uamt")
-    output = succeed("train", *SMALL, *words, *views, cwd=tmp_path)
+    output = succeed("train", *SMALL, *words, *views, cwd=root.parent)
+    return root.parent / "outputs/balls/uamt/unet-0.5-s0", output
+
+
+def test_a_run_on_patches_of_a_folder_says_what_it_trains_on_and_scores_in_mm(trained: tuple[Path, str]) -> None:
+    run, output = trained
     assert "of 8 volumes" in output or "of 9 volumes" in output
-    run = tmp_path / "outputs/balls/uamt/unet-0.5-s0"
     assert results(run)["test"]["distance_unit"] == "mm"
+
+
+def test_eval_repeats_the_scores_and_predict_writes_in_the_inputs_own_axes(
+    trained: tuple[Path, str], root: Path, tmp_path: Path
+) -> None:
+    run, _ = trained
     succeed("eval", f"run={run}", "split=val", "device=cpu", "output=out", cwd=tmp_path)
     assert results(tmp_path / "out", "results_val.json")["val"]["dice"] == results(run)["val"]["dice"]
-    succeed("predict", f"run={run}", f"input={root}/images", "output=masks", "overlay=true", "device=cpu", cwd=tmp_path)
-    found, given = (nibabel.load(folder / "c0.nii.gz") for folder in (tmp_path / "masks", root / "images"))
+    image = root / "images/c0.nii.gz"
+    succeed("predict", f"run={run}", f"input={image}", "output=masks", "overlay=true", "device=cpu", cwd=tmp_path)
+    found, given = (nibabel.load(file) for file in (tmp_path / "masks/c0.nii.gz", image))
     assert found.shape == given.shape == (16, 20, 24)
     assert np.array_equal(found.affine, given.affine)
     assert (tmp_path / "masks/c0_overlay.png").exists()
+
+
+def test_tensorboard_shows_three_planes_bare_and_with_truth_and_prediction(trained: tuple[Path, str]) -> None:
+    accumulator = events(trained[0])
+    assert {"train/consistency", "val/dice/mean", "pseudo/coverage"} <= set(accumulator.Tags()["scalars"])
+    overlays = [tag for tag in accumulator.Tags()["images"] if tag.startswith("val/overlay/")]
+    assert overlays
+    x, y, z = SHAPE
+    enlarged = [-(-256 // min(sides)) for sides in ((x, y), (x, z), (y, z))]
+    height = y * enlarged[0] + z * enlarged[1] + z * enlarged[2]
+    for picture in accumulator.Images(overlays[0]):
+        assert picture.step in (2, 4)
+        assert picture.height == height
+        assert picture.width == 3 * max(x * enlarged[0], x * enlarged[1], y * enlarged[2])
+
+
+def test_the_report_of_volumes_has_a_table_and_pictures_of_patients(trained: tuple[Path, str], tmp_path: Path) -> None:
+    shown = succeed("report", trained[0].parents[2], "--output", tmp_path / "report", "--pictures", cwd=tmp_path)
+    assert "left out: pictures" not in shown
+    assert "uamt" in (tmp_path / "report/report.md").read_text()
+    (file,) = (tmp_path / "report/figures").glob("*-pictures.png")
+    assert Image.open(file).width > 500
 
 
 def write_la(root: Path) -> None:
@@ -69,10 +117,50 @@ def write_la(root: Path) -> None:
     (root / "test.list").write_text("\n".join(names[6:]) + "\n")
 
 
-def test_la_holds_out_the_last_training_cases_as_val_and_says_so(tmp_path: Path) -> None:
-    write_la(tmp_path / "LA")
-    words = ("dataset=la", f"dataset.root={tmp_path / 'LA'}", "dataset.val_cases=2", "dataset.image_size=[16,16,16]")
-    output = succeed("train", *SMALL, *words, "network=unet", "labeled_cases=2", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def la(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The words of a run on LA, which trains on four cases, two of them labelled."""
+    root = tmp_path_factory.mktemp("la") / "LA"
+    write_la(root)
+    words = ("dataset=la", f"dataset.root={root}", "dataset.val_cases=2", "dataset.image_size=[16,16,16]")
+    return (*SMALL, *words, "network=unet", "labeled_cases=2")
+
+
+def test_la_holds_out_the_last_training_cases_as_val_and_says_so(la: tuple[str, ...], tmp_path: Path) -> None:
+    output = succeed("train", *la, cwd=tmp_path)
     assert "labelled: 2 of 4 cases" in output
     assert "val: the last 2 cases of train.list, which are not trained on (dataset.val_cases)" in output
     assert results(tmp_path / "outputs/la/supervised/unet-2cases-s0")["test"]["num_cases"] == 2
+
+
+def taken(la: tuple[str, ...], path: Path, *words: str, stops: tuple[int, ...] = (4,)) -> dict[str, object]:
+    """last.pt of a run of UA-MT that was stopped and resumed at `stops`."""
+    for stop in stops:
+        go(engine_in(path, composed(*la, "method=uamt", *words)), stop)
+    return load(path / "last.pt")
+
+
+def test_volumes_resumed_or_streamed_end_to_the_last_bit_alike_and_in_bfloat16_nearly(
+    la: tuple[str, ...], tmp_path: Path
+) -> None:
+    unbroken = taken(la, tmp_path / "unbroken")
+    assert not differing(unbroken, taken(la, tmp_path / "resumed", stops=(1, 3, 4)))
+    streamed = taken(la, tmp_path / "streamed", "engine.resident_gib=0", "engine.num_workers=0")
+    assert not differing(unbroken["method"], streamed["method"])
+    rounded = taken(la, tmp_path / "rounded", "precision=bf16-mixed")
+    a, b = (torch.cat([value.flatten() for value in each["method"].values()]) for each in (unbroken, rounded))
+    assert 0 < (a - b).norm() < 0.01 * a.norm()
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_volumes(la: tuple[str, ...], tmp_path: Path) -> None:
+    """The U-Net of volumes has no batch statistics, which would differ."""
+    words = ("method=uamt", "method.noise=0")
+    for done in run_two("train", *la, *words, "batch_size=1", "tag=two", "engine.devices=2", cwd=tmp_path):
+        assert done.code == 0, done.output
+    succeed("train", *la, *words, "batch_size=2", "tag=one", cwd=tmp_path)
+    two, one = (tmp_path / f"outputs/la/uamt/unet-2cases-s0-{tag}" for tag in ("two", "one"))
+    a, b = (load(folder / "last.pt")["method"] for folder in (two, one))
+    for name in a:
+        assert (a[name] - b[name]).norm() <= 1e-5 * b[name].norm(), name
+    assert results(two)["test"]["num_cases"] == results(one)["test"]["num_cases"] == 2
+    assert results(two)["test"]["dice"]["mean"] == pytest.approx(results(one)["test"]["dice"]["mean"], abs=0.01)

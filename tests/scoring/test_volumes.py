@@ -186,13 +186,6 @@ def test_distances_of_a_volume_are_medpys_with_its_spacing():
     assert found["dice"] == pytest.approx(2 * (4 * 5 * 3) / (5 * 5 * 4 + 5 * 6 * 3))
 
 
-def test_a_volume_of_one_slice_has_the_slices_distances():
-    prediction, truth = (label[..., 3] for label in blobs())
-    flat = score_classes(prediction, truth, 2, (9.0, 0.5, 1.0))
-    deep = score_classes(prediction[..., None], truth[..., None], 2, (0.5, 1.0, 9.0))
-    assert flat == deep
-
-
 def test_a_table_takes_volumes():
     table = CaseTable(["background", "blob"], unit="mm")
     table.add("a", *blobs(), (0.5, 1.0, 3.0))

@@ -49,8 +49,9 @@ class RegionStep(Step):
 
     def regions(self, label: LabelArray) -> tuple[Regions, Regions, list[int]]:
         """The number 0..R-1 of each pixel's region, the size of each region in pixels, and its class."""
-        connectivity = label.ndim if self.corners else 1
-        numbers = measure.label(label.astype(np.int16), background=-1, connectivity=connectivity).astype(np.int64) - 1
+        real = np.atleast_1d(label.astype(np.int16).squeeze())  # a last axis of one pixel would change the numbers
+        numbers = measure.label(real, background=-1, connectivity=real.ndim if self.corners else 1)
+        numbers = numbers.reshape(label.shape).astype(np.int64) - 1
         sizes = np.bincount(numbers.ravel())
         classes = np.zeros(len(sizes), np.int64)
         classes[numbers.ravel()] = label.ravel()

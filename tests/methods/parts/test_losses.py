@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand and against NumPy."""
+"""Losses of slices and of volumes against numbers worked out by hand and against NumPy."""
 
 import math
 
@@ -16,6 +16,7 @@ from ssl4seg.methods.parts.losses import (
     batch_mean,
     cross_entropy,
     dice,
+    masked_cross_entropy,
     ratio,
     softmax_mse,
 )
@@ -23,6 +24,8 @@ from ssl4seg.processes import all_sum
 
 supervised = CrossEntropyDice()
 LOSSES = [cross_entropy, dice, supervised, HardPixels()]
+SHAPES = [(5, 6), (4, 3, 5)]
+of_slices_and_volumes = pytest.mark.parametrize("shape", SHAPES, ids=["slices", "volumes"])
 
 
 def sharp(label: Tensor, num_classes: int) -> Tensor:
@@ -38,24 +41,28 @@ def sharp(label: Tensor, num_classes: int) -> Tensor:
         (supervised, (math.log(2) + 1 / 3) / 2),
     ],
 )
-def test_undecided_logits_score_what_a_hand_calculation_gives(loss, expected):
-    assert loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])).item() == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize("shape", [(1, 2), (1, 1, 2)])
+def test_undecided_logits_score_what_a_hand_calculation_gives(loss, expected, shape):
+    label = torch.tensor([0, 1]).view(1, *shape)
+    assert loss(torch.zeros(1, 2, *shape), label).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
     ("loss", "reference"), [(cross_entropy, numpy_cross_entropy), (dice, numpy_dice), (supervised, numpy_supervised)]
 )
 @pytest.mark.parametrize("num_classes", [2, 4, 21])
-def test_losses_equal_numpy_with_a_third_of_the_pixels_ignored(loss, reference, num_classes):
-    z, y = 3 * torch.randn(3, num_classes, 5, 7), torch.randint(num_classes, (3, 5, 7))
+@of_slices_and_volumes
+def test_losses_equal_numpy_with_a_third_of_the_pixels_ignored(loss, reference, num_classes, shape):
+    z, y = 3 * torch.randn(3, num_classes, *shape), torch.randint(num_classes, (3, *shape))
     y[torch.rand(y.shape) < 1 / 3] = IGNORE
     expected = reference(z.double().numpy(), y.numpy())
     assert loss(z, y).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_sure_and_right_prediction_costs_nothing(loss):
-    y = torch.randint(3, (2, 4, 4))
+@of_slices_and_volumes
+def test_a_sure_and_right_prediction_costs_nothing(loss, shape):
+    y = torch.randint(3, (2, *shape))
     assert loss(sharp(y, 3), y).item() == pytest.approx(0, abs=1e-5)
 
 
@@ -65,16 +72,18 @@ def test_dice_of_a_sure_and_wrong_prediction_is_one():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_ignored_pixels_are_as_if_cropped_away(loss):
-    z, y = torch.randn(2, 4, 6, 6), torch.randint(4, (2, 6, 6))
-    y[:, 4:] = IGNORE
-    torch.testing.assert_close(loss(z, y), loss(z[:, :, :4], y[:, :4]))
+@of_slices_and_volumes
+def test_ignored_pixels_are_as_if_cropped_away(loss, shape):
+    z, y = torch.randn(2, 4, *shape), torch.randint(4, (2, *shape))
+    y[:, 2:] = IGNORE
+    torch.testing.assert_close(loss(z, y), loss(z[:, :, :2], y[:, :2]))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_everything_ignored_is_zero_with_zero_gradient(loss):
-    z = torch.randn(2, 4, 3, 3, requires_grad=True)
-    value = loss(z, torch.full((2, 3, 3), IGNORE))
+@of_slices_and_volumes
+def test_everything_ignored_is_zero_with_zero_gradient(loss, shape):
+    z = torch.randn(2, 4, *shape, requires_grad=True)
+    value = loss(z, torch.full((2, *shape), IGNORE))
     value.backward()
     assert value.item() == 0
     assert z.grad.eq(0).all()
@@ -83,18 +92,20 @@ def test_everything_ignored_is_zero_with_zero_gradient(loss):
 @pytest.mark.parametrize(
     ("threshold", "min_share"), [(0.7, 0.1), (0.2, 0.3), (1, 0), (0.01, 0), (0.01, 0.9), (0.01, 1)]
 )
-def test_hard_pixels_equal_numpy(threshold, min_share):
-    z, y = 2 * torch.randn(2, 3, 5, 6), torch.randint(3, (2, 5, 6))
+@of_slices_and_volumes
+def test_hard_pixels_equal_numpy(threshold, min_share, shape):
+    z, y = 2 * torch.randn(2, 3, *shape), torch.randint(3, (2, *shape))
     y[torch.rand(y.shape) < 0.3] = IGNORE
-    own = softmax(z.double().numpy()).transpose(0, 2, 3, 1)[y != IGNORE]
+    own = np.moveaxis(softmax(z.double().numpy()), 1, -1)[y != IGNORE]
     own = np.sort(own[np.arange(len(own)), y[y != IGNORE].numpy()])  # the hardest first
     num = max((own <= threshold).sum(), 1, round(min_share * y.numel()))
     expected = -np.log(own[:num]).mean()
     assert HardPixels(threshold=threshold, min_share=min_share)(z, y).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_weights_of_cross_entropy_and_dice():
-    z, y = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+@of_slices_and_volumes
+def test_the_weights_of_cross_entropy_and_dice(shape):
+    z, y = torch.randn(2, 3, *shape), torch.randint(3, (2, *shape))
     torch.testing.assert_close(CrossEntropyDice(cross_entropy=1, dice=0)(z, y), cross_entropy(z, y))
     expected = 0.25 * cross_entropy(z, y) + 2 * dice(z, y)
     torch.testing.assert_close(CrossEntropyDice(cross_entropy=0.25, dice=2)(z, y), expected)
@@ -123,8 +134,9 @@ def test_dice_pushes_an_absent_class_away_once_its_squares_are_near_the_smoothin
     assert (absent > 10 * abs(present)) == (smooth == 1e-5)
 
 
-def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels():
-    z, y = torch.randn(1, 3, 2, 2, requires_grad=True), torch.tensor([[[0, 2], [IGNORE, 1]]])
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1, 2)])
+def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels(shape):
+    z, y = torch.randn(1, 3, *shape, requires_grad=True), torch.tensor([0, 2, IGNORE, 1]).view(1, *shape)
     cross_entropy(z, y).backward()
     counted = y != IGNORE
     one_hot = torch.nn.functional.one_hot(y.masked_fill(~counted, 0), 3).movedim(-1, 1)
@@ -132,16 +144,26 @@ def test_gradient_of_cross_entropy_is_p_minus_y_over_the_counted_pixels():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_half_precision_logits_are_computed_in_float32(loss):
-    z, y = torch.randn(2, 4, 8, 8).bfloat16(), torch.randint(4, (2, 8, 8))
+@of_slices_and_volumes
+def test_half_precision_logits_are_computed_in_float32(loss, shape):
+    z, y = torch.randn(2, 4, *shape).bfloat16(), torch.randint(4, (2, *shape))
     assert loss(z, y).dtype == torch.float32
     assert torch.equal(loss(z, y), loss(z.float(), y))
 
 
-def test_softmax_mse_is_the_square_per_pixel_and_class():
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1)])
+def test_softmax_mse_is_the_square_per_pixel_and_class(shape):
     # softmax(0, 0) = 1/2, 1/2 and softmax(ln 3, 0) = 3/4, 1/4
-    a, b = torch.zeros(1, 2, 1, 1), torch.tensor([math.log(3), 0.0]).view(1, 2, 1, 1)
-    torch.testing.assert_close(softmax_mse(a, b), torch.full((1, 2, 1, 1), 1 / 16))
+    a, b = torch.zeros(1, 2, *shape), torch.tensor([math.log(3), 0.0]).view(1, 2, *shape)
+    torch.testing.assert_close(softmax_mse(a, b), torch.full((1, 2, *shape), 1 / 16))
+
+
+@of_slices_and_volumes
+def test_a_masked_pixel_is_a_zero_in_the_mean_over_all(shape):
+    z, y, weight = torch.randn(2, 3, *shape), torch.randint(3, (2, *shape)), torch.rand(2, *shape).round()
+    p = np.moveaxis(softmax(z.double().numpy()), 1, -1)
+    expected = -(weight.numpy() * np.log(np.take_along_axis(p, y.numpy()[..., None], -1)[..., 0])).mean()
+    assert masked_cross_entropy(z, y, weight).item() == pytest.approx(expected, rel=1e-5)
 
 
 class Operations(TorchDispatchMode):
