@@ -67,7 +67,8 @@ class H5Volumes(Dataset):
         expect("dataset.val_cases", val_cases, optional(whole(0)))
         if (val_list is None) == (val_cases is None):
             raise UserError(
-                f"dataset.val_list={val_list}, dataset.val_cases={val_cases}: expected one of them, and null for the other"
+                f"dataset.val_list={val_list}, dataset.val_cases={val_cases}: expected one of them, and null for the "
+                "other"
             )
         self.name = name  # type: ignore[misc]  # of the object, not of the class
         self.place_of = found(self.folder(root), files)

@@ -295,7 +295,7 @@ def render(seed: int, number: int, difficulty: float, phase: Phase) -> Volume:
 
 
 class Phantom(Dataset):
-    """Two cases of each patient. Patients are numbered from 0 (train), 1000 (val) and 2000 (test), so that no split depends on another's size.
+    """Patients numbered from 0 (train), 1000 (val) and 2000 (test), so that no split depends on another's size.
 
     Args:
         num_train, num_val, num_test: patients per split, 1 to 1000.
@@ -332,7 +332,7 @@ class Phantom(Dataset):
         return [case for number in self.numbers[split] for case in self.cases_of(number)]
 
     def cases_of(self, number: int) -> list[Case]:
-        """The cases of a patient."""
+        """The cases of a patient: both phases."""
         return [self.case(number, phase) for phase in PHASES]
 
     def case(self, number: int, phase: Phase) -> Case:

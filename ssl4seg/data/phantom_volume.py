@@ -1,6 +1,6 @@
 """Phantom volumes: three structures in an isotropic volume, drawn in memory from a seed.
 
-An organ has a core 1 and a wall 2 around it, and a curved duct 3 bends around both. All of them lie turned and warped in
+An organ has a core 1 and a wall 2 around it, and a curved duct 3 bends around both. They lie turned and warped in
 tissue, among decoys of the same greys: balls without a wall, and straight rods as thick as the duct. Greys and
 acquisition are those of the cardiac phantom. Results on this dataset say nothing about any organ.
 """

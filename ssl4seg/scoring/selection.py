@@ -11,7 +11,6 @@ from ssl4seg.keys import MEAN
 from ssl4seg.scoring.metrics import Metric, metric_table, score_in
 from ssl4seg.scoring.tables import Summary, Table, empty_table
 
-
 LAST = "last"
 """The value of `select` under which the model of the last step is the result, whatever its score."""
 
@@ -61,7 +60,8 @@ def selection_of(select: str, table: Table) -> Selection:
     """Find the metric and the class that the key `select` names among those of a table.
 
     Args:
-        select: auto, last, METRIC or METRIC/CLASS; CLASS may be a mean too. Without a class it is the table's first mean.
+        select: auto, last, METRIC or METRIC/CLASS; CLASS may be a mean too. Without a class it is the table's first
+            mean, which `last` has too.
 
     Raises:
         UserError: the table has no such metric or class.

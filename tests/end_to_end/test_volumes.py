@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from bodies import affine_of
-from helpers import MACHINE, PHANTOM, results, succeed
+from helpers import MACHINE, PHANTOM, refused, results, succeed, table
 
 SHAPE = (20, 24, 16)
 SMALL = (*MACHINE, "network.channels=[4,8]", "network.dropout=[0,0]", "iterations=4", "eval_every=2", "batch_size=2")
@@ -69,10 +69,39 @@ def write_la(root: Path) -> None:
     (root / "test.list").write_text("\n".join(names[6:]) + "\n")
 
 
+def la(home: Path) -> tuple[str, ...]:
+    words = ("dataset=la", f"dataset.root={home / 'LA'}", "dataset.image_size=[16,16,16]")
+    return (*words, "network=unet", "labeled_cases=2")
+
+
 def test_la_holds_out_the_last_training_cases_as_val_and_says_so(tmp_path: Path) -> None:
     write_la(tmp_path / "LA")
-    words = ("dataset=la", f"dataset.root={tmp_path / 'LA'}", "dataset.val_cases=2", "dataset.image_size=[16,16,16]")
-    output = succeed("train", *SMALL, *words, "network=unet", "labeled_cases=2", cwd=tmp_path)
+    output = succeed("train", *SMALL, *la(tmp_path), "dataset.val_cases=2", cwd=tmp_path)
     assert "labelled: 2 of 4 cases" in output
     assert "val: the last 2 cases of train.list, which are not trained on (dataset.val_cases)" in output
     assert results(tmp_path / "outputs/la/supervised/unet-2cases-s0")["test"]["num_cases"] == 2
+
+
+def test_la_without_val_takes_the_last_model_of_all_training_cases(tmp_path: Path) -> None:
+    write_la(tmp_path / "LA")
+    words = (*SMALL, *la(tmp_path), "dataset.val_cases=0", "method=mean_teacher")
+    output = refused("train", *words, cwd=tmp_path)
+    assert "select=auto: val has no case that could choose the best model; set select=last" in output
+    assert not (tmp_path / "outputs/la").exists()
+    output = succeed("train", *words, "select=last", cwd=tmp_path)
+    assert "labelled: 2 of 6 cases" in output
+    assert "step 4: saved" in output
+    assert "nan" not in output
+    run = tmp_path / "outputs/la/mean_teacher/unet-2cases-s0"
+    found = results(run)
+    assert (found["selected"], found["best_step"], found["val"]["num_cases"]) == ("last", 4, 0)
+    assert found["val"]["dice"]["mean"] is None
+    assert table(run / "cases_val.csv") == []
+    assert "is finished" in succeed("train", *words, "select=last", cwd=tmp_path)
+    assert "split=val: the dataset has no case there" in refused(
+        "eval", f"run={run}", "split=val", "device=cpu", cwd=tmp_path
+    )
+    succeed("eval", f"run={run}", "device=cpu", "output=out", cwd=tmp_path)
+    assert results(tmp_path / "out", "results_test.json")["test"]["dice"] == found["test"]["dice"]
+    succeed("report", run, cwd=tmp_path)
+    assert "selected: last" in (run / "report.md").read_text()
