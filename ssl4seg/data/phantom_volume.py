@@ -15,27 +15,28 @@ from scipy.spatial.transform import Rotation
 from ssl4seg.data.case import Case, FloatArray, Volume
 from ssl4seg.data.phantom import Drawn, Phantom, Traits, acquire, ratio, shift
 
-SIDE = (36, 44)  # voxels of 1 mm; the three sides are drawn independently
-BALLS, RODS = 4.0, 1.5  # mean numbers of decoys, at difficulty 1
+SIDE = (28, 34)  # voxels of 1 mm; the three sides are drawn independently
+BALLS, RODS = 3.0, 1.0  # mean numbers of decoys, at difficulty 1
 
 
 @dataclass(frozen=True)
 class Anatomy(Drawn):
     """What differs between organs: (mean, spread at difficulty 1). Lengths are in mm, angles in degrees."""
 
-    right: float = shift(0.0, 2.5)  # of the organ's centre from the volume's
-    down: float = shift(0.0, 2.5)
-    deep: float = shift(0.0, 2.5)
-    roll: float = shift(0.0, 40.0)  # about each axis
-    pitch: float = shift(0.0, 40.0)
-    yaw: float = shift(0.0, 40.0)
-    length: float = ratio(6.5, 1.2)  # half axes of the core
-    width: float = ratio(5.5, 1.2)
-    height: float = ratio(4.5, 1.2)
-    wall: float = ratio(2.5, 1.25)
-    gap: float = shift(1.0, 0.8)  # between wall and duct
+    right: float = shift(0.0, 1.5)  # of the organ's centre from the volume's
+    down: float = shift(0.0, 1.5)
+    deep: float = shift(0.0, 1.5)
+    roll: float = shift(0.0, 90.0)  # about each axis
+    pitch: float = shift(0.0, 90.0)
+    yaw: float = shift(0.0, 90.0)
+    length: float = ratio(5.4, 1.2)  # half axes of the core
+    width: float = ratio(4.6, 1.2)
+    height: float = ratio(3.8, 1.2)
+    wall: float = ratio(2.2, 1.2)
+    gap: float = shift(0.8, 0.6)  # between wall and duct
     reach: float = shift(75.0, 25.0)  # half the angle by which the duct bends around the organ
-    duct: float = ratio(2.4, 1.2)  # radius
+    duct: float = ratio(2.0, 1.15)  # radius
+    tissue: float = shift(0.4, 0.2)  # grey around the organ, from that of the wall (0) to that of the core (1)
 
 
 def paint(canvas: FloatArray, distance: FloatArray, grey: float) -> None:
@@ -65,13 +66,13 @@ def render(seed: int, number: int, difficulty: float) -> Volume:
     organ, t = Anatomy.draw(rng, difficulty), Traits.draw(rng, difficulty)
     z, y, x = (np.arange(length, dtype=np.float32) + 0.5 - length / 2 for length in shape)
     at = np.stack(np.broadcast_arrays(x, y[:, None], z[:, None, None]))
-    canvas = np.full(shape, t.soft, np.float32)
+    canvas = np.full(shape, t.muscle + organ.tissue * (t.blood - t.muscle), np.float32)
     for _ in range(rng.poisson(BALLS * difficulty)):
-        centre = rng.uniform(-18, 18, (3, 1, 1, 1)).astype(np.float32)
+        centre = rng.uniform(-14, 14, (3, 1, 1, 1)).astype(np.float32)
         grey = t.muscle + rng.uniform() * (t.blood - t.muscle)
-        paint(canvas, ellipsoid(at - centre, np.full(3, rng.uniform(2.5, 5.5), np.float32)), grey)
+        paint(canvas, ellipsoid(at - centre, np.full(3, rng.uniform(2, 4.5), np.float32)), grey)
     for _ in range(rng.poisson(RODS * difficulty)):
-        centre = rng.uniform(-18, 18, (3, 1, 1, 1)).astype(np.float32)
+        centre = rng.uniform(-14, 14, (3, 1, 1, 1)).astype(np.float32)
         along = rng.standard_normal(3).astype(np.float32)
         away = np.linalg.norm(np.cross(at - centre, along / np.linalg.norm(along), axis=0), axis=0)
         paint(canvas, away - organ.duct, t.blood * t.rv_blood)
@@ -80,7 +81,7 @@ def render(seed: int, number: int, difficulty: float) -> Volume:
     centre = np.array([organ.right, organ.down, organ.deep], np.float32).reshape(3, 1, 1, 1)
     own = np.einsum("ij,j...->i...", turn, at - centre)
     phase = math.radians(t.warp_phase) + 2 * np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
-    own = own + 0.4 * t.warp * np.sin(own[[1, 2, 0]] / 6 + phase)
+    own = own + 0.25 * t.warp * np.sin(own[[1, 2, 0]] / 4 + phase)
     axes = np.array([organ.length, organ.width, organ.height], np.float32)
     core, outer = ellipsoid(own, axes), ellipsoid(own, axes + np.float32(organ.wall))
     radius = organ.length + organ.wall + organ.gap + organ.duct
