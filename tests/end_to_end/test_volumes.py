@@ -101,7 +101,5 @@ def test_la_without_val_takes_the_last_model_of_all_training_cases(tmp_path: Pat
     assert "split=val: the dataset has no case there" in refused(
         "eval", f"run={run}", "split=val", "device=cpu", cwd=tmp_path
     )
-    succeed("eval", f"run={run}", "device=cpu", "output=out", cwd=tmp_path)
-    assert results(tmp_path / "out", "results_test.json")["test"]["dice"] == found["test"]["dice"]
-    succeed("report", run, cwd=tmp_path)
+    succeed("report", run, "--no-figures", cwd=tmp_path)
     assert "selected: last" in (run / "report.md").read_text()
