@@ -85,7 +85,7 @@ class ADMT(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps, stairs=50, share=0.25)
         self.threshold, self.period, self.copy_steps, self.predict_with = threshold, period, copy_steps, predict_with
         self.unlabeled_loss = dice if loss == "dice" else cross_entropy
-        self.seed = int(torch.randint(2**62, (), device="cpu"))  # the same in every process, and again when the run is resumed
+        self.seed = int(torch.randint(2**62, (), device="cpu"))  # the same in every process and after a resume
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         x_u, x_s = batch.unlabeled, batch.strong[0]
