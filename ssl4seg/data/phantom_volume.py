@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from ssl4seg.data.case import Case, FloatArray, Volume
 from ssl4seg.data.phantom import Drawn, Phantom, Traits, acquire, ratio, shift
 
-SIDE = (28, 34)  # voxels of 1 mm; the three sides are drawn independently
+SIDE = (32, 38)  # voxels of 1 mm; the three sides are drawn independently
 BALLS, RODS = 3.0, 1.0  # mean numbers of decoys, at difficulty 1
 
 
