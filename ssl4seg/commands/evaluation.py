@@ -105,7 +105,8 @@ def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, 
 
 def _scores(settings: EvalSettings, dataset: Dataset, split: Split, predictor: Predictor) -> tuple[Table, Table | None]:
     """Score the cases of a split; with post-processing a second table holds the scores without it."""
-    held = dataset.cases(split)
+    if not (held := dataset.cases(split)):
+        raise UserError(f"split={split}: the dataset has no case there; give another split, or dataset.val_cases")
     resident = fits_in_memory(decoded_gib(held, dataset), settings.resident_gib)
     cases = read_all(held, dataset.num_classes, channels=dataset.channels, resident=resident)
     table = table_of(dataset, held, settings.metrics, settings.protocol)

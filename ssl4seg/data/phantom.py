@@ -43,7 +43,16 @@ def ratio(mean: float, factor: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Traits:
+class Drawn:
+    """Traits by `shift` and `ratio`."""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, difficulty: float) -> Self:
+        return cls(**{f.name: f.metadata["draw"](difficulty * rng.uniform(-1, 1)) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Traits(Drawn):
     """What differs between patients: (mean, spread at difficulty 1). To be tuned, as GROUPS and DECOYS.
 
     Lengths are in mm, angles in degrees, greys from 0 (air) to about 1.
@@ -97,10 +106,6 @@ class Traits:
     blur: float = ratio(0.6, 1.4)  # pixels
     noise: float = ratio(0.035, 2.0)  # grey
     mottle: float = ratio(0.09, 1.6)  # relative unevenness of all tissues
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, difficulty: float) -> Self:
-        return cls(**{f.name: f.metadata["draw"](difficulty * rng.uniform(-1, 1)) for f in fields(cls)})
 
 
 GROUPS: tuple[dict[str, float], ...] = (  # factors by which a disease changes the traits, at difficulty 1
@@ -249,10 +254,14 @@ def paint_heart(canvas: FloatArray, grid: Grid, level: float, t: Traits, phase: 
     return np.select([r < pool, r < outer, r < free - FREE_WALL], [3, 2, 1], 0).astype(np.uint8)
 
 
-def acquire(tissue: FloatArray, t: Traits, rng: np.random.Generator) -> FloatArray:
-    """Image the tissue [S, H, W]: add mottle, blur, coil shading and Rician noise, and scale to [0, 1]."""
-    mottle = gaussian_filter(rng.standard_normal(tissue.shape, np.float32), (0, 1.5, 1.5))
-    image = gaussian_filter(tissue * (1 + t.mottle / mottle.std() * mottle), (0, t.blur, t.blur))
+def acquire(tissue: FloatArray, t: Traits, rng: np.random.Generator, *, thin: bool = False) -> FloatArray:
+    """Image the tissue [S, H, W]: add mottle, blur, coil shading and Rician noise, and scale to [0, 1].
+
+    Args:
+        thin: whether slices are as thin as pixels are wide, so that mottle and blur reach across them.
+    """
+    mottle = gaussian_filter(rng.standard_normal(tissue.shape, np.float32), (1.5 * thin, 1.5, 1.5))
+    image = gaussian_filter(tissue * (1 + t.mottle / mottle.std() * mottle), (t.blur * thin, t.blur, t.blur))
     v, u = (np.linspace(-1, 1, side, dtype=np.float32) for side in tissue.shape[1:])
     toward = math.radians(t.coil_angle)
     gain = t.coil * (math.cos(toward) * u + math.sin(toward) * v[:, None]) + t.shading * (u**2 + v[:, None] ** 2) / 2
@@ -289,7 +298,7 @@ class Phantom(Dataset):
     """Patients numbered from 0 (train), 1000 (val) and 2000 (test), so that no split depends on another's size.
 
     Args:
-        num_train, num_val, num_test: patients per split, 1 to 1000; two cases each.
+        num_train, num_val, num_test: patients per split, 1 to 1000.
         seed: together with a patient's number it determines everything about the patient.
         difficulty: how much patients differ, 0 (all alike) to 2.
         common: the keys of `Dataset`; 4 classes and 1 channel.
@@ -320,7 +329,11 @@ class Phantom(Dataset):
         self.numbers = {split: range(first, first + counts[split]) for split, first in firsts.items()}
 
     def cases(self, split: Split) -> list[Case]:
-        return [self.case(number, phase) for number in self.numbers[split] for phase in PHASES]
+        return [case for number in self.numbers[split] for case in self.cases_of(number)]
+
+    def cases_of(self, number: int) -> list[Case]:
+        """The cases of a patient: both phases."""
+        return [self.case(number, phase) for phase in PHASES]
 
     def case(self, number: int, phase: Phase) -> Case:
         group = f"phantom{number:04d}"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
-from ssl4seg.keys import expect, number_in, whole
+from ssl4seg.keys import expect, number_in, one_of, whole
 from ssl4seg.methods.base import MakeNetwork, Method, together
-from ssl4seg.methods.parts.losses import dice
+from ssl4seg.methods.parts.losses import cross_entropy, dice
 from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMATeacher
@@ -18,7 +18,7 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class ADMT(Method):
-    """L = L_sup + w(t) Dice(z_s, y)   (their RPA and CCM modules)
+    """L = L_sup + w(t) l(z_s, y)   (their RPA and CCM modules)
 
     Random periodic alternation (RPA): one of two EMA teachers follows the student for a number of steps drawn from
     1..50, then the other one does, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's
@@ -28,8 +28,8 @@ class ADMT(Method):
     Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs [U,
     K, H, W] of the weak view and their entropies H_i [U, H, W] in bits. Where the teachers' classes differ and the
     student's p of the weak view has less entropy than q, p replaces q. y [U, H, W]: the class of q where its
-    probability is at least tau = 0.95, ignored elsewhere, and mixed as x_s is; z_s: the student's logits of x_s; Dice
-    as in `losses.dice`.
+    probability is at least tau = 0.95, ignored elsewhere, and mixed as x_s is; z_s: the student's logits of x_s; l:
+    `losses.dice`, or on volumes the mean cross-entropy of the pixels that are not ignored.
 
     w(t) = 2 exp(-5 (1 - 4 t/T)^2) in 50 stairs, and 2 from a quarter of the run on: 7,500 of 30,000 steps in the
     authors' ACDC recipe, from which all constants come. In the first 100 steps the teacher in turn copies the student;
@@ -51,6 +51,7 @@ class ADMT(Method):
 
     Args:
         threshold: tau.
+        loss: l, "dice" or "cross_entropy".
         period: the longest turn, in steps.
         copy_steps: number of steps in which the teachers copy the student.
         consistency_weight, rampup_steps: w and the length of its ramp; None is a quarter of the run.
@@ -65,6 +66,7 @@ class ADMT(Method):
         *,
         network: MakeNetwork,
         threshold: float = 0.95,
+        loss: str = "dice",
         period: int = 50,
         copy_steps: int = 100,
         consistency_weight: float = 2.0,
@@ -74,6 +76,7 @@ class ADMT(Method):
     ) -> None:
         super().__init__()
         expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
+        expect("method.loss", loss, one_of("dice", "cross_entropy"))
         expect("method.period", period, whole(1))
         expect("method.copy_steps", copy_steps, whole(0))
         expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
@@ -81,7 +84,8 @@ class ADMT(Method):
         self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps, stairs=50, share=0.25)
         self.threshold, self.period, self.copy_steps, self.predict_with = threshold, period, copy_steps, predict_with
-        self.seed = int(torch.randint(2**62, ()))  # the same in every process, and again when the run is resumed
+        self.unlabeled_loss = dice if loss == "dice" else cross_entropy
+        self.seed = int(torch.randint(2**62, (), device="cpu"))  # the same in every process and after a resume
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         x_u, x_s = batch.unlabeled, batch.strong[0]
@@ -92,7 +96,7 @@ class ADMT(Method):
         z_l, z_w, z_s = together(self.student, batch.image, x_u, x_s)
         q = self.targets(x_u, z_w.detach().softmax(dim=1))
         y = confident_label(q.log(), self.threshold)
-        loss = dice(z_s, mix_labels(y, y.roll(1, 0), box))
+        loss = self.unlabeled_loss(z_s, mix_labels(y, y.roll(1, 0), box))
         return {"supervised": self.supervised(z_l, batch.label), "consistency": self.w(progress) * loss}
 
     def targets(self, x_u: Tensor, p: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ssl4seg.errors import UserError, plain
 from ssl4seg.keys import FOREGROUND_MEAN, MEAN, MEANS
 from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
 from ssl4seg.scoring.metrics import METRICS, Metric, score_in
-from ssl4seg.scoring.selection import selected_by
+from ssl4seg.scoring.selection import LAST, selected_by
 
 HEAD = ("dataset", "method", "network", "labels", "tag")
 LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
@@ -295,6 +295,11 @@ def main_of(result: Mapping[str, Any]) -> Main:
     return Main(metric, FOREGROUND_MEAN if isinstance(scores, Mapping) and FOREGROUND_MEAN in scores else MEAN)
 
 
+def takes_last(result: Mapping[str, Any]) -> bool:
+    """Whether the run of a results.json took its last model; version 0.1 knew only the best on val."""
+    return result.get("selected") == LAST
+
+
 def own_metrics(result: Mapping[str, Any]) -> dict[str, Metric]:
     """The user's own metrics as results.json describes them: the report imports nothing that a run folder names.
 
@@ -310,11 +315,11 @@ def own_metrics(result: Mapping[str, Any]) -> dict[str, Metric]:
 def _settings(config: Mapping[str, Any], result: Mapping[str, Any]) -> Settings:
     """The settings in the order of their keys. Nulls are dropped: a null equals a key that an older version lacked.
 
-    `select` is the score that chose the model: what auto means has changed, and no row may pool the two.
+    `select` is the score that chose the model, or last: what auto means has changed, and no row may pool the two.
     """
     left_out = (*MAY_DIFFER, "seed", "recipe.select")
     _, metric, name = selected_by(result)
-    leaves = {**dict(_leaves(config)), "select": f"{metric}/{name}"}
+    leaves = {**dict(_leaves(config)), "select": "last" if takes_last(result) else f"{metric}/{name}"}
     return {key: value for key, value in sorted(leaves.items()) if value is not None and key not in left_out}
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from ssl4seg import files
 from ssl4seg.errors import plain
 from ssl4seg.keys import MEAN, MEANS
-from ssl4seg.report.collect import HEAD, Row
+from ssl4seg.report.collect import HEAD, Row, takes_last
 from ssl4seg.report.names import short
 from ssl4seg.scoring.metrics import METRICS, Metric
 
@@ -183,9 +183,7 @@ def _conventions(rows: Sequence[Row]) -> str:
     sentences = [_budget(rows)]
     if any(len(row.runs) > 1 for row in rows):
         sentences.append("Mean ± standard deviation over seeds.")
-    sentences.append(
-        f"The model is the one that is best on val by {' or '.join(dict.fromkeys(row.selected_by for row in rows))}."
-    )
+    sentences.append(f"The model is {' or '.join(_chosen(rows))}.")
     own = dict.fromkeys(metric for row in rows for metric in row.own_metrics.values())
     sentences += [f"{'Higher' if metric.higher_is_better else 'Lower'} {metric.title} is better." for metric in own]
     if any(row.first.get("tested_on") == "val" for row in rows):
@@ -194,6 +192,13 @@ def _conventions(rows: Sequence[Row]) -> str:
     if policies and any("hd95" in row.first["test"] for row in rows):
         sentences.append(f"A class that is there and not found: {' or '.join(policies)}.")
     return " ".join(filter(None, sentences))
+
+
+def _chosen(rows: Sequence[Row]) -> list[str]:
+    """Which model of a run these rows show, in words."""
+    scores = dict.fromkeys(row.selected_by for row in rows if not takes_last(row.first))
+    best = [f"the one that is best on val by {' or '.join(scores)}"] if scores else []
+    return best + ["that of the last step (selected: last)"] * any(takes_last(row.first) for row in rows)
 
 
 def _budget(rows: Sequence[Row]) -> str:

@@ -249,18 +249,19 @@ class Engine:
     # -- validation and checkpoints -----------------------------------------------------------------------------------
 
     def validate(self, record: Record) -> None:
-        """Score the val cases; a better score by `selection` makes this the best model."""
+        """Score the val cases, if there are any; a better score by `selection` makes this the best model."""
         self.same_buffers()
         self.check_finite(weights=True)
         table, pictures = self.validate_cases()
         summary = table.summary()
-        headline = table.headline(summary)
+        headline = table.headline(summary) if table.rows else None
         record.scores("val", self.step, summary, pictures, headline)
         pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
         record.pseudo_labels(self.step, pseudo)
         better = not self.best or self.selection.better(summary, self.best["val"])
         chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
-        log.info(f"step {self.step}: val {headline}{chosen}{' (best)' if better else ''}")
+        mark = " (best)" if better and not self.selection.last else ""
+        log.info(f"step {self.step}: val {headline}{chosen}{mark}" if table.rows else f"step {self.step}: saved")
         if better:
             self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:

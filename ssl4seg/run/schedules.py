@@ -16,11 +16,11 @@ class Schedule(ABC):
 
     def __call__(self, progress: Progress) -> float:
         rise = min(1.0, (progress.step + 1) / self.warmup) if self.warmup else 1.0
-        return rise * self.factor(progress.fraction)
+        return rise * self.factor(progress)
 
     @abstractmethod
-    def factor(self, fraction: float) -> float:
-        """The factor without the warm-up when `fraction` of the run is done."""
+    def factor(self, progress: Progress) -> float:
+        """The factor without the warm-up."""
 
 
 class Poly(Schedule):
@@ -31,15 +31,28 @@ class Poly(Schedule):
         expect("schedule.power", power, above(0))
         self.power = power
 
-    def factor(self, fraction: float) -> float:
-        return float((1 - fraction) ** self.power)
+    def factor(self, progress: Progress) -> float:
+        return float((1 - progress.fraction) ** self.power)
 
 
 class Constant(Schedule):
     """1 in every step after the warm-up."""
 
-    def factor(self, fraction: float) -> float:
+    def factor(self, progress: Progress) -> float:
         return 1.0
+
+
+class Step(Schedule):
+    """gamma^floor(t / every), as torch's StepLR."""
+
+    def __init__(self, *, every: int, gamma: float = 0.1, warmup: int = 0) -> None:
+        super().__init__(warmup=warmup)
+        expect("schedule.every", every, whole(1))
+        expect("schedule.gamma", gamma, number_in("(0, 1]"))
+        self.every, self.gamma = every, gamma
+
+    def factor(self, progress: Progress) -> float:
+        return float(self.gamma ** (progress.step // self.every))
 
 
 class Cosine(Schedule):
@@ -50,5 +63,5 @@ class Cosine(Schedule):
         expect("schedule.final", final, number_in("[0, 1]"))
         self.final = final
 
-    def factor(self, fraction: float) -> float:
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fraction)) / 2
+    def factor(self, progress: Progress) -> float:
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress.fraction)) / 2

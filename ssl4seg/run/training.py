@@ -150,6 +150,11 @@ class Training:
         self._warn_of_missing_classes()
         tables = {split: table_of(self.dataset, part, settings.metrics) for split, part in self.held_cases.items()}
         self.selection = selection_of(settings.select, tables["val"])
+        if not cases["val"] and not self.selection.last:
+            raise UserError(
+                f"select={settings.select}: val has no case that could choose the best model; set select=last to take "
+                "the last model, or hold out cases (dataset.val_cases)"
+            )
 
     def _split(self, train: Sequence[Case]) -> LabeledSplit:
         """Choose the training cases that keep their masks."""
@@ -363,7 +368,8 @@ class Training:
         results = self.results(engine, summary, table.seconds) | {"weights_sha256": checkpoint.hash_of(weights)}
         write_json(self.folder.results_file, results)
         where = "test" if self.dataset.tested_on == "test" else f"test on {self.dataset.tested_on}"
-        show(f"{self.folder.path}: {where}, best model of step {engine.best['step']}", summary, table.measured())
+        model = f"{self.selection.selected} model of step {engine.best['step']}"
+        show(f"{self.folder.path}: {where}, {model}", summary, table.measured())
         log.info(f"finished; results and curves in {self.folder.path}")
 
     def _write_cases_val(self) -> None:
@@ -390,6 +396,7 @@ class Training:
             },
             "iterations": self.plan.total,
             "status": "finished",
+            "selected": self.selection.selected,
             "selected_by": self.selection.as_dict(),
             "tested_on": self.dataset.tested_on,
             "empty": self.settings.metrics.empty,

@@ -1,4 +1,4 @@
-"""The key `select`: the score that chooses the best model."""
+"""The key `select`: the score that chooses the best model, or `last`, which takes the last one."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,9 @@ from ssl4seg.keys import MEAN
 from ssl4seg.scoring.metrics import Metric, metric_table, score_in
 from ssl4seg.scoring.tables import Summary, Table, empty_table
 
+LAST = "last"
+"""The value of `select` under which the model of the last step is the result, whatever its score."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -19,6 +22,8 @@ class Selection:
     metric: Metric
     name: str = MEAN
     """The class, or one of keys.MEANS."""
+    last: bool = False
+    """Whether each later model replaces the earlier one (`select=last`); the score then only compares runs."""
 
     def value(self, summary: Summary) -> float:
         """The score that chooses, in the metric's own unit and direction."""
@@ -30,7 +35,12 @@ class Selection:
 
     def better(self, new: Summary, old: Summary) -> bool:
         """Whether the model of `new` is better; at equal scores the earlier model stays the best."""
-        return self.metric.better(self.value(new), self.value(old))
+        return self.last or self.metric.better(self.value(new), self.value(old))
+
+    @property
+    def selected(self) -> str:
+        """Which model is the result, "best" or "last": the entry `selected` of results.json."""
+        return LAST if self.last else "best"
 
     def is_main(self, table: Table) -> bool:
         """Whether the table's headline shows the score: a mean of its main metric."""
@@ -50,12 +60,13 @@ def selection_of(select: str, table: Table) -> Selection:
     """Find the metric and the class that the key `select` names among those of a table.
 
     Args:
-        select: auto, METRIC or METRIC/CLASS; CLASS may be a mean too. Without a class it is the table's first mean.
+        select: auto, last, METRIC or METRIC/CLASS; CLASS may be a mean too. Without a class it is the table's first
+            mean, which `last` has too.
 
     Raises:
         UserError: the table has no such metric or class.
     """
-    wanted, slash, name = (table.main if select == "auto" else select).partition("/")
+    wanted, slash, name = (table.main if select in ("auto", LAST) else select).partition("/")
     measured = {metric.name: (metric, classes) for metric, classes in table.measured().items()}
     if wanted not in measured:
         raise UserError(f"select={select}: {_unknown(wanted, [*measured])}")
@@ -66,7 +77,7 @@ def selection_of(select: str, table: Table) -> Selection:
         raise UserError(
             f"select={select}: {wanted} is measured for {known}, not for {name!r}{did_you_mean(name, classes)}"
         )
-    return Selection(metric=metric, name=name or means[0])
+    return Selection(metric=metric, name=name or means[0], last=select == LAST)
 
 
 def check_select(select: str, metrics: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
@@ -80,9 +91,9 @@ def check_select(select: str, metrics: Mapping[str, Any], dataset: Mapping[str, 
     """
     table = metric_table(metrics["more"])
     wanted = select.partition("/")[0]
-    if wanted not in ("auto", *table):
+    if wanted not in (known := ("auto", LAST, *table)):
         raise UserError(
-            f"select={select}: there is no such metric; there are {', '.join(table)}{did_you_mean(wanted, table)}"
+            f"select={select}: there is no such metric; there are {', '.join(table)}{did_you_mean(wanted, known)}"
         )
     classes, scoring = dataset.get("classes"), dataset.get("scoring")
     if COMMON["classes"].fits(classes) and COMMON["scoring"].fits(scoring):

@@ -1,5 +1,6 @@
 """Recipes: they compose, name keys that exist, set what their sources publish, and their commands are understood."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,9 @@ from helpers import composed
 
 from ssl4seg.commands.conf import conf_dir
 from ssl4seg.commands.words import check
+from ssl4seg.data.dataset import shape_of
 from ssl4seg.run.assemble import build, method_of, network_maker
+from ssl4seg.types import Progress
 
 FILES = {file.stem: file for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
 PAGE = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
@@ -65,12 +68,14 @@ def test_everything_of_a_recipe_but_the_data_can_be_built(name: str) -> None:
     config = composed(f"experiment={name}")
     if "encoder_weights" in config["network"]:
         config["network"]["encoder_weights"] = None  # or they would be fetched
+    data = config["dataset"] | {key: config["dataset"][key] or 2 for key in ("channels", "num_classes")}
+    shape = shape_of(data["image_size"])
     for group in ("schedule", "inference", "supervised_loss"):
-        build(config[group], group, **({"shape": (32, 32)} if group == "inference" else {}))
+        build(config[group], group, **({"shape": shape} if group == "inference" else {}))
     build(config["views"]["weak"], "views.weak")
-    data = config["dataset"]
+    make = network_maker(config["network"], data["channels"], data["num_classes"], axes=len(shape))
     with torch.device("meta"):  # no memory, no numbers
-        method_of(config["method"], network_maker(config["network"], data["channels"], data["num_classes"]))
+        method_of(config["method"], make)
 
 
 def commands(text: str) -> list[list[str]]:
@@ -137,3 +142,54 @@ def test_the_encoder_moves_as_slowly_as_published() -> None:
         config = composed(f"experiment={name}")
         rate = config["optimizer"]["lr"]
         assert (rate, rate * config["transfer"]["encoder_lr_scale"]) == pytest.approx((rest, encoder))
+
+
+VOLUMES = {  # patch, stride, steps, images of a kind in a step, select, val_cases
+    "la_uamt": ([112, 112, 80], [18, 18, 4], 6000, 2, "last", 0),
+    "la_dtc": ([112, 112, 80], [18, 18, 4], 6000, 2, "last", 0),
+    "la_mcnet": ([112, 112, 80], [18, 18, 4], 15000, 2, "auto", 8),
+    "la_bcp": ([112, 112, 80], [18, 18, 4], 17000, 4, "auto", 8),
+    "la_admt": ([112, 112, 80], [18, 18, 4], 15000, 2, "auto", 8),
+    "pancreas": ([96, 96, 96], 16, 15000, 2, "auto", 6),
+    "brats19": ([96, 96, 96], 64, 30000, 2, "auto", None),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_recipes_of_volumes_have_the_published_constants(name: str) -> None:
+    patch, stride, steps, size, select, val_cases = VOLUMES[name]
+    config = composed(f"experiment={name}")
+    assert config["dataset"]["image_size"] == config["views"]["weak"]["size"] == patch
+    assert (config["inference"]["stride"], config["inference"]["pad"]) == (stride, True)
+    assert (config["inference"]["average"], config["inference"]["weights"]) == ("probabilities", "uniform")
+    assert (config["iterations"], config["batch_size"], config["unlabeled_batch_size"]) == (steps, size, size)
+    assert [config["optimizer"][key] for key in ("lr", "momentum", "weight_decay")] == [0.01, 0.9, 0.0001]
+    assert (config["select"], config["dataset"]["val_cases"]) == (select, val_cases)
+    turned = name != "pancreas"
+    assert (config["views"]["weak"]["flips"], config["views"]["weak"]["turns"]) == (
+        ([0, 1], [[0, 1]]) if turned else ([], [])
+    )
+
+
+def test_the_stages_of_bcp_on_the_left_atrium_have_2000_and_15000_steps_and_the_rate_falls_within_each() -> None:
+    config = composed("experiment=la_bcp")
+    rate = build(config["schedule"], "schedule")
+    with torch.device("meta"):
+        method = method_of(config["method"], network_maker(config["network"], 1, 2, axes=3))
+    places = {step: method.stage(Progress(step, config["iterations"])) for step in (1999, 2000, 4499, 4500, 16999)}
+    assert [(stage, within.step, within.total) for stage, within in places.values()] == [
+        (0, 1999, 2000),
+        *((1, step, 15000) for step in (0, 2499, 2500, 14999)),
+    ]
+    assert [rate(within) for _, within in places.values()] == pytest.approx([1, 1, 1, 0.1, 1e-5])
+
+
+@pytest.mark.parametrize(("name", "weight"), [("la_uamt", 0.1), ("la_dtc", 1), ("la_mcnet", 1)])
+def test_the_weight_rises_for_6000_steps_as_published(name: str, weight: float) -> None:
+    config = composed(f"experiment={name}")
+    with torch.device("meta"):
+        method = method_of(config["method"], network_maker(config["network"], 1, 2, axes=3))
+    for step in range(0, 6001, 150):  # where their stairs of 150 steps begin
+        published = weight * math.exp(-5 * (1 - step / 150 / 40) ** 2)
+        found = method.weights(Progress(step, config["iterations"]))["consistency_weight"]
+        assert found == pytest.approx(published)

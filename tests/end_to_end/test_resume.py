@@ -97,6 +97,22 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(killed: tuple[str
         assert not differing(a, b)
 
 
+def test_a_killed_run_that_takes_the_last_model_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    words = (*command("mean_teacher"), "select=last")
+    homes = [tmp_path / name for name in ("unbroken", "killed")]
+    for home in homes:
+        home.mkdir()
+    last = folder(homes[1], "mean_teacher") / "last.pt"
+    running = Command.start("train", *words, cwd=homes[1]).wait_for(last.exists)
+    assert running.send(signal.SIGKILL).code == -signal.SIGKILL
+    for home in homes:
+        succeed("train", *words, cwd=home)
+    for checkpoint in ("best.pt", "last.pt"):
+        a, b = (load(folder(home, "mean_teacher") / checkpoint) for home in homes)
+        assert a["step"] == b["step"] == STEPS
+        assert not differing(a, b)
+
+
 def test_a_killed_run_ends_with_the_results_of_an_unbroken_one(killed: tuple[str, Path], unbroken: Path) -> None:
     method, home = killed
     assert lasting(folder(home, method)) == lasting(folder(unbroken, method))

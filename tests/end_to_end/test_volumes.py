@@ -18,9 +18,11 @@ from helpers import (
     events,
     go,
     load,
+    refused,
     results,
     run_two,
     succeed,
+    table,
 )
 from PIL import Image
 
@@ -126,6 +128,11 @@ def la(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     return (*SMALL, *words, "network=unet", "labeled_cases=2")
 
 
+def la_words(home: Path) -> tuple[str, ...]:
+    words = ("dataset=la", f"dataset.root={home / 'LA'}", "dataset.image_size=[16,16,16]")
+    return (*words, "network=unet", "labeled_cases=2")
+
+
 def test_la_holds_out_the_last_training_cases_as_val_and_says_so(la: tuple[str, ...], tmp_path: Path) -> None:
     output = succeed("train", *la, cwd=tmp_path)
     assert "labelled: 2 of 4 cases" in output
@@ -164,3 +171,26 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_volumes(la: tuple[st
         assert (a[name] - b[name]).norm() <= 1e-5 * b[name].norm(), name
     assert results(two)["test"]["num_cases"] == results(one)["test"]["num_cases"] == 2
     assert results(two)["test"]["dice"]["mean"] == pytest.approx(results(one)["test"]["dice"]["mean"], abs=0.01)
+
+
+def test_la_without_val_takes_the_last_model_of_all_training_cases(tmp_path: Path) -> None:
+    write_la(tmp_path / "LA")
+    words = (*SMALL, *la_words(tmp_path), "dataset.val_cases=0", "method=mean_teacher")
+    output = refused("train", *words, cwd=tmp_path)
+    assert "select=auto: val has no case that could choose the best model; set select=last" in output
+    assert not (tmp_path / "outputs/la").exists()
+    output = succeed("train", *words, "select=last", cwd=tmp_path)
+    assert "labelled: 2 of 6 cases" in output
+    assert "step 4: saved" in output
+    assert "nan" not in output
+    run = tmp_path / "outputs/la/mean_teacher/unet-2cases-s0"
+    found = results(run)
+    assert (found["selected"], found["best_step"], found["val"]["num_cases"]) == ("last", 4, 0)
+    assert found["val"]["dice"]["mean"] is None
+    assert table(run / "cases_val.csv") == []
+    assert "is finished" in succeed("train", *words, "select=last", cwd=tmp_path)
+    assert "split=val: the dataset has no case there" in refused(
+        "eval", f"run={run}", "split=val", "device=cpu", cwd=tmp_path
+    )
+    succeed("report", run, "--no-figures", cwd=tmp_path)
+    assert "selected: last" in (run / "report.md").read_text()

@@ -75,6 +75,16 @@ def test_a_strong_view_or_a_cutmix_learns_what_the_surer_of_teachers_and_student
     assert found["supervised"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_on_volumes_the_mean_cross_entropy_of_the_confident_pixels_is_the_loss(views):
+    method = unlike(threshold=0.6, loss="cross_entropy")
+    q, _ = teachings(method, views.unlabeled)
+    y = q.argmax(axis=1)
+    log_p = np.log(softmax(method.student.numpy(views.strong[0])))
+    each = -np.take_along_axis(log_p, y[:, None], axis=1)[:, 0]
+    expected = 2 * each[q.max(axis=1) >= 0.6].mean()
+    assert losses(method, views, step_of(method, 0))["consistency"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("turn", [0, 1])
 def test_one_unlabelled_image_is_enough(views, turn):
     one = views._replace(unlabeled=views.unlabeled[:1], strong=(views.strong[0][:1],))
@@ -180,6 +190,7 @@ def test_predict_with_says_which_network_predicts(views, who):
     "keys",
     [
         {"threshold": 1.0},
+        {"loss": "focal"},
         {"period": 0},
         {"copy_steps": -1},
         {"consistency_weight": -1.0},

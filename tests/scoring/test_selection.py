@@ -4,7 +4,8 @@ import math
 from pathlib import Path
 
 import pytest
-from helpers import PHANTOM, curve, refused, results, succeed, table
+import torch
+from helpers import PHANTOM, curve, load, refused, results, succeed, table
 
 from ssl4seg.errors import UserError
 from ssl4seg.scoring.metrics import METRICS, Metric, metric_table
@@ -73,6 +74,14 @@ def test_a_smaller_distance_is_better_a_larger_share_is_and_nan_is_worst() -> No
     assert (hd95.goodness(summary(0.2)), dice.goodness(summary(0.2))) == (-0.2, 0.2)
 
 
+def test_under_last_every_later_model_replaces_the_earlier_one_and_the_main_score_compares_runs() -> None:
+    last = selection_of("last", CASES)
+    assert last.as_dict() == selection_of("auto", CASES).as_dict()
+    for value in (0.1, 0.9, math.nan):
+        assert last.better({"dice": {"mean": value}}, {"dice": {"mean": 0.5}})
+    assert (last.selected, selection_of("auto", CASES).selected) == ("last", "best")
+
+
 def test_the_mean_over_the_foreground_of_an_earlier_validation_comes_from_its_classes() -> None:
     chosen = selection_of("auto", PIXELS)
     old = {"iou": {"mean": 0.6, "background": 0.9, "myocardium": 0.5, "ventricle": 0.4}}
@@ -115,6 +124,26 @@ def test_a_run_keeps_the_model_with_the_smallest_hd95(tmp_path: Path) -> None:
     assert "myocardium HD95" in output
     assert "select=hd95: " not in output
     assert "did you mean hd95?" in refused("train", *PHANTOM, "select=hd96", "tag=x", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("select", ["auto", "last"])
+def test_the_result_is_the_best_model_or_with_last_that_of_the_last_step(select: str, tmp_path: Path) -> None:
+    keys = ("iterations=12", "optimizer.lr=0.3", "schedule=constant", "labeled_ratio=1", f"select={select}")
+    output = succeed("train", *PHANTOM, *keys, cwd=tmp_path)
+    run = tmp_path / "outputs/phantom/supervised/unet-1-s0"
+    by_step, found = curve(run, "val/dice/mean"), results(run)
+    best = max(by_step, key=lambda step: (by_step[step], -step))
+    assert best < 12
+    assert found["best_step"] == load(run / "best.pt")["step"] == (12 if select == "last" else best)
+    assert found["selected"] == ("last" if select == "last" else "best")
+    assert found["val"]["dice"]["mean"] == pytest.approx(by_step[found["best_step"]])
+    weights = [load(run / f"{name}.pt")["method"] for name in ("best", "last")]
+    assert all(torch.equal(*pair) for pair in zip(*(w.values() for w in weights), strict=True)) == (select == "last")
+    assert (" (best)" in output) == (select == "auto")
+    assert f"{found['selected']} model of step {found['best_step']}" in output
+    succeed("report", run, "--no-figures", cwd=tmp_path)
+    chosen = "that of the last step (selected: last)" if select == "last" else "the one that is best on val by Dice"
+    assert f"The model is {chosen}." in (run / "report.md").read_text()
 
 
 METRIC = '''
