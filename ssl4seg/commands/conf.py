@@ -237,12 +237,19 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
         name: eval or predict.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
         hydra: Hydra's own node, with the typed words and the choice of each group.
+
+    Raises:
+        UserError: the configuration could run code from outside of ssl4seg, and trust=true was not typed.
     """
     typed = tuple(sorted(keys_of(hydra.overrides.task)))
+    trust = "trust" in typed and config["trust"] is True
     own = own_keys(name)
-    usual = dict(own)
+    usual, source = dict(own), "the configuration"
     if (run := config["run"]) is not None:
         usual |= {key: value for key, value in read_config(Path(str(run))).items() if key not in own}
+        source = str(Path(str(run)) / "config.yaml")
+        # Before ${...} is filled in: a few of them, each of which repeats the next, would fill the memory.
+        targets.check(usual, source, "add trust=true", trust=trust, typed=typed)
         base = OmegaConf.create(usual)
         for key in (*own, *typed):  # a group stands before its keys
             OmegaConf.update(base, key, OmegaConf.select(config, key), merge=False, force_add=True)
@@ -253,16 +260,8 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
             plain[key] = str(plain[key])  # YAML reads a folder named 2024 as a number
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
+    targets.check(plain, source, "add trust=true", trust=trust, typed=typed)
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
-
-
-def check_targets(laid: Laid) -> None:
-    """Refuse a run whose config.yaml could run code from outside of ssl4seg, unless trust=true was typed."""
-    run = laid.config["run"]
-    source = "the configuration" if run is None else Path(run) / "config.yaml"
-    trust = "trust" in laid.typed and laid.config["trust"] is True
-    for config in (laid.usual, laid.config):  # as it is written, and as it is after interpolation
-        targets.check(config, source, "add trust=true", trust=trust, typed=laid.typed)
 
 
 def keys_of(words: Sequence[str]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
+from ssl4seg.userfiles import expect_regular
+
 
 class _Span(NamedTuple):
     """The steps of an event file."""
@@ -39,6 +41,7 @@ def losses(folder: Path, step: int) -> Iterator[str]:
 
 
 def _span(file: Path) -> _Span:
+    expect_regular(file)
     content = file.read_bytes()
     start = last = position = 0
     while position < len(content):
