@@ -75,20 +75,8 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
         ("!!python/object/apply:os.system [ls]", r"cannot be read \(line 1: could not determine a constructor"),
     ],
     ids=[
-        *[
-            "deep",
-            "deep-blocks",
-            "laughs",
-            "long-laughs",
-            "itself",
-            "large",
-            "number",
-            "sixties",
-            "half-a-character",
-            "cut",
-            "date",
-            "code",
-        ]
+        *("deep", "blocks", "laughs", "long-laughs", "itself", "large"),
+        *("number", "sixties", "half-a-character", "cut", "date", "code"),
     ],
 )
 def test_yaml_has_limits(tmp_path, text, message):
