@@ -95,7 +95,7 @@ ATTACKS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "no optimiser": (("optimizer", "_target_"), "torch.optim.swa_utils.AveragedModel", "torch.optim.swa_utils"),
     "partial": (("network", "_partial_"), True, "True"),
     "arguments": (("network", "_args_"), ["x"], "x"),
-    "interpolation": (("network", "x"), "${oc.env:PATH}", "${oc.env:PATH}"),
+    "interpolation": (("network", "x"), "${oc.env:NOT_SET}", "${oc.env:NOT_SET}"),  # which would be an error of its own
     "late interpolation": (("network", "x"), r"\${oc.create:{_target_:os.getcwd}}", "oc.create"),
 }
 """Where something stands in config.yaml, what it is, and what the message names."""
