@@ -242,7 +242,7 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
         UserError: the configuration could run code from outside of ssl4seg, and trust=true was not typed.
     """
     typed = tuple(sorted(keys_of(hydra.overrides.task)))
-    trust = "trust" in typed and config["trust"] is True
+    trust, free = "trust" in typed and config["trust"] is True, chosen_by_user(hydra)
     own = own_keys(name)
     usual, source = dict(own), "the configuration"
     if (run := config["run"]) is not None:
@@ -260,8 +260,24 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
             plain[key] = str(plain[key])  # YAML reads a folder named 2024 as a number
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
-    targets.check(plain, source, "add trust=true", trust=trust, typed=typed)
+    targets.check(plain, source, "add trust=true", trust=trust, typed=free)
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
+
+
+def chosen_by_user(hydra: Any) -> tuple[str, ...]:
+    """The keys and groups on the command line whose content the user chose, of whatever code it is.
+
+    A choice of ssl4seg's own is left out: it needs no trust, and a file of --config-dir could add to its group.
+
+    Args:
+        hydra: Hydra's own node, with the typed words and the choice of each group.
+    """
+
+    def is_own(key: str) -> bool:
+        known, choice = choices(key, [conf_dir()]), hydra.runtime.choices.get(key)
+        return bool(known) and all(str(one) in known for one in ([choice] if isinstance(choice, str) else choice or []))
+
+    return tuple(key for key in keys_of(hydra.overrides.task) if not is_own(key))
 
 
 def keys_of(words: Sequence[str]) -> list[str]:

@@ -195,6 +195,15 @@ def test_a_choice_that_nobody_typed_names_no_foreign_code(text: str, named: str,
     assert not [name for name in ("mark", "outputs/phantom", "elsewhere") if (tmp_path / name).exists()]
 
 
+@pytest.mark.parametrize("typed", ["network=unet", "method=supervised"])
+def test_a_choice_of_ssl4segs_own_does_not_open_its_group(typed: str, tmp_path: Path) -> None:
+    group, evil = typed.split("=")[0], "{evil: {_target_: numpy.savetxt, fname: mark, X: [1.0]}}"
+    words = config_dir(tmp_path, f"{group}: {evil}")
+    output = refused("train", *words, typed, cwd=tmp_path)
+    assert f"{group}.evil._target_: numpy.savetxt" in output
+    assert not (tmp_path / "mark").exists()
+
+
 def test_a_sweep_is_checked_too(tmp_path: Path) -> None:
     words = config_dir(tmp_path, "hydra: {job: {env_set: {A: b}}}")
     (tmp_path / "mine/experiment/good.yaml").write_text("# @package _global_\nlabeled_cases: 1\n")
