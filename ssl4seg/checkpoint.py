@@ -185,10 +185,15 @@ def unlike(state: Collection[str], expected: Collection[str]) -> str:
     return f"it has {found}; expected {wanted}"
 
 
+def _has_numbers(value: Any) -> bool:
+    """Whether it is a tensor with a number in each place: a sparse one and one without data cannot be copied."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Load all of `state`, or raise a UserError that says how the networks differ."""
-    if not (isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())):
-        raise UserError(f"{source}: holds other things than tensors where the weights should be")
+    if not (isinstance(state, Mapping) and all(map(_has_numbers, state.values()))):
+        raise UserError(f"{source}: holds other things than tensors of numbers where the weights should be")
     own = module.state_dict()
     if not own.keys() & state.keys():
         raise UserError(f"{source}: is a checkpoint of another network: {unlike(state, own)}")

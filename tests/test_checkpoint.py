@@ -182,7 +182,13 @@ def test_dictionaries_that_repeat_or_hold_themselves_end(file):
         assert same(checkpoint.network_state(file), {f"{prefix}{key}": value for key, value in STATE.items()})
 
 
-@pytest.mark.parametrize("state", [3, [1], {"weight": 3}, {"weight": STATE["weight"], "bias": "b"}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(3, [1], {"weight": 3}, {"weight": STATE["weight"], "bias": "b"}),
+        *({**STATE, "weight": other} for other in (STATE["weight"].to_sparse(), STATE["weight"].to("meta"))),
+    ],
+)
 def test_what_is_no_state_dict_is_refused(state):
     with pytest.raises(UserError, match=r"best\.pt: holds other things than tensors"):
         checkpoint.load_into(nn.Linear(3, 2), state, "best.pt")
