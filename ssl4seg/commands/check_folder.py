@@ -310,7 +310,7 @@ def _print_suggestion(root: Path, suggested: Mapping[str, Any], *, write: bool, 
     file = root / DESCRIPTION
     text = _as_yaml(suggested)
     print(f"suggested {DESCRIPTION} (give the classes their names):\n{indent(text, '  ')}", end="")
-    if file.exists() or file.is_symlink():
+    if file.exists():
         print(f"{file} exists and is left as it is; it names no classes")
     elif not write:
         print("--write writes this file")

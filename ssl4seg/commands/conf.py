@@ -23,6 +23,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
 from ssl4seg.run.folder import read_config
+from ssl4seg.userfiles import read_yaml
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
 """Groups and keys of a run that evaluation and prediction depend on; they do not read the run's other keys."""
@@ -118,6 +119,37 @@ def run_keys() -> dict[str, Any]:
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
     """The YAML files of a group, in all config folders."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def check_config_dir(folder: Path, groups: Sequence[str]) -> None:
+    """Refuse YAML of a --config-dir that is beyond the limits of `read_yaml`: Hydra, which reads it next, has none.
+
+    The files of some groups are read, and those that their lists `defaults` name.
+
+    Raises:
+        UserError: also for a list that leads out of the folder.
+    """
+    waiting = [file for group in groups for file in sorted((folder / group).glob("*.yaml"))]
+    seen = {*waiting}
+    while waiting:
+        file = waiting.pop(0)
+        for name in _named_defaults(read_yaml(file)):
+            if ".." in name.split("/") or "//" in name or "${" in name:
+                raise UserError(f"{file}: defaults: {name} may lead out of the folder; name a file in it")
+            places = [folder / name.lstrip("/"), file.parent / name.lstrip("/")]
+            found = [place.with_name(f"{place.name.removesuffix('.yaml')}.yaml") for place in places if place.name]
+            waiting += [place for place in dict.fromkeys(found) if place.is_file() and place not in seen]
+            seen.update(found)
+
+
+def _named_defaults(content: Any) -> Iterator[str]:
+    """What a list `defaults` of Hydra names: NAME, /GROUP/NAME, and GROUP/NAME of "override GROUP@PACKAGE: [NAME]"."""
+    entries = content.get("defaults") if isinstance(content, Mapping) else None
+    for entry in entries if isinstance(entries, list) else ():
+        for key, chosen in entry.items() if isinstance(entry, Mapping) else [("", entry)]:
+            group = str(key).split(" ")[-1].split("@")[0]
+            for name in chosen if isinstance(chosen, list) else [chosen]:
+                yield "/".join(filter(None, (group, str(name).split("@")[0])))
 
 
 def composed(name: str, words: Sequence[str], extra: Sequence[Path] = (), *, hydra: bool = False) -> DictConfig:
