@@ -411,8 +411,10 @@ def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
 def _tiff(path: Path) -> Iterator[Any]:
     """The first series of a TIFF's pages."""
     # Only the file's own pages are read: the metadata of microscopes can name any file.
-    own = {"_multifile": False, "is_ndtiff": False, "is_mmstack": False}
-    with _named_faults(path, "TIFF"), tifffile.TiffFile(path, **own) as file:
+    with (
+        _named_faults(path, "TIFF"),
+        tifffile.TiffFile(path, _multifile=False, is_ndtiff=False, is_mmstack=False) as file,
+    ):
         if file.is_ome:
             _expect_planes(path, str(file.ome_metadata))
         series = file.series[0]

@@ -330,7 +330,7 @@ def curve(run: Run, main: Main) -> Curve:
     Raises:
         UserError: the run has no such curve, or it cannot be read.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
