@@ -5,7 +5,7 @@ import logging
 import os
 import pickle
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 from ssl4seg.files import writing
+from ssl4seg.userfiles import expect_regular
 
 log = logging.getLogger("ssl4seg")
 
@@ -52,6 +53,7 @@ def load(path: Path) -> dict[str, Any]:
     torch.save writes a zip archive with a check sum (CRC-32) of each tensor. torch.load does not compare it, so that a
     bit that has flipped on the disk would become another weight; here it is compared first.
     """
+    expect_regular(path)
     try:
         _check_sums(path)
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
@@ -78,6 +80,8 @@ def _check_sums(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:  # torch compresses nothing
+            raise zipfile.BadZipFile("it would unpack to more bytes than it has")
         if (part := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the check sum of {part} does not hold")
         for entry in archive.infolist():  # torch reads nothing of an entry that is marked as a folder
@@ -103,20 +107,24 @@ def network_state(path: Path) -> dict[str, Tensor]:
     content = load(path)
     if "method" in content and "predictor" in content:
         prefix = f"{content['predictor']}."
-        return {k.removeprefix(prefix): v for k, v in content["method"].items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in _tensors(content["method"]) if k.startswith(prefix)}
     state = dict(_tensors(content))
     if not state:
         raise UserError(f"{path}: holds no state dict, but {', '.join(map(str, list(content)[:6]))}")
     return state
 
 
-def _tensors(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of nested dictionaries."""
-    for name, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value, f"{prefix}{name}.")
+def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of nested dictionaries, breadth first; each dictionary once, as it may stand in itself."""
+    waiting, seen = deque([("", content)]), {id(content)}
+    while waiting:
+        prefix, value = waiting.popleft()
+        for name, item in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(item, Tensor):
+                yield f"{prefix}{name}", item
+            elif id(item) not in seen:
+                seen.add(id(item))
+                waiting.append((f"{prefix}{name}.", item))
 
 
 def fitted(
@@ -177,8 +185,15 @@ def unlike(state: Collection[str], expected: Collection[str]) -> str:
     return f"it has {found}; expected {wanted}"
 
 
+def _has_numbers(value: Any) -> bool:
+    """Whether it is a tensor with a number in each place: a sparse one and one without data cannot be copied."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
     """Load all of `state`, or raise a UserError that says how the networks differ."""
+    if not (isinstance(state, Mapping) and all(map(_has_numbers, state.values()))):
+        raise UserError(f"{source}: holds other things than tensors of numbers where the weights should be")
     own = module.state_dict()
     if not own.keys() & state.keys():
         raise UserError(f"{source}: is a checkpoint of another network: {unlike(state, own)}")

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import check, check_scores, check_targets, completed, laid
+from ssl4seg.commands.conf import check, check_scores, completed, laid
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import checkpoint_file
 
@@ -17,7 +17,6 @@ def run(config: DictConfig) -> None:
     Settings that differ from the run's are appended to the file names (`evaluation.circumstances`).
     """
     evaluation = laid("eval", config, HydraConfig.get())
-    check_targets(evaluation)
     keys = evaluation.config
     if keys["run"] is not None:
         checkpoint_file(Path(keys["run"]), keys["checkpoint"])

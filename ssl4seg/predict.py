@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import check, check_targets, laid
+from ssl4seg.commands.conf import check, laid
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import checkpoint_file
 
@@ -15,9 +15,7 @@ def run(config: DictConfig) -> None:
     """Check the keys, then predict a file, or every file of a folder."""
     if missing := [key for key in ("run", "input", "output") if config[key] is None]:
         raise UserError(f"{', '.join(missing)} not set: ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER")
-    prediction = laid("predict", config, HydraConfig.get())
-    check_targets(prediction)
-    keys = prediction.config
+    keys = laid("predict", config, HydraConfig.get()).config
     checkpoint_file(Path(keys["run"]), keys["checkpoint"])
     if not Path(keys["input"]).exists():
         raise UserError(f"input={keys['input']}: there is no such file or folder")

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import keys_of, resolved, to_plain
+from ssl4seg.commands.conf import chosen_by_user, keys_of, resolved, to_plain
 from ssl4seg.errors import UserError
 from ssl4seg.run import targets
 from ssl4seg.run.folder import remove_empty
@@ -18,13 +18,12 @@ def run(config: DictConfig) -> float | None:
     names = {key: str(hydra.runtime.choices[key]) for key in ("dataset", "method", "network")}
     folder = Path(hydra.runtime.output_dir)
     try:
-        typed = keys_of(hydra.overrides.task)
         targets.check(
             to_plain(config),
             "the configuration of this run",
             "name the choice on the command line (GROUP=CHOICE), or add trust=true",
-            trust="trust" in typed and config["trust"] is True,
-            typed=typed,
+            trust="trust" in keys_of(hydra.overrides.task) and config["trust"] is True,
+            typed=chosen_by_user(hydra),
         )
         container = resolved(config)
         names["dataset"] = container["dataset"].get("name") or names["dataset"]

@@ -4,6 +4,7 @@ A FIFO or a device may never end, a few bytes of YAML may stand for gigabytes, a
 """
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MAX_JSON = 2**24
 """Bytes of a JSON file: those of a list of a hundred thousand pairs of files."""
 MAX_EXPANDED = 2**20
 """Characters and nodes of a YAML file in which every alias is replaced by the node that it repeats."""
+MAX_DIGITS = 1000
+"""Signs of a number in a YAML file: Python prints none of more than 4300, and one with colons takes long to read."""
 MAX_DEPTH = 50
 """Lists and mappings of a YAML file within one another."""
 KINDS = (
@@ -50,12 +53,25 @@ def expect_regular(path: Path, source: str | None = None) -> None:
         raise UserError(f"{source or path}: is {kind}; only regular files are read")
 
 
-def read_text(path: Path, source: str | None = None, limit: int = MAX_TEXT) -> str:
+def expect_own(path: Path) -> None:
+    """Refuse to write into a link, which in a stranger's folder may lead anywhere, and into a FIFO.
+
+    A link to a device such as /dev/null passes.
+    """
+    if path.is_char_device() or (path.is_dir() and not path.is_symlink()):
+        return
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; nothing is written through it: remove it, or put the file itself there")
+    expect_regular(path)
+
+
+def read_text(path: Path, source: str | None = None, limit: int = MAX_TEXT, errors: str = "strict") -> str:
     """The text of a file in UTF-8, without a byte order mark.
 
     Args:
         source: what the message calls the file.
         limit: bytes.
+        errors: what becomes of bytes that are no UTF-8, as in `bytes.decode`.
 
     Raises:
         UserError: the file cannot be read, is no regular file, is larger than `limit`, or is no UTF-8.
@@ -66,7 +82,7 @@ def read_text(path: Path, source: str | None = None, limit: int = MAX_TEXT) -> s
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) <= limit:
-            return content.decode("utf-8-sig")
+            return content.decode("utf-8-sig", errors)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read ({error})") from None
     raise UserError(f"{source}: is larger than {limit / 2**20:g} MiB, the limit of such a file")
@@ -119,6 +135,8 @@ def _check_size(text: str, path: Path) -> None:
                 known[anchor] = size
         elif isinstance(event, yaml.ScalarEvent):
             event.value.encode(errors="surrogateescape")  # half a character ("\ud800") cannot be printed or saved
+            if len(event.value) > MAX_DIGITS and re.fullmatch(r"[-+]?[0-9][0-9a-fA-FxX_:.]*", event.value):
+                raise UserError(f"{path}: holds a number of {len(event.value)} signs, more than {MAX_DIGITS}")
             sizes[-1] += 1 + len(event.value)
             if event.anchor:
                 known[event.anchor] = 1 + len(event.value)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,44 @@ def test_something_else_is_no_checkpoint(file, content):
     file.write_bytes(content)
     with pytest.raises(UserError, match="is not a checkpoint, or is damaged"):
         checkpoint.load(file)
+
+
+@pytest.mark.parametrize("read", [checkpoint.load, checkpoint.network_state])
+def test_a_fifo_is_not_opened(file, read):
+    os.mkfifo(file)
+    with pytest.raises(UserError, match=r"last\.pt: is a FIFO"):
+        read(file)
+
+
+def test_a_zip_archive_that_would_grow_is_not_unpacked(file):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**7))
+    assert file.stat().st_size < 20_000
+    with pytest.raises(UserError, match="it would unpack to more bytes than it has"):
+        checkpoint.load(file)
+
+
+def test_dictionaries_that_repeat_or_hold_themselves_end(file):
+    state: dict[str, Any] = dict(STATE)
+    for _ in range(60):  # 2^60 paths lead to the tensors
+        state = {"a": state, "b": state}
+    inner: dict[str, Any] = dict(STATE)
+    inner["again"] = inner
+    for content, prefix in ((state, "a." * 60), (inner, "")):
+        torch.save(content, file)
+        assert same(checkpoint.network_state(file), {f"{prefix}{key}": value for key, value in STATE.items()})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(3, [1], {"weight": 3}, {"weight": STATE["weight"], "bias": "b"}),
+        *({**STATE, "weight": other} for other in (STATE["weight"].to_sparse(), STATE["weight"].to("meta"))),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(state):
+    with pytest.raises(UserError, match=r"best\.pt: holds other things than tensors"):
+        checkpoint.load_into(nn.Linear(3, 2), state, "best.pt")
 
 
 def test_a_missing_file_is_told(file):

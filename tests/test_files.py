@@ -1,6 +1,7 @@
 """Files are whole or as before, tables are no formulas, and no name steers a terminal."""
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_no_spreadsheet_computes_a_cell_and_its_text_comes_back(text: str, tmp_p
     assert cell == "'" + text
     assert unquoted(cell) == text
     assert number == "0.5"
+
+
+def test_a_link_in_the_place_of_a_part_of_a_file_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("mine")
+    (tmp_path / "a.csv.partial").symlink_to(tmp_path / "private")
+    os.mkfifo(tmp_path / "b.csv.partial")
+    for name in ("a.csv", "b.csv"):
+        write_csv(tmp_path / name, [("case", "dice")])
+        assert (tmp_path / name).read_text().strip() == "case,dice"
+    assert (tmp_path / "private").read_text() == "mine"
 
 
 @pytest.mark.parametrize("value", [-0.25, "-0.25", "+1.50", "-1.2 ± 0.3 mm", "-inf", "nan", "a=b", "", "'quoted'"])

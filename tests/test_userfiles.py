@@ -8,7 +8,7 @@ import pytest
 
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import read_config, read_json
-from ssl4seg.userfiles import MAX_DEPTH, MAX_YAML, irregular, read_text, read_yaml
+from ssl4seg.userfiles import MAX_DEPTH, MAX_YAML, expect_own, irregular, read_text, read_yaml
 
 
 def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path):
@@ -37,6 +37,21 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path):
     assert read_text(tmp_path / "good") == "a"
 
 
+def test_nothing_is_written_through_a_link_but_into_a_device(tmp_path):
+    (tmp_path / "file").write_text("a")
+    (tmp_path / "folder").mkdir()
+    for name, target in (("to_file", "file"), ("to_folder", "folder"), ("lost", "gone"), ("null", "/dev/null")):
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("file", "folder", "null", "missing"):
+        expect_own(tmp_path / name)
+    for name in ("to_file", "to_folder", "lost"):
+        with pytest.raises(UserError, match=f"{name}: is a link; nothing is written through it"):
+            expect_own(tmp_path / name)
+    with pytest.raises(UserError, match="fifo: is a FIFO"):
+        expect_own(tmp_path / "fifo")
+
+
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfclasses: [a, \xc3\xa9]\n")
     assert read_yaml(tmp_path / "a.yaml") == {"classes": ["a", "é"]}
@@ -52,13 +67,16 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
         (f"a: &a {'x' * 10000}\nb: [{'*a,' * 200}]", "its aliases .* repeat more than 1048576 characters"),
         ("a: &a [*a]", r"\*a repeats a node within itself"),
         ("x" * (MAX_YAML + 1), r"is larger than 0.25 MiB, the limit of such a file"),
+        (f"seed: 0x{'f' * 5000}", "holds a number of 5002 signs, more than 1000"),
+        (f"seed: 1{':59' * 50000}", "holds a number of 150001 signs"),
         ('a: "\\ud800"', "cannot be read .*surrogates not allowed"),
         ("a: [", r"cannot be read \(line 1: "),
         ("a: 2024-99-99", r"cannot be read \(month must be in 1\.\.12"),
         ("!!python/object/apply:os.system [ls]", r"cannot be read \(line 1: could not determine a constructor"),
     ],
     ids=[
-        *["deep", "deep-blocks", "laughs", "long-laughs", "itself", "large", "half-a-character", "cut", "date", "code"]
+        *("deep", "blocks", "laughs", "long-laughs", "itself", "large"),
+        *("number", "sixties", "half-a-character", "cut", "date", "code"),
     ],
 )
 def test_yaml_has_limits(tmp_path, text, message):

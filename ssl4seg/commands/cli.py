@@ -17,12 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl4seg.commands.conf import conf_dir, group_names
+from ssl4seg.commands.conf import check_config_dir, conf_dir, group_names
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.sweeps import SEARCHER, Sweep, search_defaults
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError, ends_with_its_pipe, plain
-from ssl4seg.userfiles import read_yaml
 
 Task = Callable[[DictConfig], Any]
 """Does the work of a command; returns the value that a sweeper may optimise, or None."""
@@ -44,8 +43,7 @@ def command(name: str, task: Task) -> None:
         for folder in extra:
             if not folder.is_dir():
                 raise UserError(f"--config-dir {arguments.config_dir}: there is no such folder")
-            for file in (file for group in group_names(name) for file in sorted((folder / group).glob("*.yaml"))):
-                read_yaml(file)  # has limits; Hydra, which reads it next, has none
+            check_config_dir(folder, group_names(name))
         if arguments.help:
             print(help_text(name, arguments.overrides, [*extra, conf_dir()]))
             return

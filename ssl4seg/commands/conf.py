@@ -23,6 +23,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
 from ssl4seg.run.folder import read_config
+from ssl4seg.userfiles import read_yaml
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
 """Groups and keys of a run that evaluation and prediction depend on; they do not read the run's other keys."""
@@ -118,6 +119,37 @@ def run_keys() -> dict[str, Any]:
 def choices(group: str, folders: Sequence[Path]) -> list[str]:
     """The YAML files of a group, in all config folders."""
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def check_config_dir(folder: Path, groups: Sequence[str]) -> None:
+    """Refuse YAML of a --config-dir that is beyond the limits of `read_yaml`: Hydra, which reads it next, has none.
+
+    The files of some groups are read, and those that their lists `defaults` name.
+
+    Raises:
+        UserError: also for a list that leads out of the folder.
+    """
+    waiting = [file for group in groups for file in sorted((folder / group).glob("*.yaml"))]
+    seen = {*waiting}
+    while waiting:
+        file = waiting.pop(0)
+        for name in _named_defaults(read_yaml(file)):
+            if ".." in name.split("/") or "//" in name or "${" in name:
+                raise UserError(f"{file}: defaults: {name} may lead out of the folder; name a file in it")
+            places = [folder / name.lstrip("/"), file.parent / name.lstrip("/")]
+            found = [place.with_name(f"{place.name.removesuffix('.yaml')}.yaml") for place in places if place.name]
+            waiting += [place for place in dict.fromkeys(found) if place.is_file() and place not in seen]
+            seen.update(found)
+
+
+def _named_defaults(content: Any) -> Iterator[str]:
+    """What a list `defaults` of Hydra names: NAME, /GROUP/NAME, and GROUP/NAME of "override GROUP@PACKAGE: [NAME]"."""
+    entries = content.get("defaults") if isinstance(content, Mapping) else None
+    for entry in entries if isinstance(entries, list) else ():
+        for key, chosen in entry.items() if isinstance(entry, Mapping) else [("", entry)]:
+            group = str(key).split(" ")[-1].split("@")[0]
+            for name in chosen if isinstance(chosen, list) else [chosen]:
+                yield "/".join(filter(None, (group, str(name).split("@")[0])))
 
 
 def composed(name: str, words: Sequence[str], extra: Sequence[Path] = (), *, hydra: bool = False) -> DictConfig:
@@ -237,12 +269,19 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
         name: eval or predict.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
         hydra: Hydra's own node, with the typed words and the choice of each group.
+
+    Raises:
+        UserError: the configuration could run code from outside of ssl4seg, and trust=true was not typed.
     """
     typed = tuple(sorted(keys_of(hydra.overrides.task)))
+    trust, free = "trust" in typed and config["trust"] is True, chosen_by_user(hydra)
     own = own_keys(name)
-    usual = dict(own)
+    usual, source = dict(own), "the configuration"
     if (run := config["run"]) is not None:
         usual |= {key: value for key, value in read_config(Path(str(run))).items() if key not in own}
+        source = str(Path(str(run)) / "config.yaml")
+        # Before ${...} is filled in: a few of them, each of which repeats the next, would fill the memory.
+        targets.check(usual, source, "add trust=true", trust=trust, typed=typed)
         base = OmegaConf.create(usual)
         for key in (*own, *typed):  # a group stands before its keys
             OmegaConf.update(base, key, OmegaConf.select(config, key), merge=False, force_add=True)
@@ -253,16 +292,24 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
             plain[key] = str(plain[key])  # YAML reads a folder named 2024 as a number
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
+    targets.check(plain, source, "add trust=true", trust=trust, typed=free)
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
 
 
-def check_targets(laid: Laid) -> None:
-    """Refuse a run whose config.yaml could run code from outside of ssl4seg, unless trust=true was typed."""
-    run = laid.config["run"]
-    source = "the configuration" if run is None else Path(run) / "config.yaml"
-    trust = "trust" in laid.typed and laid.config["trust"] is True
-    for config in (laid.usual, laid.config):  # as it is written, and as it is after interpolation
-        targets.check(config, source, "add trust=true", trust=trust, typed=laid.typed)
+def chosen_by_user(hydra: Any) -> tuple[str, ...]:
+    """The keys and groups on the command line whose content the user chose, of whatever code it is.
+
+    A choice of ssl4seg's own is left out: it needs no trust, and a file of --config-dir could add to its group.
+
+    Args:
+        hydra: Hydra's own node, with the typed words and the choice of each group.
+    """
+
+    def is_own(key: str) -> bool:
+        known, choice = choices(key, [conf_dir()]), hydra.runtime.choices.get(key)
+        return bool(known) and all(str(one) in known for one in ([choice] if isinstance(choice, str) else choice or []))
+
+    return tuple(key for key in keys_of(hydra.overrides.task) if not is_own(key))
 
 
 def keys_of(words: Sequence[str]) -> list[str]:

@@ -371,6 +371,8 @@ def _own_description(file: Path) -> dict[str, Any]:
     if unknown := [str(key) for key in content if key not in DEFAULTS]:
         raise UserError(f"{file}: unknown keys {', '.join(unknown)}; it may hold {', '.join(DEFAULTS)}")
     keys = {key: value for key, value in content.items() if value is not None}
+    if computed := [key for key, value in keys.items() if "${" in str(value)]:
+        raise UserError(f"{file}: {computed[0]} holds ${{...}}, which could read or run anything; write the value out")
     check_keys(keys, KEYS, f"{file}: ")
     return keys
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import h5py
 import nibabel
@@ -27,6 +28,8 @@ NIFTI = (".nii.gz", ".nii")
 H5 = (".h5", ".hdf5")
 TIFF = (".tif", ".tiff")
 PICTURE = (".png", ".jpg", ".jpeg")
+PILLOWS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""What a picture may be, whatever its ending says. Pillow would give EPS, by whatever name, to Ghostscript to run."""
 ENDINGS = NIFTI + H5 + TIFF + PICTURE
 CONVERT = {
     "PNG": (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
@@ -34,6 +37,8 @@ CONVERT = {
     "h5 or TIFF": (".npy", ".npz", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
 }
 """Kinds of images that are not read: what they should become."""
+OME_COUNTS = ("SizeZ", "SizeC", "SizeT", "FirstZ", "FirstC", "FirstT", "PlaneCount", "NumPlanes")
+"""Numbers of planes in the metadata of OME-TIFF."""
 MAX_HEAD = 2**24
 """Bytes of a NIfTI header with its extensions."""
 MANY_BYTES = 2**26
@@ -181,7 +186,8 @@ def read_h5(path: Path, key: str, index: int | None = None) -> npt.NDArray[Any]:
     with _h5(path, key) as file:
         array = file[key]
         shape = array.shape if index is None else (1, *array.shape[1:])
-        _expect_memory(path, shape, array.dtype, scaled=True)
+        for part in (shape, array.chunks or ()):  # a chunk, which may be larger than the array, is decoded whole
+            _expect_memory(path, part, array.dtype, scaled=True)
         return np.asarray(array[() if index is None else slice(index, index + 1)])
 
 
@@ -208,7 +214,7 @@ def _h5(path: Path, key: str) -> Iterator[Any]:
     """
     with _named_faults(path, "h5"), h5py.File(path, "r") as file:
         if key not in file and file.get(key, getlink=True) is None:
-            raise UserError(f"{path}: has no array {key!r}, only {sorted(file)}")
+            raise UserError(f"{path}: has no array {key!r}, only {sorted(file)[:20]}")
         if not isinstance(file.get(key, getlink=True), h5py.HardLink):
             raise UserError(f"{path}: {key!r} is a link; copy the array itself into the file")
         array = file[key]
@@ -413,11 +419,29 @@ def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
 @contextmanager
 def _tiff(path: Path) -> Iterator[Any]:
     """The first series of a TIFF's pages."""
-    with _named_faults(path, "TIFF"), tifffile.TiffFile(path) as file:
+    # Only the file's own pages are read: the metadata of microscopes can name any file.
+    with (
+        _named_faults(path, "TIFF"),
+        tifffile.TiffFile(path, _multifile=False, is_ndtiff=False, is_mmstack=False) as file,
+    ):
+        if file.is_ome:
+            _expect_planes(path, str(file.ome_metadata))
         series = file.series[0]
         if series.dtype is not None:
-            _expect_memory(path, series.shape, series.dtype, scaled=series.dtype.itemsize > 1)
+            scaled = series.dtype.itemsize > 1
+            for shape in (series.shape, series.keyframe.chunks):  # a strip or tile is decoded whole
+                _expect_memory(path, shape, series.dtype, scaled=scaled)
         yield series
+
+
+def _expect_planes(path: Path, ome: str) -> None:
+    """Refuse metadata of OME that declare more planes than the file has bytes: tifffile lists every plane."""
+    for element in ElementTree.fromstring(ome).iter():
+        if "Modulo" in element.tag:
+            raise UserError(f"{path}: its OME metadata divide an axis (Modulo), which is not read; save plain pages")
+        numbers = [max(1, int(number)) for key, number in element.items() if key in OME_COUNTS]
+        if math.prod(numbers) > path.stat().st_size:
+            raise UserError(f"{path}: its OME metadata declare more planes than the file can hold; mend the metadata")
 
 
 def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
@@ -440,7 +464,7 @@ def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """A picture of which only the header is read; an error in the block counts as a fault of the file."""
-    with _named_faults(path, "a picture"), Image.open(path) as picture:
+    with _named_faults(path, "a picture"), Image.open(path, formats=PILLOWS) as picture:
         is_deep = picture.mode[0] in "IF"
         shape = (picture.height, picture.width, len(picture.getbands()))
         _expect_memory(path, shape, np.dtype(np.int32 if is_deep else np.uint8), scaled=is_deep)
@@ -475,7 +499,7 @@ def picture_pixels(picture: Image.Image, mode: str | None = None) -> npt.NDArray
     Args:
         mode: Pillow's, to which they are converted; None: as they are.
     """
-    with Image.open(picture.filename) as again:  # type: ignore[attr-defined]  # what `opened` opened
+    with Image.open(picture.filename, formats=PILLOWS) as again:  # type: ignore[attr-defined]  # what `opened` opened
         again.verify()  # the check sums of a PNG, which decoding does not compare
     tag = picture_orientation(picture)
     pixels = np.array(picture if mode in (None, picture.mode) else picture.convert(mode))

@@ -338,7 +338,10 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _refused(file: Path) -> list[Missing]:
     """The jobs of a sweep that ended before they had a run folder, each with its latest error."""
-    lines, damaged = read_failures(file)
+    try:
+        lines, damaged = read_failures(file)
+    except UserError as error:
+        return [Missing(run=str(file), status="damaged", reason=str(error))]
     last = {line["folder"]: line for line in lines}
     unreadable = (
         [Missing(run=str(file), status="damaged", reason=f"{damaged} of its lines cannot be read")] if damaged else []

@@ -1,6 +1,7 @@
 """Paired comparison with a baseline over the test patients: mean difference, bootstrap interval, Wilcoxon's test."""
 
 import csv
+import io
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ssl4seg.keys import FOREGROUND_MEAN, MEANS
 from ssl4seg.report.collect import LABELS, Main, Row, Run
 from ssl4seg.report.sheets import WORDS, Sheet
 from ssl4seg.scoring.metrics import mean_of_known
+from ssl4seg.userfiles import read_text
 
 RESAMPLES = 10_000
 
@@ -77,11 +79,10 @@ def scores_of_cases(run: Run, main: Main) -> dict[str, float]:
         background = next((name for name in run.result["test"][metric] if name not in MEANS), "")
     of_case: dict[str, list[float]] = {}
     try:
-        with file.open(newline="") as handle:
-            for line in csv.DictReader(handle):
-                values, score = of_case.setdefault(files.unquoted(line["case"]), []), float(line[metric])
-                values += [] if files.unquoted(line["class"]) == background else [score]
-    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        for line in csv.DictReader(io.StringIO(read_text(file), newline="")):
+            values, score = of_case.setdefault(files.unquoted(line["case"]), []), float(line[metric])
+            values += [] if files.unquoted(line["class"]) == background else [score]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: cannot be read ({type(error).__name__}: {error})") from None
     expected = run.result["test"].get("num_cases", len(of_case))
     if len(of_case) != expected or not of_case:

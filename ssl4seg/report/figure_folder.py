@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl4seg.userfiles import expect_own, read_text
+
 if TYPE_CHECKING:
     from ssl4seg.report.figures import Drawing
 
@@ -16,7 +18,7 @@ class FigureFolder:
     def __init__(self, path: Path) -> None:
         self.path, self.taken = path, set[str]()
         file = path / LIST
-        names = file.read_text().splitlines() if file.exists() else []
+        names = read_text(file).splitlines() if file.exists() else []
         for name in [*names, LIST] if names else ():
             (path / Path(name).name).unlink(missing_ok=True)
         if names and not any(path.iterdir()):
@@ -30,7 +32,10 @@ class FigureFolder:
             stem = f"{drawing.name}-{number}"
         self.taken.add(stem.lower())
         self.path.mkdir(parents=True, exist_ok=True)
+        expect_own(self.path / LIST)
         with (self.path / LIST).open("a") as file:
             file.write(f"{stem}.png\n{stem}.svg\n")
+        for ending in (".png", ".svg"):
+            expect_own(self.path / f"{stem}{ending}")
         drawing.save(self.path / stem)
         return self.path / stem

@@ -26,6 +26,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.report.collect import Main, Row, Run
 from ssl4seg.report.compare import scores_of_patients
 from ssl4seg.report.names import short
+from ssl4seg.userfiles import expect_regular
 
 BOUND = "supervised"
 """The method that bounds the others: from below with the same labels, from above with all labels."""
@@ -327,15 +328,22 @@ def curve(run: Run, main: Main) -> Curve:
     """Read a run's curve on val from its TensorBoard files; of a step that a resumed run did twice, the later score.
 
     Raises:
-        UserError: the run has no such curve.
+        UserError: the run has no such curve, or it cannot be read.
     """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every resumed run
     folder, tag = run.folder / "tensorboard", f"val/{main.metric}/{main.name}"
     limits = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "audio": 1, "compressedHistograms": 1}
+    for file in folder.glob("*tfevents*"):
+        expect_regular(file)
     events = EventAccumulator(str(folder), size_guidance=limits)  # 0 is no limit
-    if not folder.is_dir() or tag not in events.Reload().Tags()["scalars"]:
+    try:
+        known = folder.is_dir() and tag in events.Reload().Tags()["scalars"]
+    except DecodeError as error:
+        raise UserError(f"{folder}: its curves cannot be read ({error})") from None
+    if not known:
         raise UserError(f"{folder}: holds no curve {tag}")
     return {event.step: event.value for event in events.Scalars(tag)}
 

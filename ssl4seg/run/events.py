@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+from ssl4seg.userfiles import expect_regular
 
 
 class _Span(NamedTuple):
@@ -39,6 +42,7 @@ def losses(folder: Path, step: int) -> Iterator[str]:
 
 
 def _span(file: Path) -> _Span:
+    expect_regular(file)
     content = file.read_bytes()
     start = last = position = 0
     while position < len(content):
@@ -48,7 +52,10 @@ def _span(file: Path) -> _Span:
         end = position + 12 + struct.unpack("<Q", header[:8])[0]
         if end + 4 > len(content):
             return _Span(start, last, whole=False)
-        event = Event.FromString(content[position + 12 : end])
+        try:
+            event = Event.FromString(content[position + 12 : end])
+        except DecodeError:
+            return _Span(start, last, whole=False)
         start = event.step if event.HasField("session_log") else start
         last = event.step if event.HasField("summary") else last
         position = end + 4

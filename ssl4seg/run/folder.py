@@ -20,7 +20,7 @@ import yaml
 from ssl4seg.errors import UserError
 from ssl4seg.files import write_text
 from ssl4seg.run.versions import current
-from ssl4seg.userfiles import read_text, read_yaml
+from ssl4seg.userfiles import expect_own, read_text, read_yaml
 
 log = logging.getLogger("ssl4seg")
 
@@ -81,6 +81,8 @@ class RunFolder:
                 self._check_data(fingerprint)
                 if done:
                     return
+            for name in ("tensorboard", "train.log"):
+                expect_own(path / name)
             (path / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lock = locked(path / ".lock")
             # An empty line, so that the comment swallows no key where a flipped bit removes the end of its line.
@@ -207,6 +209,7 @@ def locked(path: Path) -> IO[str]:
 
     Forked processes do not share the lock: those that read ahead outlive a killed run by seconds.
     """
+    expect_own(path)
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -280,7 +283,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_failures(file: Path) -> tuple[list[dict[str, str]], int]:
     """The entries of a FAILURES file, and the number of lines that were damaged when a process was ended."""
-    lines = [line for line in file.read_text(errors="replace").splitlines() if line] if file.exists() else []
+    lines = [line for line in read_text(file, errors="replace").splitlines() if line] if file.exists() else []
     entries: list[dict[str, str]] = []
     for line in lines:
         try:

@@ -242,6 +242,8 @@ def test_statistics_are_those_of_the_training_images(root):
     ("content", "message"),
     [
         ("", "dataset.classes is not set.*ssl4seg-prepare check .* --write"),
+        ("classes: [a, '${oc.create:{_target_:os.getcwd}}']", r"dataset.yaml: classes holds \$\{\.\.\.\}"),
+        ("group: '${oc.env:HOME}'", r"dataset.yaml: group holds \$\{"),
         ("classes: ground", "dataset.yaml: classes=ground: expected a list"),
         ("classes: [ground]", r"dataset.yaml: classes=\['ground'\]: expected a list of 2 to 255"),
         ("classes: [0, 1]", r"dataset.yaml: classes=\[0, 1\]: expected a list of 2 to 255 different names"),

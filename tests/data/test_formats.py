@@ -227,6 +227,55 @@ def test_an_h5_file_names_no_other_file(tmp_path):
                 read(path)
 
 
+PLANE = '<TiffData IFD="0" FirstZ="{}" PlaneCount="{}"><UUID FileName="{}">urn:uuid:{}</UUID></TiffData>'
+
+
+def write_ome(file: Path, pixels: np.ndarray, planes: str, size_z: int = 2, more: str = "") -> Path:
+    """A TIFF with one page [8, 8], whose metadata have planes of their own."""
+    pixels_of = f'DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" SizeZ="{size_z}" SizeC="1" SizeT="1"'
+    head = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:own">'
+    text = f'{head}<Image ID="Image:0"><Pixels ID="Pixels:0" {pixels_of}>{planes}</Pixels></Image>{more}</OME>'
+    tifffile.imwrite(file, pixels, description=text, metadata=None)
+    return file
+
+
+def test_a_tiff_names_no_other_file(tmp_path):
+    tifffile.imwrite(tmp_path / "secret.tif", np.full((8, 8), 77, np.uint8))
+    planes = PLANE.format(0, 1, "a.tif", "own") + PLANE.format(1, 1, tmp_path / "secret.tif", "other")
+    (tmp_path / "mine").mkdir()
+    file = write_ome(tmp_path / "mine/a.tif", np.ones((8, 8), np.uint8), planes)
+    with tifffile.TiffFile(file) as whole:
+        assert (whole.asarray()[1] == 77).all()  # tifffile would read it
+    assert read_tiff(file).tolist() == np.ones((8, 8)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("size_z", "count", "more"),
+    [(10**9, 1, ""), (2, 10**9, ""), (2, 1, "<StructuredAnnotations><ModuloAlongZ/></StructuredAnnotations>")],
+)
+def test_metadata_that_declare_a_billion_planes_are_not_followed(tmp_path, size_z, count, more):
+    file = write_ome(
+        tmp_path / "a.tif", np.ones((8, 8), np.uint8), PLANE.format(0, count, "a.tif", "own"), size_z, more
+    )
+    for read in (read_tiff, tiff_facts):
+        with pytest.raises(UserError, match=r"a\.tif: its OME metadata"):
+            read(file)
+
+
+def test_a_picture_that_is_eps_is_not_given_to_ghostscript(tmp_path):
+    Image.new("L", (4, 3)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as a picture"):
+        picture_size(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP"])
+def test_a_picture_under_the_ending_of_another_kind_is_read(tmp_path, kind):
+    Image.new("L", (4, 3), 255).save(tmp_path / "a", kind)
+    (tmp_path / "a").rename(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png", 1).tolist() == np.full((1, 3, 4), 255).tolist()
+
+
 RECORD = np.zeros((3, 4), [("r", "u1"), ("g", "u1"), ("b", "u1")])
 
 
@@ -463,6 +512,25 @@ def test_a_file_that_declares_more_than_the_memory_holds_is_refused_before_it_is
             UserError, match=rf"{file}: declares .* take .* GiB of memory.* machine has [\d.]+ GiB free"
         ):
             read()
+
+
+def test_a_small_array_in_chunks_or_tiles_larger_than_the_memory_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((2**15, 2**15))  # 1 GiB
+        space = h5py.h5s.create_simple((4, 4), (h5py.h5s.UNLIMITED, h5py.h5s.UNLIMITED))
+        h5py.h5d.create(file.id, b"image", h5py.h5t.NATIVE_UINT8, space, properties)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((16, 16), np.uint8), tile=(16, 16), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        for tag in (322, 323):  # width and length of a tile
+            tiff.pages[0].tags[tag].overwrite(SIDE, dtype="I")
+    with pytest.raises(UserError, match=r"a\.tif: declares 2097152 x 2097152 values of uint8, which take"):
+        read_tiff(tmp_path / "a.tif")
+    assert read_h5(tmp_path / "a.h5", "image").shape == (4, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssl4seg.data.formats.free_memory", lambda: 2**30)
+        with pytest.raises(UserError, match=r"a\.h5: declares 32768 x 32768 values of uint8, which take"):
+            read_h5(tmp_path / "a.h5", "image")
 
 
 def test_a_slice_of_a_large_h5_is_read(tmp_path):

@@ -4,8 +4,10 @@ import csv
 import json
 import logging
 import math
+import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -21,9 +23,11 @@ import yaml
 from helpers import PHANTOM, refused, results, succeed, table
 from matplotlib.figure import Figure
 from PIL import Image
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as crc
 from torch.utils.tensorboard import SummaryWriter
 
 from ssl4seg.data.case import Volume
+from ssl4seg.errors import UserError
 from ssl4seg.files import unquoted
 from ssl4seg.report import command, compare, figures, patients, sheets
 from ssl4seg.report.collect import Main, Run, collect
@@ -302,6 +306,22 @@ def test_a_metric_of_ones_own_is_a_column_with_its_unit_and_direction(tmp_path: 
 def test_a_run_below_two_of_the_folders_counts_once(root: Path) -> None:
     rows, _ = collect([root, root / "a_teacher-1-0", root.parent])
     assert [len(row.runs) for row in rows] == [2, 2, 2, 2, 1]
+
+
+def test_files_that_never_end_or_hold_no_events_are_told(root: Path, tell: Tell) -> None:
+    os.mkfifo(root / FAILURES)
+    (root / "a_teacher-1-0/cases_test.csv").unlink()
+    os.mkfifo(root / "a_teacher-1-0/cases_test.csv")
+    os.mkfifo(root / "a_teacher-1-1/tensorboard/events.out.tfevents.9")
+    (events,) = (root / "a_teacher-2-0/tensorboard").iterdir()
+    record = b"\xff" * 20  # not an event, with right check sums
+    head = struct.pack("<Q", len(record))
+    events.write_bytes(head + struct.pack("<I", crc(head)) + record + struct.pack("<I", crc(record)))
+    shown = tell(root)
+    assert f"{FAILURES}: is a FIFO" in shown
+    assert "a_teacher-1-0/cases_test.csv: is a FIFO" in shown
+    assert "a_teacher-1-1/tensorboard/events.out.tfevents.9: is a FIFO" in shown
+    assert "a_teacher-2-0/tensorboard: its curves cannot be read" in shown
 
 
 # -- runs without results ---------------------------------------------------------------------------------------------
@@ -734,6 +754,17 @@ def test_figures_of_other_labels_have_files_of_their_own(tmp_path: Path, tell: T
     }
     tags = Page((tmp_path / "report.html").read_text()).tags
     assert len({attributes["src"] for tag, attributes in tags if tag == "img"}) == 5
+
+
+def test_figures_are_not_written_through_links(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "private").touch()
+    for name in ("written.txt", "a.svg"):
+        (tmp_path / "figures" / name).symlink_to(tmp_path / "private")
+        with pytest.raises(UserError, match=f"{name}: is a link; nothing is written through it"):
+            FigureFolder(tmp_path / "figures").save(figures.Drawing(name="a", caption="", figure=Figure()))
+        (tmp_path / "figures" / name).unlink()
+    assert not (tmp_path / "private").read_text()
 
 
 def test_two_figures_of_one_name_are_two_files(tmp_path: Path) -> None:

@@ -115,6 +115,17 @@ def test_curves_that_a_cut_event_file_has_lost_are_told(kept: int, home: Path) -
     assert f"{events.name}: is damaged; the curves have no values of it from step 1 to 4" in output
 
 
+def test_nothing_of_a_run_is_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("mine")
+    for name in (".lock", "train.log", "tensorboard"):
+        run = tmp_path / f"run{name}"
+        run.mkdir()
+        (run / name).symlink_to(tmp_path / "private")
+        with pytest.raises(UserError, match=f"{name}: is a link; nothing is written through it"):
+            RunFolder(run, {})
+    assert (tmp_path / "private").read_text() == "mine"
+
+
 # -- full disks -------------------------------------------------------------------------------------------------------
 
 

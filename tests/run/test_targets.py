@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from helpers import PHANTOM, refused, results, succeed
 from PIL import Image
 
 import ssl4seg
-from ssl4seg.commands.conf import choices, composed, conf_dir, group_names, to_plain
+from ssl4seg.commands.conf import check_config_dir, choices, composed, conf_dir, group_names, to_plain
+from ssl4seg.errors import UserError
 from ssl4seg.run.targets import OPTIMIZER, PLACES, check_hydra, foreign, is_a
 
 RUN = "outputs/phantom/supervised/unet-0.1-s0"
@@ -95,7 +97,7 @@ ATTACKS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "no optimiser": (("optimizer", "_target_"), "torch.optim.swa_utils.AveragedModel", "torch.optim.swa_utils"),
     "partial": (("network", "_partial_"), True, "True"),
     "arguments": (("network", "_args_"), ["x"], "x"),
-    "interpolation": (("network", "x"), "${oc.env:PATH}", "${oc.env:PATH}"),
+    "interpolation": (("network", "x"), "${oc.env:NOT_SET}", "${oc.env:NOT_SET}"),  # which would be an error of its own
     "late interpolation": (("network", "x"), r"\${oc.create:{_target_:os.getcwd}}", "oc.create"),
 }
 """Where something stands in config.yaml, what it is, and what the message names."""
@@ -193,6 +195,41 @@ def test_a_choice_that_nobody_typed_names_no_foreign_code(text: str, named: str,
     assert named in output
     assert "add trust=true" in output
     assert not [name for name in ("mark", "outputs/phantom", "elsewhere") if (tmp_path / name).exists()]
+
+
+LAUGHS = "a0: &a0 [x,x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("sub/laughs", "sub/laughs.yaml: its aliases"),
+        ("/other/laughs", "other/laughs.yaml: its aliases"),
+        ("override /other@here: laughs", "other/laughs.yaml: its aliases"),
+        ("override /method: ../../elsewhere/x", "few.yaml: defaults: /method/../../elsewhere/x may lead out"),
+        ("//etc/x", "few.yaml: defaults: //etc/x may lead out"),
+        ("${oc.decode:'..'}/x", "may lead out of the folder"),
+    ],
+)
+def test_files_that_a_choice_names_are_of_its_folder_and_have_limits(entry: str, message: str, tmp_path: Path) -> None:
+    for folder in ("experiment/sub", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "laughs.yaml").write_text(LAUGHS)
+    (tmp_path / "experiment/few.yaml").write_text("defaults: [override /method: uamt, _self_]\nseed: 1\n")
+    check_config_dir(tmp_path, ["experiment"])
+    entry = entry if ": " in entry else f'"{entry}"'
+    (tmp_path / "experiment/few.yaml").write_text(f"defaults:\n  - {entry}\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_config_dir(tmp_path, ["experiment"])
+
+
+@pytest.mark.parametrize("typed", ["network=unet", "method=supervised"])
+def test_a_choice_of_ssl4segs_own_does_not_open_its_group(typed: str, tmp_path: Path) -> None:
+    group, evil = typed.split("=")[0], "{evil: {_target_: numpy.savetxt, fname: mark, X: [1.0]}}"
+    words = config_dir(tmp_path, f"{group}: {evil}")
+    output = refused("train", *words, typed, cwd=tmp_path)
+    assert f"{group}.evil._target_: numpy.savetxt" in output
+    assert not (tmp_path / "mark").exists()
 
 
 def test_a_sweep_is_checked_too(tmp_path: Path) -> None:
