@@ -289,7 +289,7 @@ def test_the_values_in_conf_are_in_their_ranges() -> None:
         ("eval", "split=val", "run=DIR"),
         ("eval", "run=nowhere", "run=nowhere: is no run folder"),
         ("eval", "split=train", "split=train: expected val or test"),
-        ("eval", "protocol=mine", "protocol=mine: expected default, ssl4mis or la"),
+        ("eval", "protocol=mine", "protocol=mine: expected one of default, ssl4mis, la"),
         ("eval", "run=here", "checkpoint=best: there is no here/best.pt"),
         ("predict", "run=nowhere input=a output=b", "run=nowhere: is no run folder"),
         ("predict", "run=here input=a output=b checkpoint=last", "checkpoint=last: there is no here/last.pt"),
