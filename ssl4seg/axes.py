@@ -14,6 +14,43 @@ Make = Callable[..., nn.Module]
 Module = TypeVar("Module", bound=nn.Module)
 
 
+class Conv3d(nn.Conv3d):
+    """A convolution that computes maps which are shorter than its kernel along an axis in float32.
+
+    oneDNN's bfloat16 weight gradient of such maps reads memory that nobody has written (torch 2.15, AVX-512): it
+    differs from run to run, up to NaN. Patches of 32 pixels leave such maps at the coarsest of five scales.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not _is_short(image, self.kernel_size):
+            return super().forward(image)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(image.to(self.weight.dtype))
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """Likewise."""
+
+    def forward(self, image: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if not _is_short(image, self.kernel_size):
+            return super().forward(image, output_size)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(image.to(self.weight.dtype), output_size)
+
+
+def _is_short(image: Tensor, kernel: Sequence[int]) -> bool:
+    """Whether maps on the CPU are shorter than a kernel along an axis."""
+    return image.device.type == "cpu" and any(n < side for n, side in zip(image.shape[2:], kernel, strict=True))
+
+
+def safe_convolutions(module: nn.Module) -> None:
+    """Make the convolutions with three axes in a module of another library those of this one, in place."""
+    for part in module.modules():
+        for kind, safe in ((nn.Conv3d, Conv3d), (nn.ConvTranspose3d, ConvTranspose3d)):
+            if type(part) is kind:
+                part.__class__ = safe
+
+
 class Layers(NamedTuple):
     """What PyTorch has under another name for each number of axes."""
 
@@ -44,8 +81,8 @@ LAYERS = {
         torch.channels_last,
     ),
     3: Layers(
-        nn.Conv3d,
-        nn.ConvTranspose3d,
+        Conv3d,
+        ConvTranspose3d,
         nn.BatchNorm3d,
         nn.InstanceNorm3d,
         nn.Dropout3d,

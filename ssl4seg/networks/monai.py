@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from monai.networks import nets
 from torch import Tensor, nn
 
-from ssl4seg.axes import interpolated
+from ssl4seg.axes import interpolated, safe_convolutions
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, expect, is_list, list_of, one_of, whole
 from ssl4seg.networks.base import Names, Network, fitted, renamed
@@ -60,6 +60,7 @@ class MONAI(Network):
             why = (str(error) or type(error).__name__).splitlines()[0][:200]
             words = " ".join(f"network.{key}={value}" for key, value in keys.items())
             raise UserError(f"{words}: MONAI cannot build {type(self).__name__} of this ({why})") from None
+        safe_convolutions(model)
         self.stride: int | Sequence[int] = 32
         """The number that an image's sides must be multiples of; or one number for each axis."""
         self._channels: tuple[int, ...] = ()

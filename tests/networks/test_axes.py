@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import composed, small_network
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
 from ssl4seg.axes import LAYERS
@@ -21,6 +21,7 @@ from ssl4seg.networks.swin_unet import SwinUNet
 from ssl4seg.networks.unet import UNet
 from ssl4seg.networks.vnet import VNet
 from ssl4seg.run.assemble import load_network, network_maker
+from ssl4seg.run.device import keep_freed_memory
 
 pytestmark = pytest.mark.slow
 
@@ -439,3 +440,43 @@ def test_a_wrong_value_is_refused_by_its_key(name, keys, fault):
     classes = keys.pop("num_classes", 3)
     with pytest.raises(UserError, match=fault):
         network_maker(small_network(name) | keys, 1, classes, axes=3)()
+
+
+# -- short maps in bfloat16 -------------------------------------------------------------------------------------------
+
+
+def with_dirty_memory() -> None:
+    """Leave NaN in memory that is free, so that who reads what nobody has written finds it."""
+    for size in (10, 100, 1_000, 5_000, 20_000, 60_000, 100_000, 300_000, 1_000_000):
+        torch.full((size,), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        (LAYERS[3].conv(64, 128, 3, padding=1), (2, 3, 2)),
+        (LAYERS[3].conv(16, 32, 3, stride=2, padding=1), (2, 2, 1)),
+        (LAYERS[3].transposed(16, 32, 3, stride=2, padding=1), (2, 1, 1)),
+    ],
+    ids=["convolution", "strided", "transposed"],
+)
+def test_gradients_of_short_maps_in_bfloat16_are_those_of_float32_whatever_the_memory_holds(module, size):
+    """oneDNN reads memory that nobody has written where it computes them in bfloat16."""
+    keep_freed_memory()
+    image = torch.randn(2, module.in_channels, *size, generator=Generator().manual_seed(0))
+    found = []
+    for enabled in (False, True, True, True):
+        with_dirty_memory()
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = module(image)
+        with_dirty_memory()
+        out.square().sum().backward()
+        found.append(module.weight.grad.clone())
+    assert all(torch.equal(gradient, found[0]) for gradient in found)
+
+
+@pytest.mark.parametrize("name", FOR_VOLUMES)
+def test_every_convolution_of_a_network_of_volumes_is_safe(name):
+    kinds = {type(part) for part in small(name).modules()}
+    assert not kinds & {nn.Conv3d, nn.ConvTranspose3d}
