@@ -10,14 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-
-from ssl4seg.data.case import Case, ImageArray, Volume
+from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.formats import h5_facts, read_h5
-from ssl4seg.data.intensities import normalized
+from ssl4seg.data.formats import h5_facts
+from ssl4seg.data.h5_reader import H5Reader
 from ssl4seg.data.keys import only
-from ssl4seg.data.masks import read_labels
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, whole
@@ -54,7 +51,7 @@ class LA(Dataset):
         if val_cases >= len(train):
             raise UserError(f"dataset.val_cases={val_cases}: train.list has {len(train)} cases, and some must be left")
         self.notes = [f"val: the last {val_cases} cases of train.list, which are not trained on (dataset.val_cases)"]
-        self.files = known
+        self.files, self.reader = known, H5Reader(self.normalize, self.ignore_index)
         self.names: dict[Split, list[str]] = {"train": train[:-val_cases], "val": train[-val_cases:], "test": test}
 
     def cases(self, split: Split) -> list[Case]:
@@ -70,17 +67,10 @@ class LA(Dataset):
             num_images=shape[0],
             size=shape[1:],
             labeled=labeled,
-            read=partial(self._read, file, labeled),
-            read_image=partial(_image, file, self.normalize),
+            read=partial(self.reader.volume, file, (), labeled),
+            read_image=partial(self.reader.image, file),
+            read_part=partial(self.reader.volume, file),
             spacing=spacing,
             files=(file,),
         )
         return self.shaped(case, stored=True)
-
-    def _read(self, file: Path, labeled: bool) -> Volume:
-        return Volume(_image(file, self.normalize), read_labels(file, self.ignore_index) if labeled else None)
-
-
-def _image(file: Path, normalize: str) -> ImageArray:
-    """[X, 1, Y, Z]"""
-    return normalized(read_h5(file, "image").astype(np.float32)[:, None], normalize)
