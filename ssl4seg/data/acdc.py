@@ -11,14 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-
-from ssl4seg.data.case import Case, ImageArray, Volume
+from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
-from ssl4seg.data.formats import h5_facts, read_h5
-from ssl4seg.data.intensities import Normalizer
+from ssl4seg.data.formats import h5_facts
+from ssl4seg.data.h5_reader import H5Reader
 from ssl4seg.data.keys import only
-from ssl4seg.data.masks import read_labels
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect
 
@@ -46,7 +43,7 @@ class ACDC(Dataset):
         expect("dataset.channels", self.channels, only(1, "ACDC"))
         if missing := [split for split in SPLITS if not patients.get(split)]:
             raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
-        self.patients, self.normalized = patients, Normalizer(self.normalize)
+        self.patients, self.reader = patients, H5Reader(self.normalize, self.ignore_index)
         self.files = self._find(self.folder(root))
 
     def _find(self, root: Path) -> dict[str, list[Path]]:
@@ -85,17 +82,8 @@ class ACDC(Dataset):
             num_images=shape[0],
             size=shape[1:],
             labeled=labeled,
-            read=partial(self._read, file, None, labeled),
-            read_slice=partial(self._read, file),
+            read=partial(self.reader.volume, file, (), labeled),
+            read_part=partial(self.reader.volume, file),
             spacing=spacing,
             files=(file,),
         )
-
-    def _read(self, file: Path, index: int | None, label: bool) -> Volume:
-        image = self.normalized(file, partial(_image, file), index)
-        return Volume(image, read_labels(file, self.ignore_index, index) if label else None)
-
-
-def _image(file: Path, index: int | None) -> ImageArray:
-    """[S, 1, H, W]"""
-    return read_h5(file, "image", index).astype(np.float32)[:, None]

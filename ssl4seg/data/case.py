@@ -15,6 +15,8 @@ FloatArray = npt.NDArray[np.float32]
 LabelArray = npt.NDArray[np.uint8]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 """float32, or uint8 where 255 stands for 1: a picture as its file holds it, in a quarter of the memory."""
+Part = tuple[slice, ...]
+"""An index of [S, *X]: images, and pixels along their axes. Axes that are left out are whole; () is everything."""
 Spacing = tuple[float, float, float]
 """Millimetres between slices, rows and columns, or along the three axes of a volume."""
 
@@ -45,8 +47,8 @@ class Case:
     """A pure function; a `partial`, not a closure, since some systems pickle it for worker processes."""
     read_image: Callable[[], ImageArray] | None = None
     """The image without the mask, where that saves reading the mask."""
-    read_slice: Callable[[int, bool], Volume] | None = None
-    """(index, with mask) -> that slice as a volume of one, where that saves reading the other slices."""
+    read_part: Callable[[Part, bool], Volume] | None = None
+    """(part, with mask) -> that part of all pixels, where that saves reading the others."""
     spacing: Spacing | None = None
     """None if unknown."""
     files: tuple[Path, ...] = ()

@@ -21,7 +21,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from ssl4seg.data import decathlon, leaks
-from ssl4seg.data.case import Case, ImageArray, Volume, full_scale
+from ssl4seg.data.case import Case, ImageArray, Part, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, NIFTI, ending
 from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
@@ -181,20 +181,20 @@ class Folder(Dataset):
             labeled=item.mask is not None,
             read=partial(self._read, item),
             read_image=partial(self._image, item),
-            read_slice=partial(self._slice, item) if fact.num_images > 1 and _sliceable(item) else None,
+            read_part=partial(self._part, item) if fact.num_images > 1 and _divisible(item) else None,
             spacing=fact.spacing,
             files=item.files,
         )
         return self.shaped(case, stored=as_stored(item.image, self.h5_axes))
 
-    def _image(self, item: Item, index: int | None = None) -> ImageArray:
-        image = self.normalized(item.image, partial(self._pixels, item), index)
+    def _image(self, item: Item, part: Part = ()) -> ImageArray:
+        image = self.normalized(item.image, partial(self._pixels, item), part)
         if self.value_bytes > 1 and image.dtype == np.uint8:  # a picture among volumes: all become float32
             image = (image / np.float32(full_scale(image))).astype(np.float32)
         return image
 
-    def _pixels(self, item: Item, index: int | None) -> ImageArray:
-        return pixels_of(item.images, self.channels, index, space=self.space)
+    def _pixels(self, item: Item, part: Part) -> ImageArray:
+        return pixels_of(item.images, self.channels, part, space=self.space)
 
     def _read(self, item: Item) -> Volume:
         image = self._image(item)
@@ -204,8 +204,8 @@ class Folder(Dataset):
         check_shape(item, (len(image), *image.shape[2:]), label.shape)
         return Volume(image, label)
 
-    def _slice(self, item: Item, index: int, label: bool) -> Volume:
-        return Volume(self._image(item, index), self.masks.read(item.mask, index) if label and item.mask else None)
+    def _part(self, item: Item, part: Part, label: bool) -> Volume:
+        return Volume(self._image(item, part), self.masks.read(item.mask, part) if label and item.mask else None)
 
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[Color] | None:
@@ -339,8 +339,8 @@ def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
     return colors if colors and all(map(is_rgb_color, colors)) else None
 
 
-def _sliceable(item: Item) -> bool:
-    """Whether its slices can be read one at a time."""
+def _divisible(item: Item) -> bool:
+    """Whether a part of it can be read alone."""
     return all(ending(file) in H5 for file in (item.image, item.mask) if file)
 
 

@@ -17,7 +17,7 @@ import tifffile
 from nibabel.openers import ImageOpener
 from PIL import ExifTags, Image
 
-from ssl4seg.data.case import LabelArray, Spacing
+from ssl4seg.data.case import LabelArray, Part, Spacing
 from ssl4seg.data.orientation import Affine, check_affine
 from ssl4seg.errors import UserError
 from ssl4seg.memory import free_memory
@@ -181,14 +181,16 @@ def _upright_size(size: Sequence[int], tag: int) -> tuple[int, int]:
 # -- h5 ---------------------------------------------------------------------------------------------------------------
 
 
-def read_h5(path: Path, key: str, index: int | None = None) -> npt.NDArray[Any]:
-    """The array `key`; with `index` only that part of the first axis, as an axis of length 1."""
+def read_h5(path: Path, key: str, part: Part = ()) -> npt.NDArray[Any]:
+    """The array `key` [S, *X], or [S, C, *X] with its channels; only `part` of it is read from the disk."""
     with _h5(path, key) as file:
         array = file[key]
-        shape = array.shape if index is None else (1, *array.shape[1:])
-        for part in (shape, array.chunks or ()):  # a chunk, which may be larger than the array, is decoded whole
-            _expect_memory(path, part, array.dtype, scaled=True)
-        return np.asarray(array[() if index is None else slice(index, index + 1)])
+        channels = (slice(None),) * (array.ndim - len(part))
+        index = (*part[:1], *channels, *part[1:])
+        shape = [len(range(*each.indices(n))) for each, n in zip(index, array.shape, strict=True)]
+        for lengths in (shape, array.chunks or ()):  # a chunk, which may be larger than the array, is decoded whole
+            _expect_memory(path, lengths, array.dtype, scaled=True)
+        return np.asarray(array[index])
 
 
 def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:

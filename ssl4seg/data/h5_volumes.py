@@ -11,14 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
-
-from ssl4seg.data.case import Case, ImageArray, Volume
+from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Common, Dataset, Split
-from ssl4seg.data.formats import h5_facts, read_h5
-from ssl4seg.data.intensities import normalized
+from ssl4seg.data.formats import h5_facts
+from ssl4seg.data.h5_reader import H5Reader
 from ssl4seg.data.keys import only
-from ssl4seg.data.masks import read_labels
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, expect, is_line, optional, whole
@@ -71,6 +68,7 @@ class H5Volumes(Dataset):
                 "other"
             )
         self.name = name  # type: ignore[misc]  # of the object, not of the class
+        self.reader = H5Reader(self.normalize, self.ignore_index)
         self.place_of = found(self.folder(root), files)
         lists = {"train": train_list, "val": val_list, "test": test_list}
         given = {split: self._listed(self.folder(root) / file) for split, file in lists.items() if file is not None}
@@ -106,15 +104,13 @@ class H5Volumes(Dataset):
             num_images=shape[0],
             size=shape[1:],
             labeled=labeled,
-            read=partial(self._read, file, labeled),
-            read_image=partial(_image, file, self.normalize),
+            read=partial(self.reader.volume, file, (), labeled),
+            read_image=partial(self.reader.image, file),
+            read_part=partial(self.reader.volume, file),
             spacing=spacing,
             files=(file,),
         )
         return self.shaped(case, stored=True)
-
-    def _read(self, file: Path, labeled: bool) -> Volume:
-        return Volume(_image(file, self.normalize), read_labels(file, self.ignore_index) if labeled else None)
 
 
 def found(root: Path, files: str) -> dict[str, Path]:
@@ -128,8 +124,3 @@ def found(root: Path, files: str) -> dict[str, Path]:
             "with dataset.files where the h5 files lie"
         )
     return names
-
-
-def _image(file: Path, normalize: str) -> ImageArray:
-    """[X, 1, Y, Z]"""
-    return normalized(read_h5(file, "image").astype(np.float32)[:, None], normalize)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import ImageArray, Spacing
+from ssl4seg.data.case import ImageArray, Part, Spacing
 from ssl4seg.data.formats import (
     H5,
     NIFTI,
@@ -170,14 +170,14 @@ def _stored(path: Path) -> tuple[int, int, int]:
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-def read_image(path: Path, channels: int, index: int | None = None, *, space: Space = AS_STORED) -> ImageArray:
+def read_image(path: Path, channels: int, part: Part = (), *, space: Space = AS_STORED) -> ImageArray:
     """[S, C, H, W]: pictures and TIFFs of 8 bit as uint8, of 16 bit in [0, 1], everything else as the file has it.
 
     Grey becomes RGB, and RGB becomes grey, where the dataset has the other. The opacity of a PNG is left out. The
     fourth channel of a TIFF is read whatever its tag says: tifffile calls the fourth of every RGB image an opacity.
 
     Args:
-        index: read only this slice of an h5 volume.
+        part: read only this part of an h5 volume of several slices.
         space: how NIfTI is laid.
     """
     kind = ending(path)
@@ -186,10 +186,11 @@ def read_image(path: Path, channels: int, index: int | None = None, *, space: Sp
     if kind in NIFTI:
         pixels = read_nifti_channels(path)[0]
     elif kind in H5:
-        pixels = read_h5(path, "image", index)
+        pixels = read_h5(path, "image", part)
     else:
         pixels = read_tiff(path)
-    image = pixels.reshape(stacked(pixels.shape, None if kind in NIFTI else channels, path))
+    # The part of a volume has slices, even as many as there are channels.
+    image = pixels.reshape(stacked(pixels.shape, None if kind in NIFTI or part else channels, path))
     if kind in NIFTI:
         image = laid(image, axes_in(path, space), (0, 2, 3))
     if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
@@ -240,25 +241,25 @@ def _converted(image: npt.NDArray[Any], channels: int, path: Path) -> ImageArray
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
-def read_values(path: Path, *, colored: bool, index: int | None = None, axes: Axes = STORED) -> npt.NDArray[Any]:
+def read_values(path: Path, *, colored: bool, part: Part = (), axes: Axes = STORED) -> npt.NDArray[Any]:
     """What a mask file holds: numbers [S, H, W], or RGB colours [S, H, W, 3].
 
     Args:
         colored: return the colours of a palette, not its indices.
-        index: read only this slice of an h5 volume.
+        part: read only this part of an h5 volume.
         axes: how they are laid.
     """
-    return laid(whole_labels(_stored_values(path, colored=colored, index=index)), axes, (0, 1, 2))
+    return laid(whole_labels(_stored_values(path, colored=colored, part=part)), axes, (0, 1, 2))
 
 
-def _stored_values(path: Path, *, colored: bool, index: int | None) -> npt.NDArray[Any]:
+def _stored_values(path: Path, *, colored: bool, part: Part) -> npt.NDArray[Any]:
     kind = ending(path)
     if kind in PICTURE:
         return read_picture_values(path, colored=colored)[None]
     if kind in NIFTI:
         numbers = read_nifti_channels(path)[0]
     elif kind in H5:
-        numbers = read_h5(path, "label", index)
+        numbers = read_h5(path, "label", part)
     else:
         numbers = read_tiff(path, indices=True, colored=colored)
         if numbers.dtype == bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl4seg.data.case import ImageArray
+from ssl4seg.data.case import ImageArray, Part
 from ssl4seg.keys import expect, one_of
 
 NORMALIZATIONS = ("minmax", "none", "auto")
@@ -36,7 +36,7 @@ def normalized(image: ImageArray, how: str, span: tuple[Any, Any] | None = None)
 
 
 class Normalizer:
-    """`normalized` for files; it remembers each file's span, so that one slice is scaled without reading the others.
+    """`normalized` for files; it remembers each file's span, so that a part is scaled without reading the rest.
 
     Args:
         how: see `normalized`.
@@ -46,15 +46,15 @@ class Normalizer:
         self.how = how
         self.spans: dict[Path, tuple[Any, Any]] = {}
 
-    def __call__(self, path: Path, read: Callable[[int | None], ImageArray], index: int | None = None) -> ImageArray:
-        """Read and scale slice `index` of a file, or with None all of it.
+    def __call__(self, path: Path, read: Callable[[Part], ImageArray], part: Part = ()) -> ImageArray:
+        """Read and scale a part of a file.
 
         Args:
-            read: slice index or None -> the pixels as the file holds them.
+            read: part -> its pixels as the file holds them.
         """
-        if index is not None and path not in self.spans:
+        if part and path not in self.spans:
             self(path, read)
-        image = read(index)
-        if index is None:
+        image = read(part)
+        if not part:
             self.spans[path] = image.min(), image.max()
         return normalized(image, self.how, self.spans[path])

@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from ssl4seg.data.case import FloatArray, ImageArray, full_scale
+from ssl4seg.data.case import FloatArray, ImageArray, Part, full_scale
 from ssl4seg.data.dataset import Split
 from ssl4seg.data.formats import ENDINGS, H5, NIFTI, PICTURE, TIFF, ending, h5_facts, hint, nifti_facts, stem
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, facts, read_image, stacked
@@ -263,19 +263,17 @@ def facts_of(files: Sequence[Path], channels: int | None, space: Space) -> Facts
     return first._replace(channels=len(files), is_bytes=all(fact.is_bytes for fact in every))
 
 
-def pixels_of(
-    files: Sequence[Path], channels: int, index: int | None = None, *, space: Space = AS_STORED
-) -> ImageArray:
+def pixels_of(files: Sequence[Path], channels: int, part: Part = (), *, space: Space = AS_STORED) -> ImageArray:
     """[S, C, H, W] of an image whose channels lie in one file or in several, see `images.read_image`."""
     if len(files) == 1:
-        return read_image(files[0], channels, index, space=space)
+        return read_image(files[0], channels, part, space=space)
     check_channels(files[0].with_name(f"{stem(files[0])} and its channel files"), len(files), channels)
-    parts = [read_image(file, 1, index, space=space) for file in files]
-    if len({part.dtype for part in parts}) > 1:  # pictures of 8 and of 16 bit
-        parts = [(part / np.float32(full_scale(part))).astype(np.float32) for part in parts]
-    if len({part.shape for part in parts}) > 1:
+    images = [read_image(file, 1, part, space=space) for file in files]
+    if len({image.dtype for image in images}) > 1:  # pictures of 8 and of 16 bit
+        images = [(image / np.float32(full_scale(image))).astype(np.float32) for image in images]
+    if len({image.shape for image in images}) > 1:
         facts_of(files, channels, space)  # names the one that differs
-    joined: FloatArray = np.concatenate(parts, axis=1)
+    joined: FloatArray = np.concatenate(images, axis=1)
     return joined
 
 

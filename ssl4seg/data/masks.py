@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import LabelArray
+from ssl4seg.data.case import LabelArray, Part
 from ssl4seg.data.dataset import byte_counts
 from ssl4seg.data.formats import PICTURE, TIFF, ending, palette_in, read_h5, whole_labels
 from ssl4seg.data.images import read_values
@@ -149,9 +149,9 @@ class MaskReader:
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
-    def read(self, path: Path, index: int | None = None, axes: Axes = STORED) -> LabelArray:
-        """[S, H, W] in 0..K-1 or IGNORE; with `index` only that slice of an h5 volume; laid along `axes`."""
-        return self.label(codes_of(read_values(path, colored=self.colored, index=index, axes=axes)), path)
+    def read(self, path: Path, part: Part = (), axes: Axes = STORED) -> LabelArray:
+        """[S, H, W] in 0..K-1 or IGNORE; only `part` of an h5 volume; laid along `axes`."""
+        return self.label(codes_of(read_values(path, colored=self.colored, part=part, axes=axes)), path)
 
     def label(self, codes: Codes, path: Path) -> LabelArray:
         """The same from the file's codes [S, H, W]."""
@@ -195,14 +195,14 @@ class MaskReader:
         )
 
 
-def read_labels(file: Path, ignore_index: int | None, index: int | None = None) -> LabelArray:
+def read_labels(file: Path, ignore_index: int | None, part: Part = ()) -> LabelArray:
     """The classes [S, H, W] that `label` of an h5 file of a published dataset holds.
 
     Args:
         ignore_index: the number that becomes IGNORE; None if there is none.
-        index: read only this slice.
+        part: read only this part.
     """
-    label = whole_labels(read_h5(file, "label", index))
+    label = whole_labels(read_h5(file, "label", part))
     if ignore_index is not None:
         label = np.where(label == ignore_index, IGNORE, label)
     elif (label == IGNORE).any():

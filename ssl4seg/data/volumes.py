@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssl4seg.data.case import Case, ImageArray, LabelArray, Spacing, Volume
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Spacing, Volume
 from ssl4seg.data.formats import H5, ending
 from ssl4seg.data.images import Facts
 
@@ -84,7 +84,7 @@ def volume_of(case: Case, *, stored: bool = False) -> Case:
         size=shape if stored else shape[::-1],
         read=partial(_read, case.read, stored),
         read_image=case.read_image and partial(_read_image, case.read_image, stored),
-        read_slice=None,
+        read_part=case.read_part and partial(_read_part, case.read_part, stored),
         spacing=spacing_of(case.spacing, stored=stored),
     )
 
@@ -92,6 +92,12 @@ def volume_of(case: Case, *, stored: bool = False) -> Case:
 def _read(read: Callable[[], Volume], stored: bool) -> Volume:
     image, label = read()
     return Volume(stood(image, stored=stored), None if label is None else stood(label, stored=stored))
+
+
+def _read_part(read: Callable[[Part, bool], Volume], stored: bool, part: Part, label: bool) -> Volume:
+    """The part of [1, *X], whose axes the slices [S, H, W] have in the opposite order unless they are `stored` so."""
+    index = (*part, *[slice(None)] * (4 - len(part)))
+    return _read(partial(read, index[1:] if stored else index[:0:-1], label), stored)
 
 
 def _read_image(read: Callable[[], ImageArray], stored: bool) -> ImageArray:

@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from ssl4seg.data.case import Case, checked
+from ssl4seg.data.case import Case, Part, Volume, checked
 from ssl4seg.keys import IGNORE
 from ssl4seg.seeding import generator
 
@@ -33,7 +33,7 @@ class Box(NamedTuple):
     high: Sequence[int]
 
     @property
-    def slices(self) -> tuple[slice, ...]:
+    def slices(self) -> Part:
         """The index of the part in [..., *X]."""
         return tuple(map(slice, self.low, self.high))
 
@@ -56,21 +56,37 @@ def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
     return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
 
 
+class Expected(TypedDict):
+    """What the cases are checked against, and whether their masks are read."""
+
+    num_classes: int
+    """K"""
+    channels: NotRequired[int | None]
+    """C; None or left out: any number."""
+    labels: bool
+
+
 class Images(ABC):
     """All images of some cases, slices or volumes, numbered in the order of the cases."""
 
     sizes: Tensor
     """[num, n] float32: the lengths of each image along its axes."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases: Sequence[Case], **expected: Unpack[Expected]) -> None:
+        self.cases, self.labeled = cases, expected["labels"]
+        self.num_classes, self.channels = expected["num_classes"], expected.get("channels")
         self._foreground: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def checked(self, case: Case, volume: Volume) -> Volume:
+        """The pixels of a case or of a part of it; a UserError if they are not as expected."""
+        return checked(volume, case.name, self.num_classes, self.channels)
+
     @abstractmethod
-    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Image `index` [C, *X] and its label [*X]; None without a mask."""
+    def one(self, index: int, part: Part = ()) -> tuple[Tensor, Tensor | None]:
+        """Image `index` [C, *X] and its label [*X], or that part of both; None without a mask."""
 
     def foreground(self, index: int) -> Sequence[Tensor]:
         """The pixels of each class but class 0 that image `index` holds: [p, n] positions along its axes.
@@ -88,10 +104,9 @@ class Images(ABC):
         images: list[Tensor] = []
         labels: list[Tensor | None] = []
         for row, index in enumerate(indices):
-            image, label = self.one(index)
-            part = boxes[row].slices if boxes else ()
-            images.append(image[:, *part])
-            labels.append(None if label is None else label[part])
+            image, label = self.one(index, boxes[row].slices if boxes else ())
+            images.append(image)
+            labels.append(label)
         return packed(images, labels)
 
 
@@ -104,28 +119,18 @@ class Store(Images):
 
     Args:
         cases: each is read once and checked.
-        num_classes: K, to check the masks against.
-        channels: C, to check the images against; None: any number.
-        labels: whether masks are read and held.
         device: holds the images.
+        expected: see `Expected`.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        *,
-        num_classes: int,
-        channels: int | None = None,
-        labels: bool,
-        device: torch.device | str,
-    ) -> None:
-        super().__init__()
+    def __init__(self, cases: Sequence[Case], *, device: torch.device | str, **expected: Unpack[Expected]) -> None:
+        super().__init__(cases, **expected)
         self.images: list[Tensor] = []
         self.labels: list[Tensor | None] = []
         for case in cases:
-            volume = checked(case.volume(label=labels), case.name, num_classes, channels)
+            volume = self.checked(case, case.volume(label=self.labeled))
             self.images += torch.from_numpy(volume.image).to(device).unbind()
-            if labels and volume.label is not None:
+            if self.labeled and volume.label is not None:
                 self.labels += torch.from_numpy(volume.label).to(device).unbind()
             else:
                 self.labels += [None] * len(volume.image)
@@ -135,8 +140,9 @@ class Store(Images):
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.images) + sum(t.nbytes for t in self.labels if t is not None)
 
-    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
-        return self.images[index], self.labels[index]
+    def one(self, index: int, part: Part = ()) -> tuple[Tensor, Tensor | None]:
+        label = self.labels[index]
+        return self.images[index][:, *part], None if label is None else label[part]
 
 
 class Order:

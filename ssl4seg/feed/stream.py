@@ -5,15 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ssl4seg.data.case import Case, ImageArray, LabelArray, Volume, checked
+from ssl4seg.data.case import Case, Part, Volume
 from ssl4seg.errors import UserError
-from ssl4seg.feed.store import Images
+from ssl4seg.feed.store import Expected, Images
 from ssl4seg.processes import cores
 
 Item = TypeVar("Item")
@@ -31,57 +31,41 @@ class Stream(Images):
 
     Args:
         cases: each is checked whenever it is read.
-        num_classes: K, to check the masks against.
-        channels: C, to check the images against; None: any number.
-        labels: whether masks are read.
         cache_bytes: memory for the decoded cases used last; the very last one always stays.
+        expected: see `Expected`.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        *,
-        num_classes: int,
-        channels: int | None = None,
-        labels: bool,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        super().__init__()
-        self.cases, self.num_classes, self.channels = cases, num_classes, channels
-        self.labels, self.cache_bytes = labels, cache_bytes
+    def __init__(self, cases: Sequence[Case], *, cache_bytes: int = CACHE_BYTES, **expected: Unpack[Expected]) -> None:
+        super().__init__(cases, **expected)
+        self.cache_bytes = cache_bytes
         self.places = [(number, i) for number, case in enumerate(cases) for i in range(case.num_images)]
         self.sizes = torch.tensor([cases[number].size for number, _ in self.places], dtype=torch.float32)
         self.cache: dict[int, Volume] = {}
         self.seen: set[int] = set()
 
     def volume(self, number: int) -> Volume:
-        """All slices of a case."""
+        """All pixels of a case."""
         volume = self.cache.pop(number, None)
         if volume is None:
             # Make room before reading, so that two large cases are never held at once.
             while self.cache and sum(map(_nbytes, self.cache.values())) > self.cache_bytes:
                 del self.cache[next(iter(self.cache))]
-            volume = self._checked(number, self.cases[number].volume(label=self.labels))
+            volume = self.checked(self.cases[number], self.cases[number].volume(label=self.labeled))
             self.seen.add(number)
         self.cache[number] = volume  # last in the order of use
         return volume
 
-    def slice(self, number: int, i: int) -> tuple[ImageArray, LabelArray | None]:
-        """One slice of a case [C, H, W] and its mask [H, W]. The first time, the whole case is read and checked."""
-        read = self.cases[number].read_slice
-        if read and number in self.seen and number not in self.cache:
-            image, label = self._checked(number, read(i, self.labels and self.cases[number].labeled))
-            i = 0
+    def one(self, index: int, part: Part = ()) -> tuple[Tensor, Tensor | None]:
+        """The first time, the whole case is read and checked; later the part alone, where the file allows it."""
+        number, i = self.places[index]
+        case = self.cases[number]
+        if case.read_part and number in self.seen and number not in self.cache:
+            found = case.read_part((slice(i, i + 1), *part), self.labeled and case.labeled)
+            i, part, (image, label) = 0, (), self.checked(case, found)
         else:
             image, label = self.volume(number)
-        return image[i], label[i] if self.labels and label is not None else None
-
-    def _checked(self, number: int, volume: Volume) -> Volume:
-        return checked(volume, self.cases[number].name, self.num_classes, self.channels)
-
-    def one(self, index: int) -> tuple[Tensor, Tensor | None]:
-        image, label = self.slice(*self.places[index])
-        return torch.from_numpy(image), None if label is None else torch.from_numpy(label)
+        mask = label[i][part] if self.labeled and label is not None else None
+        return torch.from_numpy(image[i])[:, *part], None if mask is None else torch.from_numpy(mask)
 
 
 def _nbytes(volume: Volume) -> int:
