@@ -220,7 +220,8 @@ def predictor_of(
     shape = shape_of(data["image_size"])
     inference: Inference = build(settings.inference, "inference", shape=shape)
     if protocol == "la" and len(shape) == 3:
-        inference = literal_windows(shape, settings.inference.get("stride"))
+        kept = ("stride", "batch_size", "accumulate_on")
+        inference = literal_windows(shape, **{key: v for key, v in settings.inference.items() if key in kept})
     return Predictor(
         predict=forward_of(model, fabric),
         inference=inference,

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ Predict = Callable[[Tensor], Tensor]
 """Images [N, C, *X] -> logits [N, K, *X], with two or three axes."""
 
 LA_STRIDE = (18, 18, 4)
+"""Published for patches of 112 x 112 x 80 of the left atrium."""
 PLACES = ("auto", "cpu", "device")
 """Where sums may be held."""
 SCALES = Key(
@@ -207,14 +209,15 @@ class Sliding(Inference):
         return weight
 
 
-def literal_windows(shape: Sequence[int], stride: int | Sequence[int] | None) -> Sliding:
+def literal_windows(shape: Sequence[int], stride: int | Sequence[int] | None = None, **machine: Any) -> Sliding:
     """The windows of the literature on volumes (UA-MT, Yu et al. 2019): zeros up to the patch, softmax averaged.
 
     Args:
         shape: of the patch, which is the window.
         stride: None is that of LA, 18 x 18 x 4; published for Pancreas-CT: 16, for BraTS: 64.
+        machine: batch_size and accumulate_on of `Sliding`, which change no score.
     """
-    return Sliding(shape=shape, stride=stride or LA_STRIDE, pad=True, average="probabilities")
+    return Sliding(shape=shape, stride=stride or LA_STRIDE, pad=True, average="probabilities", **machine)
 
 
 def _scaled(image: Tensor, scale: float) -> Tensor:
