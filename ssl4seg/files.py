@@ -21,8 +21,8 @@ def writing(file: Path) -> Iterator[Path]:
     partial = file.with_name(file.name + ".partial")
     try:
         try:
-            if partial.is_symlink() or partial.is_file():  # a stranger's link to another file, or of a killed process
-                partial.unlink()
+            if not partial.is_char_device():  # such as /dev/full
+                partial.unlink(missing_ok=True)  # of a killed process, or a stranger's link to another file or FIFO
             yield partial
             partial.replace(file)
         except BaseException:

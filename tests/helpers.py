@@ -8,6 +8,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -86,9 +87,23 @@ class Command:
     log: Path
 
     @classmethod
-    def start(cls, name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Self:
+    def start(
+        cls,
+        name: str,
+        *arguments: object,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        killed_writing: str | None = None,
+    ) -> Self:
+        """Start a command.
+
+        Args:
+            killed_writing: name of a file; as soon as half of it is written the process gets a SIGKILL.
+        """
         log = cwd / f".{name}-{time.monotonic_ns()}.log"
-        process = _server.Process(target=_main, args=(name, [*map(str, arguments)], cwd, env or {}, log))
+        process = _server.Process(
+            target=_main, args=(name, [*map(str, arguments)], cwd, env or {}, log, killed_writing)
+        )
         process.start()  # not as a daemon, which may have no processes of its own
         atexit.register(process.kill)
         return cls(process, log)
@@ -109,12 +124,14 @@ class Command:
             time.sleep(0.001)
         return self
 
-    def send(self, signal: int) -> Finished:
-        os.kill(self.process.pid, signal)
+    def send(self, number: int) -> Finished:
+        os.kill(self.process.pid, number)
         return self.wait()
 
 
-def _main(name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], log: Path) -> None:
+def _main(
+    name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], log: Path, killed_writing: str | None
+) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT, 0o600)
     for stream in (1, 2):
         os.dup2(output, stream)
@@ -123,7 +140,21 @@ def _main(name: str, arguments: list[str], cwd: Path, env: Mapping[str, str], lo
     sys.path[:0] = env.get("PYTHONPATH", "").split()  # at most one folder
     sys.argv = [f"ssl4seg-{name}", *arguments]
     gc.freeze()  # looking through all that was imported, again and again, would be a third of the process's time
+    if killed_writing:
+        _die_writing(killed_writing)
     importlib.import_module(MODULES[name]).main()
+
+
+def _die_writing(name: str) -> None:
+    replace = Path.replace
+
+    def half_or_whole(partial: Path, file: Path) -> Path:
+        if file.name == name:
+            os.truncate(partial, partial.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(partial, file)
+
+    Path.replace = half_or_whole  # type: ignore[assignment,method-assign]
 
 
 def run(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:

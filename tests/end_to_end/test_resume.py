@@ -1,7 +1,5 @@
 """A run that is killed or interrupted, at whatever moment, ends as if it had not been."""
 
-import fcntl
-import os
 import shlex
 import shutil
 import signal
@@ -36,32 +34,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def killed_while_writing(name: str, home: Path, method: str) -> None:
-    """SIGKILL the run in the middle of writing the file `name`, and leave half a file behind.
-
-    The file is a pipe that is full already, so that the process stands still within its write until it is killed.
-    """
-    partial = folder(home, method) / f"{name}.partial"
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.unlink(missing_ok=True)
-    os.mkfifo(partial)
-    pipe = os.open(partial, os.O_RDWR)
-    os.write(pipe, bytes(fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)))
-    running = Command.start("train", *command(method), cwd=home)
-    running.wait_for(lambda: partial in opened_by(running.process.pid))
-    assert running.send(signal.SIGKILL).code == -signal.SIGKILL
-    os.close(pipe)
-    partial.unlink()
-    partial.write_bytes(b"PK half a file")
-
-
-def opened_by(pid: int) -> set[Path]:
-    found = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.add(link.readlink())
-        except FileNotFoundError:  # closed in the meantime
-            continue
-    return found
+    """SIGKILL the run in the middle of writing the file `name`."""
+    running = Command.start("train", *command(method), cwd=home, killed_writing=name)
+    assert running.wait().code == -signal.SIGKILL
+    assert (folder(home, method) / f"{name}.partial").exists()
 
 
 def killed_between_validations(home: Path, method: str) -> None:
