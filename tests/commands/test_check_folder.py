@@ -725,7 +725,7 @@ def test_the_sheet_prefers_masks_with_foreground(tmp_path, monkeypatch):
         if n % 5:
             save(root / f"masks/{n:03d}.png", np.zeros((40, 48), np.uint8))
     shown: list[str] = []
-    monkeypatch.setattr(check_module, "_tile", lambda item, *rest: shown.append(item.name) or _tile(item, *rest))
+    monkeypatch.setattr(check_module, "_tile", lambda look, *rest: shown.append(look.item.name) or _tile(look, *rest))
     check_folder(describe(root))
     assert len(shown) == 24
     assert {f"{n:03d}" for n in range(0, 100, 5)} < {*shown}

@@ -26,8 +26,8 @@ def test_none_leaves_intensities_alone():
 
 
 def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(UserError, match=r"dataset\.normalize=zscore"):
-        normalized(np.zeros((1, 1), np.float32), "zscore")
+    with pytest.raises(UserError, match=r"dataset\.normalize=z-score"):
+        normalized(np.zeros((1, 1), np.float32), "z-score")
 
 
 def test_auto_scales_what_does_not_lie_in_zero_to_one():

@@ -107,7 +107,7 @@ def test_splits_are_disjoint_even_at_their_largest():
         ("channels", 3),
         ("image_size", 8),
         ("num_classes", 3),
-        ("normalize", "zscore"),
+        ("normalize", "z-score"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(key, value):
