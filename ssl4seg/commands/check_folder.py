@@ -68,7 +68,7 @@ IMAGE_SIZE = 256
 STEP, LONGEST = 16, 96
 """Of each axis of a suggested image_size for volumes: networks halve it four times; longer ones are cut to patches."""
 THIN = 16
-"""Where volumes usually have fewer voxels than this along an axis, they are thin stacks of slices."""
+"""Where volumes usually have fewer voxels than this along one axis, and half of the others', they are thin stacks."""
 SHORTEST = 4
 """An image with fewer voxels along an axis is no volume; the least of dataset.image_size."""
 DIM = 0.25
@@ -528,7 +528,8 @@ def _print_command(root: Path, looks: Sequence[Look], keys: Mapping[str, Any]) -
         how = " views=volumes inference=volumes" if patches else ""
         by_volume = f"{start} {size}{how} optimizer=adamw"
         off = "".join(f" dataset.{key}=none" for key in ("spacing", "crop") if keys[key] not in (None, "none"))
-        if min(map(statistics.median_low, zip(*shapes, strict=True))) < THIN:
+        shortest, other, _ = sorted(map(statistics.median_low, zip(*shapes, strict=True)))
+        if shortest < min(THIN, other / 2):
             print(f"train with: {by_slice}{off}")
             print(f"  or on volumes, which here are thin stacks: {by_volume}")
         else:

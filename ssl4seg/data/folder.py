@@ -95,8 +95,8 @@ OWN = {
     "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
-    "spacing": optional(Key(is_spacing, "a number of mm above 0, or three, along x, y and z, as [1,1,1]")),
-    "crop": optional(one_of(FOREGROUND)),
+    "spacing": optional(or_word("none", Key(is_spacing, "a number of mm above 0, or three (x, y, z), as [1,1,1]"))),
+    "crop": optional(one_of(FOREGROUND, "none")),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
     "h5_axes": one_of("xyz", "zyx"),
@@ -110,7 +110,7 @@ OWN = {
 """The keys that only a folder has."""
 CAN_BE_NONE = ("mean", "std", "window", "spacing", "crop")
 """Keys that the word none turns off, where dataset.yaml sets them; null leaves them to it."""
-KEYS = COMMON | OWN | {key: or_word("none", (COMMON | OWN)[key]) for key in CAN_BE_NONE}
+KEYS = COMMON | OWN | {key: or_word("none", COMMON[key]) for key in CAN_BE_NONE if key in COMMON}
 """All keys that dataset.yaml and the command line may set; null leaves a key to the next source."""
 
 
