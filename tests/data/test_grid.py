@@ -145,6 +145,13 @@ def test_without_the_keys_nothing_changes(root):
     assert (case.place, case.size) == (None, SHAPE)
 
 
+def test_slices_are_cut_off_and_scaled_by_their_whole_volume(root):
+    case = read(root, image_size=32, window=[0, 200], normalize="zscore")
+    own = np.clip(scan(0)[0], 0, 200).transpose(2, 1, 0)
+    assert case.read().image[:, 0] == pytest.approx((own - own.mean()) / own.std(), abs=1e-5)
+    assert (case.place, case.size) == (None, SHAPE[1::-1])
+
+
 def test_a_patch_is_compared_with_the_resampled_sizes(root):
     cases = folder(root, image_size=[16, 16, 16], spacing=1).cases("train")
     PatchView(size=(16, 16, 16)).check([case.size for case in cases])  # 14 x 18 x 16
