@@ -161,8 +161,8 @@ class Grid(NamedTuple):
         if self.crop:
             words.append("cropped to their foreground (crop)")
         if self.spacing:
-            steps = sorted({step for spacing in spacings if spacing for step in spacing})
-            given = f", from {steps[0]:.3g} to {steps[-1]:.3g}" if steps else ""
+            steps = [f"{step:.3g}" for step in sorted({step for spacing in spacings if spacing for step in spacing})]
+            given = f", from {' to '.join(dict.fromkeys([steps[0], steps[-1]]))}" if steps else ""
             words.append(f"resampled to {_shown(self.spacing)} mm{given} (spacing)")
         return (
             f"volumes are {' and '.join(words)}; masks are scored and written on the files' own grid" if words else ""

@@ -117,6 +117,14 @@ def test_the_foreground_is_neither_0_nor_the_lowest_value_in_some_channel():
     assert foreground(image) == (slice(2, 5), slice(1, 4), slice(3, 4))
 
 
+def test_the_note_says_what_becomes_of_the_spacings():
+    assert Grid().note([STEPS]) == ""
+    assert (
+        Grid((1, 1, 2)).note([(2, 2, 2), None]).startswith("volumes are resampled to 1 x 1 x 2 mm, from 2 (spacing);")
+    )
+    assert Grid(crop=True).note([STEPS]).startswith("volumes are cropped to their foreground (crop); masks are scored")
+
+
 def test_one_number_is_the_spacing_of_all_axes_and_none_is_off():
     assert grid_of({"spacing": 2, "crop": "foreground"}) == Grid((2.0, 2.0, 2.0), True)
     assert grid_of({"spacing": "none", "crop": "none"}) == grid_of({}) == Grid()
