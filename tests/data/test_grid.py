@@ -36,7 +36,7 @@ def scan(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image[INNER] += np.random.default_rng(number).uniform(-5, 5, (10, 8, 6))
     bright[[0, 1, 12, 13]] = bright[:, :, [0, 7]] = 0
     mask = bright.copy()
-    mask[8, 4:7, 2:4] = mask[1, 4, 2] = 1  # the last lies in the air
+    mask[2:8, 3:9, 6] = mask[8, 4:7, 2:4] = mask[1, 4, 2] = 1  # the last lies in the air
     return image, bright, mask
 
 
