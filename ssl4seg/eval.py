@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ssl4seg.commands.cli import command
-from ssl4seg.commands.conf import check, check_scores, completed, laid
+from ssl4seg.commands.conf import check, check_root, check_scores, completed, laid
 from ssl4seg.errors import UserError
 from ssl4seg.run.folder import checkpoint_file
 
@@ -22,7 +22,10 @@ def run(config: DictConfig) -> None:
         checkpoint_file(Path(keys["run"]), keys["checkpoint"])
     elif keys["network"].get("weights") is None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
-    keys["dataset"] = completed(keys["dataset"])
+    if keys["run"] is None or "dataset" in evaluation.typed:
+        keys["dataset"] = completed(keys["dataset"])
+    else:  # what is null in a run's configuration is off, as `dataset.mean=none` asked for
+        check_root(keys["dataset"])
     check(keys)
     check_scores(keys)
     # It imports torch, so that it is imported after everything that can be refused without it.

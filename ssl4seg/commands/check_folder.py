@@ -36,9 +36,9 @@ from ssl4seg.data.folder import (
     space_of,
 )
 from ssl4seg.data.formats import PICTURE, TIFF, ending
+from ssl4seg.data.grid import grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_values
-from ssl4seg.data.intensities import normalized
-from ssl4seg.data.items import How, Item, Layout, axes_of_label, check_shape, facts_of_image, pixels_of
+from ssl4seg.data.items import How, Item, Layout, as_read, axes_of_label, check_shape, facts_of_image, pixels_of
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import (
     INSTANCES,
@@ -67,6 +67,8 @@ IMAGE_SIZE = 256
 """The default of dataset.image_size, in conf/dataset/folder.yaml."""
 STEP, LONGEST = 16, 96
 """Of each axis of a suggested image_size for volumes: networks halve it four times; longer ones are cut to patches."""
+THIN = 16
+"""Where volumes usually have fewer voxels than this along one axis, and half of the others', they are thin stacks."""
 SHORTEST = 4
 """An image with fewer voxels along an axis is no volume; the least of dataset.image_size."""
 DIM = 0.25
@@ -80,6 +82,8 @@ class Look:
     item: Item
     faults: list[str] = field(default_factory=list)
     facts: Facts | None = None
+    size: tuple[int, ...] = ()
+    """Of the image as it is read: height and width, or the lengths of a volume's axes."""
     mask_facts: Facts | None = None
     """The header of a mask that is a picture or TIFF."""
     thumbnail: leaks.Thumbnail | None = None
@@ -112,7 +116,9 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     if layout.items or layout.others:
         report(root, layout, looks, keys)
         axes = len(shape_of(keys["image_size"]))
-        for note in _attempt([], partial(notes_on_volumes, layout.items, _space(keys), axes=axes), []):
+        spacings = [look.facts.spacing for look in looks if look.facts]
+        on_grid = filter(None, [grid_of(keys).note(spacings)])
+        for note in [*_attempt([], partial(notes_on_volumes, layout.items, _space(keys), axes=axes), []), *on_grid]:
             print(f"  {note}")
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
@@ -169,8 +175,7 @@ def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tu
     headers = read_headers(items, keys["channels"], space(axes=2))[0]
     keys["image_size"] = IMAGE_SIZE
     if headers and all(min(fact.num_images, *fact.size) >= SHORTEST for fact in headers.values()):
-        headers = read_headers(items, keys["channels"], space(axes=3))[0]
-        keys["image_size"] = fitting_shape([_lengths(item, fact, keys) for item, fact in headers.items()])
+        keys["image_size"] = [SHORTEST] * 3  # the lengths are known when the images are read
     keys |= space(axes=len(shape_of(keys["image_size"])))._asdict()
     if headers and keys["channels"] is None:
         commonest = Counter(fact.channels for fact in headers.values()).most_common(1)[0][0]
@@ -180,7 +185,10 @@ def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tu
         items = [item for item in items if item not in wrong]
     colored = keys["colors"] is not None or _palettes_differ(items, keys, faults)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(look_at, keys=keys, reader=reader, colored=colored), items)), reader
+        looks = list(pool.map(partial(look_at, keys=keys, reader=reader, colored=colored), items))
+    if _are_volumes(keys) and (sizes := [look.size for look in looks if look.facts]):
+        keys["image_size"] = fitting_shape(sizes)
+    return looks, reader
 
 
 def _palettes_differ(items: Sequence[Item], keys: Mapping[str, Any], faults: list[str]) -> bool:
@@ -203,9 +211,9 @@ def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, c
         colored: read the colours of palettes, not their numbers.
     """
     look, space = Look(item=item), _space(keys)
-    image = _read(look, item.image, partial(_look_at_image, look, keys))
+    _read(look, item.image, partial(_look_at_image, look, keys))
     if item.mask:
-        _read(look, item.mask, partial(_look_at_mask, look, item.mask, image, reader, colored, space))
+        _read(look, item.mask, partial(_look_at_mask, look, item.mask, reader, colored, space))
     return look
 
 
@@ -219,34 +227,33 @@ def _read(look: Look, file: Path, step: Any) -> Any:
         return None
 
 
-def _look_at_image(look: Look, keys: Mapping[str, Any]) -> ImageArray:
+def _look_at_image(look: Look, keys: Mapping[str, Any]) -> None:
     fact = facts_of_image(look.item, keys["channels"], _space(keys))
-    image = _image(look.item, keys)
+    pixels = _pixels(look.item, keys)
+    look.thumbnail = leaks.thumbnail(pixels)
+    image, place = as_read(pixels, look.item.image, fact.spacing, keys)
     look.sums = moments(image)
-    look.thumbnail = leaks.thumbnail(image)
-    look.facts = fact
+    look.facts, look.size = fact, place.size
     look.span = float(image.min()) / full_scale(image), float(image.max()) / full_scale(image)
-    return image
 
 
 def _space(keys: Mapping[str, Any]) -> Space:
     return Space(keys["orientation"], keys["slice_axis"])
 
 
-def _image(item: Item, keys: Mapping[str, Any]) -> ImageArray:
-    image = normalized(pixels_of(item.images, keys["channels"], space=_space(keys)), keys["normalize"])
-    return checked(Volume(image, None), str(item.image), 2).image
+def _pixels(item: Item, keys: Mapping[str, Any]) -> ImageArray:
+    """[S, C, H, W] as the file holds it."""
+    pixels = pixels_of(item.images, keys["channels"], space=_space(keys))
+    return checked(Volume(pixels, None), str(item.image), 2).image
 
 
-def _look_at_mask(
-    look: Look, mask: Path, image: ImageArray | None, reader: MaskReader | None, colored: bool, space: Space
-) -> None:
+def _look_at_mask(look: Look, mask: Path, reader: MaskReader | None, colored: bool, space: Space) -> None:
     if ending(mask) in (*PICTURE, *TIFF):
         look.mask_facts = facts(mask)
     axes = axes_of_label(look.item, mask, look.facts, space)
     codes = codes_of(read_values(mask, colored=colored, axes=axes))
-    if image is not None:
-        check_shape(look.item, (len(image), *image.shape[2:]), codes.shape)
+    if look.facts:
+        check_shape(look.item, (look.facts.num_images, *look.facts.size), codes.shape)
     try:
         counts = _counts(reader.label(codes, mask) if reader else codes)
     except UserError:
@@ -386,7 +393,7 @@ def report(root: Path, layout: Layout, looks: Sequence[Look], keys: Mapping[str,
     if not headers:
         return
     kinds = Counter(ending(item.image) for item in items)
-    sizes = Counter(_shape(look.item, look.facts, keys) for look in looks if look.facts)
+    sizes = Counter(look.size for look in looks if look.facts)
     print(f"  files      {_counted((kind, n) for kind, n in kinds.most_common())}")
     if _are_volumes(keys):
         print(f"  volumes    {len(headers)}")
@@ -503,7 +510,10 @@ def _print_splits(dataset: Folder) -> None:
 
 
 def _print_command(root: Path, looks: Sequence[Look], keys: Mapping[str, Any]) -> None:
-    """Print the command that trains, with settings for a first look; for volumes also the one that takes slices."""
+    """Print the command that trains, with settings for a first look; for volumes also the one that takes slices.
+
+    Of thin stacks, whose slices are the better images, that goes first.
+    """
     start = f"ssl4seg-train dataset=folder dataset.root={shlex.quote(str(root))}"
     sizes = [look.facts.size for look in looks if look.facts]
     note = note_on_size(sizes, IMAGE_SIZE)
@@ -511,13 +521,20 @@ def _print_command(root: Path, looks: Sequence[Look], keys: Mapping[str, Any]) -
     if _are_volumes(keys):
         shape = keys["image_size"]
         size = shlex.quote(f"dataset.image_size=[{','.join(map(str, shape))}]")
-        shapes = [_shape(look.item, look.facts, keys) for look in looks if look.facts]
+        shapes = [look.size for look in looks if look.facts]
         patches = any(
             side < max(lengths) - STEP for side, lengths in zip(shape, zip(*shapes, strict=True), strict=True)
         )
         how = " views=volumes inference=volumes" if patches else ""
-        print(f"train with: {start} {size}{how} optimizer=adamw")
-        print(f"  or slice by slice: {by_slice}")
+        by_volume = f"{start} {size}{how} optimizer=adamw"
+        off = "".join(f" dataset.{key}=none" for key in ("spacing", "crop") if keys[key] not in (None, "none"))
+        shortest, other, _ = sorted(map(statistics.median_low, zip(*shapes, strict=True)))
+        if shortest < min(THIN, other / 2):
+            print(f"train with: {by_slice}{off}")
+            print(f"  or on volumes, which here are thin stacks: {by_volume}")
+        else:
+            print(f"train with: {by_volume}")
+            print(f"  or slice by slice: {by_slice}{off}")
     else:
         print(f"train with: {by_slice}")
     if note and not _are_volumes(keys):
@@ -535,21 +552,10 @@ def _are_volumes(keys: Mapping[str, Any]) -> bool:
     return len(shape_of(keys["image_size"])) == 3
 
 
-def _shape(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:
-    """Height and width, or the lengths of a volume's axes."""
-    return _lengths(item, fact, keys) if _are_volumes(keys) else fact.size
-
-
 def _spacing(item: Item, fact: Facts, keys: Mapping[str, Any]) -> str:
     """The spacing of a volume in the order of its axes, to three digits."""
     spacing = spacing_of(fact.spacing, stored=as_stored(item.image, keys["h5_axes"]))
     return " x ".join(f"{step:.3g}" for step in spacing) + " mm" if spacing else "unknown"
-
-
-def _lengths(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...]:
-    """The lengths of a volume's axes, in the order of `image_size`."""
-    shape = (fact.num_images, *fact.size)
-    return shape if as_stored(item.image, keys["h5_axes"]) else shape[::-1]
 
 
 # -- the contact sheet ------------------------------------------------------------------------------------------------
@@ -558,7 +564,7 @@ def _lengths(item: Item, fact: Facts, keys: Mapping[str, Any]) -> tuple[int, ...
 def _write_sheet(file: Path, looks: Sequence[Look], keys: Mapping[str, Any], reader: MaskReader | None) -> None:
     colors, classes = palette(palette_of(keys), background=keys["background"]), keys["classes"] or []
     most = COLUMNS // 3 if _are_volumes(keys) else COLUMNS
-    tiles = [_tile(look.item, keys, reader, colors) for look in _shown(looks, most * ROWS)]
+    tiles = [_tile(look, keys, reader, colors) for look in _shown(looks, most * ROWS)]
     columns, height, width = min(most, len(tiles)), *(max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     canvas = np.zeros((-(-len(tiles) // columns) * height, columns * (width + GAP), 3), np.uint8)
     for number, tile in enumerate(tiles):
@@ -589,18 +595,25 @@ def _spread(looks: Sequence[Look], number: int) -> list[Look]:
     return [looks[i * len(looks) // number] for i in range(number)] if len(looks) > number else list(looks)
 
 
-def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
-    """Draw the slice with most foreground, or three planes of a volume, the mask painted over, below the name."""
-    image = _image(item, keys)
-    label: LabelArray = np.zeros((len(image), *image.shape[2:]), np.uint8)
+def _tile(look: Look, keys: Mapping[str, Any], reader: MaskReader | None, colors: Palette) -> Picture:
+    """Draw the slice with most foreground, or three planes of a volume, the mask painted over, below the name.
+
+    Pixels are as high and as wide as the spacing says.
+    """
+    item, pixels = look.item, _pixels(look.item, keys)
+    label: LabelArray = np.zeros((len(pixels), *pixels.shape[2:]), np.uint8)
     if item.mask and reader:
         label = reader.read(item.mask, axes=axes_of_mask(item.mask, item.image, _space(keys)))
+    image, place = as_read(pixels, item.image, look.facts.spacing if look.facts else None, keys)
     if _are_volumes(keys):
-        stored = as_stored(item.image, keys["h5_axes"])
-        image, label = stood(image, stored=stored), stood(label, stored=stored)
+        label = place.read(stood(label, stored=as_stored(item.image, keys["h5_axes"])))
     shown = planes(image, [label], colors)
-    scale = TILE / max(max(plane.image.shape[1:]) for plane in shown)
-    pictures = [_pane(plane, scale, colors if item.mask and reader else None) for plane in shown]
+    x, y, z = place.spacing_read or (1.0, 1.0, 1.0)
+    steps = [(y, x), (z, x), (z, y)] if _are_volumes(keys) else [(y, z)]
+    sizes = [np.multiply(plane.image.shape[1:], step) for plane, step in zip(shown, steps, strict=True)]
+    sizes = [size * TILE / np.max(sizes) for size in sizes]
+    given = colors if item.mask and reader else None
+    pictures = [_pane(plane, size, given) for plane, size in zip(shown, sizes, strict=True)]
     height = max(len(picture) for picture in pictures)
     name = item.name if len(item.name) <= 34 else f"...{item.name[-31:]}"
     words = [plane.words for plane in shown if plane.words]
@@ -613,9 +626,9 @@ def _tile(item: Item, keys: Mapping[str, Any], reader: MaskReader | None, colors
     return np.asarray(tile)
 
 
-def _pane(plane: Plane, scale: float, colors: Palette | None) -> Picture:
-    """A plane, resized; with `colors` its label painted over it."""
-    height, width = (max(1, round(side * scale)) for side in plane.image.shape[1:])
+def _pane(plane: Plane, size: Iterable[float], colors: Palette | None) -> Picture:
+    """A plane, resized to height and width; with `colors` its label painted over it."""
+    height, width = (max(1, round(side)) for side in size)
     step = max(1, max(plane.image.shape[1:]) // (4 * TILE))  # a large image is thinned first: grey takes long
     picture = np.asarray(Image.fromarray(grey(plane.image[:, ::step, ::step])).resize((width, height)))
     if colors is None:

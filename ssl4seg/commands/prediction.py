@@ -9,14 +9,12 @@ from PIL import Image
 
 from ssl4seg.commands.evaluation import writable
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
-from ssl4seg.data.dataset import shape_of
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import write_label
-from ssl4seg.data.intensities import normalized
-from ssl4seg.data.items import CHANNEL, by_channels, facts_of, missing_channel, pixels_of
+from ssl4seg.data.items import CHANNEL, as_read, by_channels, facts_of, missing_channel, pixels_of
 from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.orientation import Space
-from ssl4seg.data.volumes import as_stored, sliced, spacing_of, stood
+from ssl4seg.data.volumes import as_stored, sliced
 from ssl4seg.data.walk import Found, passed_over, walk
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
@@ -92,15 +90,14 @@ def _predict(
     """
     space = Space(data.get("orientation", "stored"), data.get("slice_axis", "z"))
     file, channels = files[0], data["channels"]
-    scaled = normalized(pixels_of(files, channels, space=space), data["normalize"])
+    image = pixels_of(files, channels, space=space)
+    spacing = facts_of(files, channels, space).spacing if predictor.steps or data.get("spacing") else None
+    scaled, place = as_read(image, file, spacing, data)
     checked(Volume(scaled, None), str(file), data["num_classes"])
-    spacing = facts_of(files, channels, space).spacing if predictor.steps else None
-    stored = as_stored(file, data.get("h5_axes", "zyx"))
-    volumes = len(shape_of(data["image_size"])) == 3
-    if volumes:
-        scaled, spacing = stood(scaled, stored=stored), spacing_of(spacing, stored=stored)
-    found = predictor(scaled, spacing)
-    label = sliced(found, stored=stored) if volumes else found
+    found = predictor(scaled, place.spacing_read)
+    label = place.back(found)
+    if scaled.ndim == 5:
+        label = sliced(label, stored=as_stored(file, data.get("h5_axes", "zyx")))
     target.parent.mkdir(parents=True, exist_ok=True)
     colors = palette(data.get("palette"), background=data.get("background", True))
     if mask_colors is not None:

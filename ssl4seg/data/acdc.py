@@ -43,7 +43,7 @@ class ACDC(Dataset):
         expect("dataset.channels", self.channels, only(1, "ACDC"))
         if missing := [split for split in SPLITS if not patients.get(split)]:
             raise UserError(f"dataset.patients names no patient for {', '.join(missing)}")
-        self.patients, self.reader = patients, H5Reader(self.normalize, self.ignore_index)
+        self.patients, self.reader = patients, H5Reader(self.scaling, self.ignore_index)
         self.files = self._find(self.folder(root))
 
     def _find(self, root: Path) -> dict[str, list[Path]]:

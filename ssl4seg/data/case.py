@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ssl4seg.data.grid import Place
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 
@@ -22,7 +23,7 @@ Spacing = tuple[float, float, float]
 
 
 class Volume(NamedTuple):
-    """The pixels of a case at native size: slices with two axes, or one image with three; a picture is one slice."""
+    """The pixels of a case: slices with two axes, or one image with three; a picture is one slice."""
 
     image: ImageArray
     """[S, C, H, W] or [1, C, X, Y, Z], scaled as `dataset.normalize` says."""
@@ -49,8 +50,12 @@ class Case:
     """The image without the mask, where that saves reading the mask."""
     read_part: Callable[[Part, bool], Volume] | None = None
     """(part, with mask) -> that part of all pixels, where that saves reading the others."""
+    read_label: Callable[[], LabelArray] | None = None
+    """The mask without the image, on the file's own grid; needed where `place` is set."""
     spacing: Spacing | None = None
-    """None if unknown."""
+    """Of the pixels as they are read; None if unknown."""
+    place: Place | None = None
+    """Where the pixels lie in the file; None where they are all of the file's, on its own grid, as they are scored."""
     files: tuple[Path, ...] = ()
     """The files with image and mask, by which a run knows its data; empty where the data are made in memory."""
 

@@ -68,7 +68,7 @@ class Cityscapes(NaturalImages):
                 f"{self.root / MASKS}: {without_mask(missing, len(names), split)} there "
                 f"(NAME_gtFine_{' or '.join(self.kinds)}.png)"
             )
-        return cases_of([Pair(name, image, *mask) for name, image, mask in pairs if mask], self.normalize)
+        return cases_of([Pair(name, image, *mask) for name, image, mask in pairs if mask], self.scaling)
 
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray, checked, full_scale
+from ssl4seg.data.intensities import Scaling
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.volumes import volume_of
 from ssl4seg.errors import UserError
@@ -71,6 +72,7 @@ class Common(TypedDict):
     num_classes: int
     channels: int
     image_size: int | Sequence[int]
+    window: NotRequired[Sequence[float] | None]
     normalize: NotRequired[str]
     ignore_index: NotRequired[int | None]
     mean: NotRequired[Sequence[float] | str | None]
@@ -89,8 +91,9 @@ class Dataset(ABC):
         channels: C of the images.
         image_size: side of the square training input in pixels; of volumes a list with the length of each axis. The
             axes of NIfTI and of stacks of slices are x, y, z (slices last), those of h5 as they are stored.
-        normalize: how intensities are scaled, see `intensities.normalized`; new images are scaled in the same way for
-            prediction.
+        window: [low, high], to which intensities are cut off before they are scaled; None leaves them as they are.
+        normalize: how intensities are scaled, see `intensities.normalized`; new images are cut off and scaled in the
+            same way for prediction.
         ignore_index: label value in the files that no loss and no metric counts; None if there is none.
         mean, std: of each channel; the network standardises its input by them. "auto" computes them from the training
             images, None leaves the input as it is.
@@ -124,6 +127,7 @@ class Dataset(ABC):
         num_classes: int,
         channels: int,
         image_size: int | Sequence[int],
+        window: Sequence[float] | None = None,
         normalize: str = "minmax",
         ignore_index: int | None = None,
         mean: Sequence[float] | str | None = None,
@@ -134,7 +138,7 @@ class Dataset(ABC):
     ) -> None:
         keys = {"classes": classes, "num_classes": num_classes, "channels": channels, "image_size": image_size}
         keys |= {"normalize": normalize, "ignore_index": ignore_index, "mean": mean, "std": std, "scoring": scoring}
-        keys |= {"background": background, "palette": palette}
+        keys |= {"background": background, "palette": palette, "window": window}
         check_keys(keys, COMMON, "dataset.")
         if num_classes != len(classes):
             raise UserError(
@@ -157,7 +161,7 @@ class Dataset(ABC):
         self.image_size = shape_of(image_size)
         if self.axes == 3:
             self.words = (self.words[0], "volumes")  # type: ignore[misc]  # of the object, not of the class
-        self.normalize = normalize
+        self.scaling = Scaling(normalize, window)
         self.ignore_index = ignore_index
 
     @property

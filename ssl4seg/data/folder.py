@@ -21,22 +21,24 @@ from typing import Any, Unpack
 import numpy as np
 
 from ssl4seg.data import decathlon, leaks
-from ssl4seg.data.case import Case, ImageArray, Part, Volume, full_scale
+from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, NIFTI, ending
+from ssl4seg.data.grid import FILES_OWN, FOREGROUND, Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
-from ssl4seg.data.intensities import Normalizer
+from ssl4seg.data.intensities import Normalizer, Scaling
 from ssl4seg.data.items import How, Item, Layout, check_shape, facts_of_item, pixels_of
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
-from ssl4seg.data.volumes import as_stored, faults_of_axes
+from ssl4seg.data.volumes import as_stored, faults_of_axes, on_grid
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
     Key,
     check_keys,
     is_list,
+    is_number,
     is_rgb_color,
     is_whole,
     number_in,
@@ -55,6 +57,9 @@ DEFAULTS: dict[str, Any] = {
     "ignore_index": None,
     "ignore_color": None,
     "channels": None,
+    "spacing": None,
+    "crop": None,
+    "window": None,
     "normalize": "auto",
     "orientation": None,
     "slice_axis": "auto",
@@ -79,11 +84,19 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[\w-]{1,100}", value) is not None
 
 
+def is_spacing(value: Any) -> bool:
+    """Whether it is a voxel spacing: one for all axes, or one for each."""
+    steps = value if is_list(value) else [value] * 3
+    return len(steps) == 3 and all(is_number(step) and step > 0 for step in steps)
+
+
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
 OWN = {
     "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
     "ignore_color": optional(Key(is_color, COLORS)),
+    "spacing": optional(or_word("none", Key(is_spacing, "a number of mm above 0, or three (x, y, z), as [1,1,1]"))),
+    "crop": optional(one_of(FOREGROUND, "none")),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
     "h5_axes": one_of("xyz", "zyx"),
@@ -95,7 +108,9 @@ OWN = {
     "seed": Key(is_whole, "a whole number"),
 }
 """The keys that only a folder has."""
-KEYS = COMMON | OWN | {key: or_word("none", COMMON[key]) for key in ("mean", "std")}
+CAN_BE_NONE = ("mean", "std", "window", "spacing", "crop")
+"""Keys that the word none turns off, where dataset.yaml sets them; null leaves them to it."""
+KEYS = COMMON | OWN | {key: or_word("none", COMMON[key]) for key in CAN_BE_NONE if key in COMMON}
 """All keys that dataset.yaml and the command line may set; null leaves a key to the next source."""
 
 
@@ -114,6 +129,7 @@ class Folder(Dataset):
         seed: of the drawn split, and of the order in which training groups are labelled.
         orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
         h5_axes: of volumes in h5, see `volumes.as_stored`.
+        spacing, crop: the grid on which volumes are read, see `grid.Grid`.
     """
 
     name = "folder"
@@ -137,20 +153,26 @@ class Folder(Dataset):
         orientation: str | None = None,
         slice_axis: str = DEFAULTS["slice_axis"],
         h5_axes: str = DEFAULTS["h5_axes"],
+        spacing: float | Sequence[float] | None = None,
+        crop: str | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
         folder = self.folder(root)
-        own = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
+        own: dict[str, Any] = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
-        own |= {"channel_files": channel_files}
+        own |= {"channel_files": channel_files, "spacing": spacing, "crop": crop}
         self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
             num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
         )
-        self.normalized = Normalizer(self.normalize)
+        self.grid = grid_of(own)
+        self.grid.check(self.axes)
+        self.places: dict[Item, Place] = {}
+        # Of a volume that is cropped only what is left is scaled: `on_grid` does it.
+        self.normalized = Normalizer(self.scaling if self.grid == FILES_OWN else Scaling())
         layout = layout_of(folder, group, How(skip_orphans, channel_files))
         items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
@@ -160,16 +182,21 @@ class Folder(Dataset):
         _raise(faults_of_axes({item.image: fact for item, fact in self.facts.items()}, self.image_size, h5_axes))
         sizes = [fact.size for fact in self.facts.values()]
         note = note_on_size(sizes, self.image_size[0]) if self.axes == 2 else ""
-        self.notes = [*layout.notes, *notes_on_volumes(items, self.space, axes=self.axes), *filter(None, [note])]
+        spacings = [fact.spacing for fact in self.facts.values()]
+        _raise([f for item, fact in self.facts.items() if (f := self.grid.fault(item.image, fact.spacing))])
+        on_volumes = [*notes_on_volumes(items, self.space, axes=self.axes), self.grid.note(spacings)]
+        self.notes = [*layout.notes, *filter(None, [*on_volumes, note])]
         bytes_only = all(fact.is_bytes for fact in self.facts.values())
-        self.value_bytes = 1 if bytes_only and self.normalize != "minmax" else 4
+        self.value_bytes = 1 if bytes_only and self.scaling.keeps_bytes else 4
         self.splits = split_items(items, val_ratio=val_ratio, test_ratio=test_ratio, seed=seed)
         volumes = all(fact.num_images > 1 for fact in self.facts.values())
         self.doubts = [*filter(None, [leaks.by_names(self.splits, volumes=volumes) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
 
     def cases(self, split: Split) -> list[Case]:
-        return [self._case(item) for item in self.splits[split]]
+        """The cases of a split. To crop them, all its images are read here: their sizes must be known."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(self._case, self.splits[split]))
 
     def _case(self, item: Item) -> Case:
         fact = self.facts[item]
@@ -182,10 +209,17 @@ class Folder(Dataset):
             read=partial(self._read, item),
             read_image=partial(self._image, item),
             read_part=partial(self._part, item) if fact.num_images > 1 and _divisible(item) else None,
+            read_label=partial(self._label, item, item.mask) if item.mask else None,
             spacing=fact.spacing,
             files=item.files,
         )
-        return self.shaped(case, stored=as_stored(item.image, self.h5_axes))
+        case = self.shaped(case, stored=as_stored(item.image, self.h5_axes))
+        if self.grid == FILES_OWN:
+            return case
+        if item not in self.places:
+            place = self.grid.place(item.image, case.size, case.spacing, lambda: case.volume(label=False).image)
+            self.places[item] = place
+        return on_grid(case, self.places[item], self.scaling)
 
     def _image(self, item: Item, part: Part = ()) -> ImageArray:
         image = self.normalized(item.image, partial(self._pixels, item), part)
@@ -200,9 +234,12 @@ class Folder(Dataset):
         image = self._image(item)
         if item.mask is None:
             return Volume(image, None)
-        label = self.masks.read(item.mask, axes=axes_of_mask(item.mask, item.image, self.space))
+        label = self._label(item, item.mask)
         check_shape(item, (len(image), *image.shape[2:]), label.shape)
         return Volume(image, label)
+
+    def _label(self, item: Item, mask: Path) -> LabelArray:
+        return self.masks.read(mask, axes=axes_of_mask(mask, item.image, self.space))
 
     def _part(self, item: Item, part: Part, label: bool) -> Volume:
         return Volume(self._image(item, part), self.masks.read(item.mask, part) if label and item.mask else None)
@@ -241,7 +278,7 @@ class Folder(Dataset):
             full["channels"] = full["channels"] or common_channels(facts_of)
             volumes = any(fact.num_images > 1 for fact in facts_of.values())
             full["scoring"] = full["scoring"] or ("cases" if volumes else "pixels")
-        return full | {key: None for key in ("mean", "std") if full[key] == "none"}
+        return full | {key: None for key in CAN_BE_NONE if full[key] == "none"}
 
 
 def name_of(root: Path) -> str:

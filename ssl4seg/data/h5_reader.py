@@ -7,7 +7,7 @@ import numpy as np
 
 from ssl4seg.data.case import ImageArray, Part, Volume
 from ssl4seg.data.formats import read_h5
-from ssl4seg.data.intensities import Normalizer
+from ssl4seg.data.intensities import Normalizer, Scaling
 from ssl4seg.data.masks import read_labels
 
 
@@ -15,12 +15,12 @@ class H5Reader:
     """Reads files, or parts of them from the disk.
 
     Args:
-        normalize: see `intensities.normalized`.
+        scaling: how values are scaled.
         ignore_index: the number in the labels that becomes IGNORE; None if there is none.
     """
 
-    def __init__(self, normalize: str, ignore_index: int | None) -> None:
-        self.normalized, self.ignore_index = Normalizer(normalize), ignore_index
+    def __init__(self, scaling: Scaling, ignore_index: int | None) -> None:
+        self.normalized, self.ignore_index = Normalizer(scaling), ignore_index
 
     def image(self, file: Path, part: Part = ()) -> ImageArray:
         """[S, 1, H, W]"""

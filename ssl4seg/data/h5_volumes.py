@@ -68,7 +68,7 @@ class H5Volumes(Dataset):
                 "other"
             )
         self.name = name  # type: ignore[misc]  # of the object, not of the class
-        self.reader = H5Reader(self.normalize, self.ignore_index)
+        self.reader = H5Reader(self.scaling, self.ignore_index)
         self.place_of = found(self.folder(root), files)
         lists = {"train": train_list, "val": val_list, "test": test_list}
         given = {split: self._listed(self.folder(root) / file) for split, file in lists.items() if file is not None}

@@ -8,16 +8,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 
-from ssl4seg.data.case import FloatArray, ImageArray, Part, full_scale
-from ssl4seg.data.dataset import Split
+from ssl4seg.data.case import FloatArray, ImageArray, Part, Spacing, full_scale
+from ssl4seg.data.dataset import Split, shape_of
 from ssl4seg.data.formats import ENDINGS, H5, NIFTI, PICTURE, TIFF, ending, h5_facts, hint, nifti_facts, stem
+from ssl4seg.data.grid import Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, facts, read_image, stacked
+from ssl4seg.data.intensities import scaling_of
 from ssl4seg.data.orientation import AS_STORED, Axes, Space
+from ssl4seg.data.volumes import as_stored, placed, spacing_of, stood
 from ssl4seg.data.walk import walk
 from ssl4seg.errors import UserError
 
@@ -275,6 +278,25 @@ def pixels_of(files: Sequence[Path], channels: int, part: Part = (), *, space: S
         facts_of(files, channels, space)  # names the one that differs
     joined: FloatArray = np.concatenate(images, axis=1)
     return joined
+
+
+def as_read(
+    pixels: ImageArray, file: Path, spacing: Spacing | None, keys: Mapping[str, Any]
+) -> tuple[ImageArray, Place]:
+    """The pixels [S, C, H, W] of a file as training reads them, and where they lie in the file.
+
+    Args:
+        spacing: of slices, rows and columns.
+        keys: of the dataset; those that earlier versions did not have may be missing.
+
+    Raises:
+        UserError: the spacing is needed, but unknown.
+    """
+    if len(shape_of(keys["image_size"])) == 3:
+        stored = as_stored(file, keys.get("h5_axes", "zyx"))
+        pixels, spacing = stood(pixels, stored=stored), spacing_of(spacing, stored=stored)
+    place = grid_of(keys).place(file, pixels.shape[2:], spacing, lambda: pixels)
+    return placed(pixels, place, scaling_of(keys)), place
 
 
 def facts_of_item(item: Item, channels: int | None, space: Space) -> Facts:

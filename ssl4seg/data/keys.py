@@ -40,6 +40,10 @@ def _are_numbers(value: Any) -> bool:
     return is_list(value) and len(value) > 0 and all(map(is_number, value))
 
 
+def _is_window(value: Any) -> bool:
+    return _are_numbers(value) and len(value) == 2 and bool(value[0] < value[1])
+
+
 COMMON: dict[str, Key] = {
     "classes": Key(
         _are_classes,
@@ -52,6 +56,7 @@ COMMON: dict[str, Key] = {
         lambda v: SIDE.fits(v) or list_of(whole(4, 2048), 3, 3).fits(v),
         f"{SIDE.expected}, or three of 4 to 2048 for volumes, as [96,96,96]",
     ),
+    "window": optional(Key(_is_window, "[low, high] with low < high, as [-125,275]")),
     "normalize": one_of(*NORMALIZATIONS),
     "ignore_index": optional(
         Key(lambda v: is_whole(v) and v <= IGNORE, f"a whole number up to {IGNORE}, that of a label in the files")

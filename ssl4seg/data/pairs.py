@@ -12,7 +12,7 @@ from ssl4seg.data.case import Case, ImageArray, Volume
 from ssl4seg.data.dataset import Common, Dataset, Split
 from ssl4seg.data.formats import picture_size, read_mask
 from ssl4seg.data.images import read_picture
-from ssl4seg.data.intensities import normalized
+from ssl4seg.data.intensities import Scaling, normalized
 from ssl4seg.data.keys import only
 from ssl4seg.data.split import read_names
 from ssl4seg.errors import UserError
@@ -34,7 +34,7 @@ class NaturalImages(Dataset):
         super().__init__(**common)
         expect("dataset.channels", self.channels, only(3, type(self).__name__))
         self.lists = lists or {}
-        self.value_bytes = 4 if self.normalize == "minmax" else 1
+        self.value_bytes = 1 if self.scaling.keeps_bytes else 4
 
     def refuse_test(self, split: Split) -> None:
         """Raise a UserError if `split` is test."""
@@ -77,13 +77,13 @@ def without_mask(names: Sequence[str], total: int, split: Split) -> str:
     return f"{len(names)} of the {total} {split} images ({shown}) {'has' if len(names) == 1 else 'have'} no mask"
 
 
-def cases_of(pairs: Sequence[Pair], normalize: str) -> list[Case]:
+def cases_of(pairs: Sequence[Pair], scaling: Scaling) -> list[Case]:
     """A case for each pair. It reads the headers of all files, 16 at a time: network file systems answer slowly."""
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(partial(_case, normalize=normalize), pairs))
+        return list(pool.map(partial(_case, scaling=scaling), pairs))
 
 
-def _case(pair: Pair, *, normalize: str) -> Case:
+def _case(pair: Pair, *, scaling: Scaling) -> Case:
     size, mask_size = picture_size(pair.image), picture_size(pair.mask)
     if size != mask_size:
         raise UserError(
@@ -96,13 +96,13 @@ def _case(pair: Pair, *, normalize: str) -> Case:
         num_images=1,
         size=size,
         labeled=True,
-        read=partial(read_pair, pair, normalize),
-        read_image=partial(read_image, pair, normalize),
+        read=partial(read_pair, pair, scaling),
+        read_image=partial(read_image, pair, scaling),
         files=(pair.image, pair.mask),
     )
 
 
-def read_pair(pair: Pair, normalize: str) -> Volume:
+def read_pair(pair: Pair, scaling: Scaling) -> Volume:
     """Image [1, 3, H, W] and label [1, H, W].
 
     Raises:
@@ -115,9 +115,9 @@ def read_pair(pair: Pair, normalize: str) -> Volume:
         raise UserError(f"{pair.mask}: holds the label values {wrong}; expected {allowed}")
     class_of = np.zeros(256, np.uint8)
     class_of[list(pair.values)] = list(pair.values.values())
-    return Volume(read_image(pair, normalize), class_of[mask][None])
+    return Volume(read_image(pair, scaling), class_of[mask][None])
 
 
-def read_image(pair: Pair, normalize: str) -> ImageArray:
+def read_image(pair: Pair, scaling: Scaling) -> ImageArray:
     """[1, 3, H, W]"""
-    return normalized(read_picture(pair.image, 3), normalize)[None]
+    return normalized(read_picture(pair.image, 3)[None], *scaling)

@@ -7,7 +7,7 @@ frequent. All numbers are invented, in the right order of magnitude: results on 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, Self, Unpack
@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from ssl4seg.data.case import Case, FloatArray, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split
+from ssl4seg.data.intensities import Scaling, normalized
 from ssl4seg.data.keys import only
 from ssl4seg.keys import SEED, expect, number_in, whole
 
@@ -294,6 +295,12 @@ def render(seed: int, number: int, difficulty: float, phase: Phase) -> Volume:
     return Volume(image, label)
 
 
+def scaled_by(scaling: Scaling, read: Callable[[], Volume]) -> Volume:
+    """A volume whose values lie in [0, 1], scaled as the dataset's keys say; `minmax` leaves it as it is."""
+    image, label = read()
+    return Volume(normalized(image, *scaling), label)
+
+
 class Phantom(Dataset):
     """Patients numbered from 0 (train), 1000 (val) and 2000 (test), so that no split depends on another's size.
 
@@ -344,7 +351,7 @@ class Phantom(Dataset):
             num_images=len(patient.breath),
             size=patient.shape,
             labeled=True,
-            read=partial(render, self.seed, number, self.difficulty, phase),
+            read=partial(scaled_by, self.scaling, partial(render, self.seed, number, self.difficulty, phase)),
             spacing=(THICKNESS, patient.pixel, patient.pixel),
         )
         return self.shaped(case)

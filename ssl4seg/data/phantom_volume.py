@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ssl4seg.data.case import Case, FloatArray, Volume
-from ssl4seg.data.phantom import Drawn, Phantom, Traits, acquire, ratio, shift
+from ssl4seg.data.phantom import Drawn, Phantom, Traits, acquire, ratio, scaled_by, shift
 
 SIDE = (32, 38)  # voxels of 1 mm; the three sides are drawn independently
 BALLS, RODS = 3.0, 1.0  # mean numbers of decoys, at difficulty 1
@@ -113,7 +113,7 @@ class PhantomVolume(Phantom):
             num_images=depth,
             size=tuple(size),
             labeled=True,
-            read=partial(render, self.seed, number, self.difficulty),
+            read=partial(scaled_by, self.scaling, partial(render, self.seed, number, self.difficulty)),
             spacing=(1.0, 1.0, 1.0),
         )
         return [self.shaped(case)]

@@ -69,7 +69,7 @@ class VOC2012(NaturalImages):
             )
         classes = {value: value for value in range(self.num_classes)}
         values = classes | ({} if self.ignore_index is None else {self.ignore_index: IGNORE})
-        return cases_of([Pair(name, images[name], masks[name], values) for name in names], self.normalize)
+        return cases_of([Pair(name, images[name], masks[name], values) for name in names], self.scaling)
 
     def _names(self, split: Split, images: Mapping[str, Path]) -> list[str]:
         """The images of a split in their published order."""

@@ -1,4 +1,4 @@
-"""Slices that follow one another, as one image with three axes."""
+"""Slices that follow one another, as one image with three axes, which may be read on a grid of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Spacing, Volume
 from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.grid import Place
 from ssl4seg.data.images import Facts
+from ssl4seg.data.intensities import Scaling, normalized
 
 
 def as_stored(file: Path, h5_axes: str) -> bool:
@@ -85,6 +87,7 @@ def volume_of(case: Case, *, stored: bool = False) -> Case:
         read=partial(_read, case.read, stored),
         read_image=case.read_image and partial(_read_image, case.read_image, stored),
         read_part=case.read_part and partial(_read_part, case.read_part, stored),
+        read_label=case.read_label and partial(_read_label, case.read_label, stored),
         spacing=spacing_of(case.spacing, stored=stored),
     )
 
@@ -102,3 +105,43 @@ def _read_part(read: Callable[[Part, bool], Volume], stored: bool, part: Part, l
 
 def _read_image(read: Callable[[], ImageArray], stored: bool) -> ImageArray:
     return stood(read(), stored=stored)
+
+
+def _read_label(read: Callable[[], LabelArray], stored: bool) -> LabelArray:
+    return stood(read(), stored=stored)
+
+
+# -- on a grid --------------------------------------------------------------------------------------------------------
+
+
+def on_grid(case: Case, place: Place, scaling: Scaling) -> Case:
+    """A case of one image with three axes, cut and resampled.
+
+    A part of it is cut from the whole, since the statistics of its values and its grid are those of the whole.
+
+    Args:
+        case: on the files' own grid, its values not yet scaled.
+    """
+    return replace(
+        case,
+        size=place.size,
+        read=partial(_read_on_grid, case.read, place, scaling),
+        read_image=case.read_image and partial(_read_image_on_grid, case.read_image, place, scaling),
+        read_part=None,
+        spacing=place.spacing_read,
+        place=place,
+    )
+
+
+def placed(image: ImageArray, place: Place, scaling: Scaling) -> ImageArray:
+    """The pixels [1, C, *X] of a file as they are read: cut, scaled by what is left, resampled, as nnU-Net does it."""
+    return place.resampled(normalized(place.cut(image), *scaling))
+
+
+def _read_on_grid(read: Callable[[], Volume], place: Place, scaling: Scaling) -> Volume:
+    image, label = read()
+    return Volume(placed(image, place, scaling), None if label is None else place.read(label))
+
+
+def _read_image_on_grid(read: Callable[[], ImageArray], place: Place, scaling: Scaling) -> ImageArray:
+    return placed(read(), place, scaling)

@@ -171,6 +171,9 @@ def evaluate(
 ) -> None:
     """Predict every case and add its scores to the table.
 
+    A case that was cropped or resampled as it was read is scored on its file's own grid: each voxel of the file gets
+    the label of the nearest voxel of the prediction, and class 0 outside of what was read.
+
     Args:
         part: the cases of this process.
         keep: is called with each case, its volume and its prediction.
@@ -184,10 +187,19 @@ def evaluate(
         before = time.perf_counter()
         prediction = predictor.processed(label, Given(volume.image, probability, case.spacing))
         table.postprocess_seconds += time.perf_counter() - before
-        assert volume.label is not None  # `data.reading.OnDemand` refuses a case without a mask
-        table.add(case.name, prediction, volume.label, case.spacing)
+        truth, spacing, back = _truth(case, volume)
+        table.add(case.name, back(prediction), truth, spacing)
         if bare:
-            bare.add(case.name, label, volume.label, case.spacing)
+            bare.add(case.name, back(label), truth, spacing)
         if keep:
             keep(case, volume, prediction)
     table.seconds = time.perf_counter() - start
+
+
+def _truth(case: Case, volume: Volume) -> tuple[LabelArray, Spacing | None, Callable[[LabelArray], LabelArray]]:
+    """The mask of a case on its file's own grid, its spacing, and how a prediction is brought there."""
+    assert volume.label is not None  # `data.reading.OnDemand` refuses a case without a mask
+    if case.place is None:
+        return volume.label, case.spacing, lambda label: label
+    assert case.read_label is not None
+    return case.read_label(), case.place.spacing, case.place.back

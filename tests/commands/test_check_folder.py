@@ -725,7 +725,7 @@ def test_the_sheet_prefers_masks_with_foreground(tmp_path, monkeypatch):
         if n % 5:
             save(root / f"masks/{n:03d}.png", np.zeros((40, 48), np.uint8))
     shown: list[str] = []
-    monkeypatch.setattr(check_module, "_tile", lambda item, *rest: shown.append(item.name) or _tile(item, *rest))
+    monkeypatch.setattr(check_module, "_tile", lambda look, *rest: shown.append(look.item.name) or _tile(look, *rest))
     check_folder(describe(root))
     assert len(shown) == 24
     assert {f"{n:03d}" for n in range(0, 100, 5)} < {*shown}
@@ -761,3 +761,34 @@ def test_the_command_for_a_first_look_fits_the_size_of_the_images(tmp_path, monk
 def test_the_default_image_size_is_that_of_conf():
     keys = yaml.safe_load((conf_dir() / "dataset/folder.yaml").read_text())
     assert keys["dataset"]["image_size"] == IMAGE_SIZE
+
+
+@pytest.mark.parametrize(("shape", "thin"), [((33, 33, 15), True), ((33, 33, 16), False), ((15, 15, 12), False)])
+def test_of_thin_stacks_the_command_that_takes_slices_goes_first(tmp_path, monkeypatch, capsys, shape, thin):
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        array = np.random.default_rng(number).random(shape, np.float32)
+        for part, voxels in (("images", array), ("masks", (array > 0.5).astype(np.uint8))):
+            (tmp_path / "mine" / part).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"mine/{part}/c{number}.nii.gz")
+    check_folder(describe(tmp_path / "mine"))
+    first, second = capsys.readouterr().out.partition("train with: ")[2].splitlines()[:2]
+    assert ("16]" in first) != thin  # image_size
+    assert ("16]" in second) == thin
+
+
+def test_planes_of_the_sheet_are_as_high_as_their_spacing_says(tmp_path, monkeypatch):
+    """16 x 16 x 4 voxels of 1 x 1 x 2 mm: the planes across y and x are half as high as they are wide."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        array = np.ones((16, 16, 4), np.float32)
+        array[0, 0] = 0
+        for part, voxels in (("images", array), ("masks", array.astype(np.uint8))):
+            (tmp_path / "mine" / part).mkdir(parents=True, exist_ok=True)
+            image = nibabel.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0]))
+            nibabel.save(image, tmp_path / f"mine/{part}/c{number}.nii.gz")
+    check_folder(describe(tmp_path / "mine"), sheet=tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))[-2 * (TILE + CAPTION) :]
+    for plane, height in enumerate((TILE, TILE // 2, TILE // 2)):
+        column = sheet[CAPTION : CAPTION + TILE, plane * TILE + TILE // 2].any(axis=-1)
+        assert np.flatnonzero(column)[-1] + 1 == pytest.approx(height, abs=1)

@@ -107,9 +107,20 @@ def test_splits_are_disjoint_even_at_their_largest():
         ("channels", 3),
         ("image_size", 8),
         ("num_classes", 3),
-        ("normalize", "zscore"),
+        ("normalize", "z-score"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(key, value):
     with pytest.raises(UserError, match=rf"dataset\.{key}"):
         phantom(**{key: value})
+
+
+def test_its_values_lie_in_0_to_1_and_are_scaled_as_the_keys_say():
+    as_drawn, zscores, cut = (
+        phantom(**keys).cases("train")[0].read().image
+        for keys in ({"normalize": "none"}, {"normalize": "zscore"}, {"normalize": "none", "window": [0.2, 0.5]})
+    )
+    assert (as_drawn.min(), as_drawn.max()) == (0, 1)
+    assert np.array_equal(phantom(normalize="minmax").cases("train")[0].read().image, as_drawn)
+    assert zscores == pytest.approx((as_drawn - as_drawn.mean()) / as_drawn.std(), abs=1e-5)
+    assert np.array_equal(cut, as_drawn.clip(np.float32(0.2), np.float32(0.5)))

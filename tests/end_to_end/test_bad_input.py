@@ -107,7 +107,7 @@ def test_no_labelled_case_is_said(root: Path) -> None:
         (["labeled_list=list.txt"], ["labeled_list=list.txt", "patient900_frame01"]),
         (["labeled_cases=4"], ["labeled_cases=4", "1 to 3"]),
         (["metrics.unit=mm"], ["metrics.unit=mm"]),
-        (["dataset.normalize=zscore"], ["dataset.normalize=zscore"]),
+        (["dataset.normalize=z-score"], ["dataset.normalize=z-score"]),
     ],
     ids=lambda value: value[0],
 )
