@@ -115,7 +115,7 @@ class Command:
         while not event():
             assert self.process.is_alive(), self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
-            time.sleep(0.001)
+            time.sleep(0.01)
         return self
 
     def send(self, signal: int) -> Finished:
@@ -277,8 +277,12 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def curve(folder: Path, tag: str) -> dict[int, float]:
-    """A scalar by step; no step may occur twice."""
-    points = events(folder).Scalars(tag)
+    """A scalar of a run by step; no step may occur twice."""
+    return curve_in(events(folder), tag)
+
+
+def curve_in(found: EventAccumulator, tag: str) -> dict[int, float]:
+    points = found.Scalars(tag)
     assert len({point.step for point in points}) == len(points), points
     return {point.step: point.value for point in points}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PHANTOM, Command, curve, differing, events, lasting, load, results, succeed, table
+from helpers import PHANTOM, Command, curve_in, differing, events, lasting, load, results, succeed, table
 
 from ssl4seg.run.training import _doubt_of_best
 
@@ -122,13 +122,14 @@ def test_a_killed_run_ends_with_the_results_of_an_unbroken_one(killed: tuple[str
 
 def test_a_killed_run_leaves_no_step_twice_in_tensorboard(killed: tuple[str, Path], unbroken: Path) -> None:
     method, home = killed
-    tags = events(folder(unbroken, method)).Tags()
-    assert events(folder(home, method)).Tags() == tags
+    ours, theirs = (events(folder(root, method)) for root in (home, unbroken))
+    tags = theirs.Tags()
+    assert ours.Tags() == tags
     for tag in tags["scalars"]:
-        assert curve(folder(home, method), tag) == curve(folder(unbroken, method), tag)
+        assert curve_in(ours, tag) == curve_in(theirs, tag)
     for kind, read in (("images", "Images"), ("tensors", "Tensors")):
         for tag in tags[kind]:
-            a, b = (getattr(events(folder(root, method)), read)(tag) for root in (unbroken, home))
+            a, b = (getattr(found, read)(tag) for found in (theirs, ours))
             assert [event.step for event in a] == [event.step for event in b]
 
 
@@ -164,13 +165,15 @@ def test_a_damaged_checkpoint_is_named(unbroken: Path, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def stopped(home: Path) -> Path:
-    """A run that was stopped between two validations."""
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run was stopped between two validations."""
+    home = tmp_path_factory.mktemp("stopped")
     path = folder(home, "supervised")
     running = Command.start("train", *command("supervised"), cwd=home).wait_for((path / "last.pt").exists)
     assert running.send(signal.SIGINT).code == 130
     assert load(path / "last.pt")["best"]["step"] == load(path / "best.pt")["step"]
-    return path
+    return home
 
 
 def flip(file: Path) -> None:
@@ -202,9 +205,9 @@ def another_run(file: Path) -> None:
     ],
 )
 def test_a_best_model_that_is_not_the_one_of_last_pt_is_searched_anew(
-    harm: Callable[[Path], None], reason: str, unbroken: Path, tmp_path: Path
+    harm: Callable[[Path], None], reason: str, unbroken: Path, stopped: Path, tmp_path: Path
 ) -> None:
-    path = stopped(tmp_path)
+    path = folder(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True), "supervised")
     at = load(path / "last.pt")["step"]
     harm(path / "best.pt")
     output = succeed("train", *command("supervised"), cwd=tmp_path)
