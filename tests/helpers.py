@@ -16,12 +16,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import h5py
 import nibabel
 import numpy as np
+import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -66,10 +68,17 @@ MODULES = {
     "prepare": "ssl4seg.prepare",
     "report": "ssl4seg.report.command",
 }
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["ssl4seg.run.training", "ssl4seg.commands.evaluation", "ssl4seg.commands.prediction"]
-)  # imported once, not for every process
+
+
+@cache
+def _server() -> Any:
+    """Forks the processes of commands from one that has imported `warm`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # it hears of no sys.path before Python 3.12
+        forkserver.ensure_running()
+    return context
 
 
 class Finished(NamedTuple):
@@ -81,7 +90,7 @@ class Finished(NamedTuple):
 
 @dataclass
 class Command:
-    """A running command of ssl4seg, in a process forked from one that has done the imports."""
+    """A running command of ssl4seg, or `main` of a module of a test's own, in a process forked from that of `warm`."""
 
     process: Any
     log: Path
@@ -101,7 +110,7 @@ class Command:
             killed_writing: name of a file; as soon as half of it is written the process gets a SIGKILL.
         """
         log = cwd / f".{name}-{time.monotonic_ns()}.log"
-        process = _server.Process(
+        process = _server().Process(
             target=_main, args=(name, [*map(str, arguments)], cwd, env or {}, log, killed_writing)
         )
         process.start()  # not as a daemon, which may have no processes of its own
@@ -121,7 +130,7 @@ class Command:
         while not event():
             assert self.process.is_alive(), self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
-            time.sleep(0.001)
+            time.sleep(0.01)
         return self
 
     def send(self, number: int) -> Finished:
@@ -142,7 +151,7 @@ def _main(
     gc.freeze()  # looking through all that was imported, again and again, would be a third of the process's time
     if killed_writing:
         _die_writing(killed_writing)
-    importlib.import_module(MODULES[name]).main()
+    importlib.import_module(MODULES.get(name, name)).main()
 
 
 def _die_writing(name: str) -> None:
@@ -162,13 +171,13 @@ def run(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None 
     return Command.start(name, *arguments, cwd=cwd, env=env).wait()
 
 
-def run_two(name: str, *arguments: object, cwd: Path) -> list[Finished]:
+def run_two(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> list[Finished]:
     """A command in two processes that belong together, each told by its environment as torchrun would tell it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = ({"RANK": rank, "LOCAL_RANK": rank} for rank in "01")
-    return [each.wait() for each in [Command.start(name, *arguments, cwd=cwd, env=env | rank) for rank in ranks]]
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    envs = ({**(env or {}), **world, "RANK": rank, "LOCAL_RANK": rank} for rank in "01")
+    return [each.wait() for each in [Command.start(name, *arguments, cwd=cwd, env=env) for env in envs]]
 
 
 def succeed(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
@@ -178,9 +187,9 @@ def succeed(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | N
     return output
 
 
-def refused(name: str, *arguments: object, cwd: Path) -> str:
+def refused(name: str, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
     """Run a command that must fail with a message and without a traceback; returns its output."""
-    code, output = run(name, *arguments, cwd=cwd)
+    code, output = run(name, *arguments, cwd=cwd, env=env)
     assert code == 1, output
     assert "error: " in output
     assert "Traceback" not in output
@@ -299,8 +308,12 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def curve(folder: Path, tag: str) -> dict[int, float]:
-    """A scalar by step; no step may occur twice."""
-    points = events(folder).Scalars(tag)
+    """A scalar of a run by step; no step may occur twice."""
+    return curve_in(events(folder), tag)
+
+
+def curve_in(found: EventAccumulator, tag: str) -> dict[int, float]:
+    points = found.Scalars(tag)
     assert len({point.step for point in points}) == len(points), points
     return {point.step: point.value for point in points}
 

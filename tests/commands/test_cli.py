@@ -1,9 +1,13 @@
 """Help and mistyped words are answered by name, before torch is imported."""
 
+import atexit
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,17 +32,50 @@ class Answer(NamedTuple):
     imported: set[str]
 
 
+SERVER = """
+import gc, importlib, json, os, sys
+from ssl4seg.commands.conf import composed
+
+mains = {name: importlib.import_module(module).main for name, module in json.loads(sys.argv[1]).items()}
+composed("train", ["seed=0"])  # Hydra looks for its plugins, and its parsers learn their grammars
+gc.freeze()
+for line in sys.stdin:
+    name, arguments, cwd, log = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.chdir(cwd)
+    sys.argv = [f"ssl4seg-{name}", *arguments]
+    try:
+        mains[name]()
+    finally:
+        with open(f"{log}.imported", "w") as file:
+            file.write(" ".join(sys.modules))
+    break
+"""
+
+
+@cache
+def server() -> subprocess.Popen[str]:
+    """A process that has imported the modules of the commands, and forks one for each command that it is told."""
+    words = [sys.executable, "-c", SERVER, json.dumps(MODULES)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.kill)
+    return process
+
+
 def answer(command: str, *arguments: str, cwd: Path) -> Answer:
-    """What a command answers, and every module that its process imported."""
-    code, output = shell(sys.executable, "-X", "importtime", "-m", MODULES[command], *arguments, cwd=cwd)
-    told, imports = [], set()
-    for line in output.splitlines():
-        if line.startswith("import time:"):
-            imports.add(line.rpartition("|")[2].strip())
-        else:
-            told.append(line)
-    assert "argparse" in imports
-    return Answer(code, "\n".join(told), imports)
+    """What a command answers, and every module that is imported when it ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        told, asked = server().stdout, server().stdin
+        assert told
+        assert asked
+        print(json.dumps([command, arguments, str(cwd), str(log)]), file=asked, flush=True)
+        code = int(told.readline())
+        return Answer(code, log.read_text(), set(log.with_name("log.imported").read_text().split()))
 
 
 def assert_at_once(given: Answer) -> None:

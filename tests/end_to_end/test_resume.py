@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PHANTOM, Command, curve, differing, events, lasting, load, results, succeed, table
+from helpers import PHANTOM, Command, curve_in, differing, events, lasting, load, results, succeed, table
 
 from ssl4seg.run.training import _doubt_of_best
 
 STEPS, EVERY = 60, 20
-METHODS = ("supervised", "mean_teacher", "uamt")
+METHODS = ("supervised", "uamt")  # the others resume in tests/methods/test_contract_runs.py
 
 
 def command(method: str) -> tuple[str, ...]:
@@ -74,17 +74,17 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(killed: tuple[str
 
 
 def test_a_killed_run_that_takes_the_last_model_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    words = (*command("mean_teacher"), "select=last")
+    words = (*command("uamt"), "select=last")
     homes = [tmp_path / name for name in ("unbroken", "killed")]
     for home in homes:
         home.mkdir()
-    last = folder(homes[1], "mean_teacher") / "last.pt"
+    last = folder(homes[1], "uamt") / "last.pt"
     running = Command.start("train", *words, cwd=homes[1]).wait_for(last.exists)
     assert running.send(signal.SIGKILL).code == -signal.SIGKILL
     for home in homes:
         succeed("train", *words, cwd=home)
     for checkpoint in ("best.pt", "last.pt"):
-        a, b = (load(folder(home, "mean_teacher") / checkpoint) for home in homes)
+        a, b = (load(folder(home, "uamt") / checkpoint) for home in homes)
         assert a["step"] == b["step"] == STEPS
         assert not differing(a, b)
 
@@ -98,13 +98,14 @@ def test_a_killed_run_ends_with_the_results_of_an_unbroken_one(killed: tuple[str
 
 def test_a_killed_run_leaves_no_step_twice_in_tensorboard(killed: tuple[str, Path], unbroken: Path) -> None:
     method, home = killed
-    tags = events(folder(unbroken, method)).Tags()
-    assert events(folder(home, method)).Tags() == tags
+    ours, theirs = (events(folder(root, method)) for root in (home, unbroken))
+    tags = theirs.Tags()
+    assert ours.Tags() == tags
     for tag in tags["scalars"]:
-        assert curve(folder(home, method), tag) == curve(folder(unbroken, method), tag)
+        assert curve_in(ours, tag) == curve_in(theirs, tag)
     for kind, read in (("images", "Images"), ("tensors", "Tensors")):
         for tag in tags[kind]:
-            a, b = (getattr(events(folder(root, method)), read)(tag) for root in (unbroken, home))
+            a, b = (getattr(found, read)(tag) for found in (theirs, ours))
             assert [event.step for event in a] == [event.step for event in b]
 
 
@@ -140,13 +141,15 @@ def test_a_damaged_checkpoint_is_named(unbroken: Path, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def stopped(home: Path) -> Path:
-    """A run that was stopped between two validations."""
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run was stopped between two validations."""
+    home = tmp_path_factory.mktemp("stopped")
     path = folder(home, "supervised")
     running = Command.start("train", *command("supervised"), cwd=home).wait_for((path / "last.pt").exists)
     assert running.send(signal.SIGINT).code == 130
     assert load(path / "last.pt")["best"]["step"] == load(path / "best.pt")["step"]
-    return path
+    return home
 
 
 def flip(file: Path) -> None:
@@ -178,9 +181,9 @@ def another_run(file: Path) -> None:
     ],
 )
 def test_a_best_model_that_is_not_the_one_of_last_pt_is_searched_anew(
-    harm: Callable[[Path], None], reason: str, unbroken: Path, tmp_path: Path
+    harm: Callable[[Path], None], reason: str, unbroken: Path, stopped: Path, tmp_path: Path
 ) -> None:
-    path = stopped(tmp_path)
+    path = folder(shutil.copytree(stopped, tmp_path, dirs_exist_ok=True), "supervised")
     at = load(path / "last.pt")["step"]
     harm(path / "best.pt")
     output = succeed("train", *command("supervised"), cwd=tmp_path)

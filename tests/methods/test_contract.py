@@ -129,8 +129,8 @@ def steps(method: Method, batch: Batch) -> Iterator[tuple[str, Losses]]:
         yield phase, losses
 
 
-def check_step(method: Method, batch: Batch) -> None:
-    """Finite scalar terms with a gradient, and a finite gradient in every parameter that the phase's optimiser moves.
+def checked(method: Method, batch: Batch) -> Iterator[str]:
+    """The phases, each with finite scalar terms, and a finite gradient in every parameter that its optimiser moves.
 
     None may be left out: a distributed run of one phase waits for all of them.
     """
@@ -141,6 +141,11 @@ def check_step(method: Method, batch: Batch) -> None:
             assert value.dtype == torch.float32, name
             assert value.isfinite(), name
         assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters_of(phase)), phase
+        yield phase
+
+
+def check_step(method: Method, batch: Batch) -> None:
+    assert [*checked(method, batch)]
 
 
 @torch.no_grad()
@@ -155,9 +160,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize(("channels", "classes"), [(1, 4), (3, 2), (3, 21)])
 def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, channels, classes):
     method = assembled(config, channels, classes)
-    batch = batch_for(method, channels, classes)
-    check_step(method, batch)
-    for phase, _ in steps(method, batch):
+    for phase in checked(method, batch_for(method, channels, classes)):
         assert any(p.grad.abs().sum() > 0 for p in method.parameters_of(phase)), phase
 
 

@@ -1,12 +1,11 @@
 """Every method in conf/method in the engine: it resumes exactly in each of its stages, and runs in two processes."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import TESTS, acdc, composed, differing, engine_in, go, load, shell, small_method, write_h5
+from helpers import acdc, composed, differing, engine_in, go, load, run_two, small_method, write_h5
 
 from ssl4seg.commands.conf import choices, conf_dir
 
@@ -71,21 +70,20 @@ def check(method, config):
     return moved
 
 
-configs = json.loads(Path("configs.json").read_text())
-for method, config in configs.items():
-    check(method, config)
-for method in ("supervised", "gan", "st_plus_plus"):
-    configs[method]["transfer"]["freeze_encoder"] = 1
-    assert check(method, configs[method]) == [False, True, True], method
-print("all the same")
+def main():
+    configs = json.loads(Path("configs.json").read_text())
+    for method, config in configs.items():
+        check(method, config)
+    for method in ("supervised", "gan", "st_plus_plus"):
+        configs[method]["transfer"]["freeze_encoder"] = 1
+        assert check(method, configs[method]) == [False, True, True], method
+    print("all the same")
 """
 
 
 def test_two_processes_hold_the_same_weights_whatever_the_method(root, tmp_path):
-    (tmp_path / "two.py").write_text(TWO)
+    (tmp_path / "both.py").write_text(TWO)
     (tmp_path / "configs.json").write_text(json.dumps({method: config_of(method, root) for method in METHODS}))
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
-    code, output = shell(sys.executable, *launcher, tmp_path / "two.py", cwd=tmp_path, env=env)
-    assert code == 0, output
-    assert output.count("all the same") == 2
+    for code, output in run_two("both", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}):
+        assert code == 0, output
+        assert output.endswith("all the same\n")

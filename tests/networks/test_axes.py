@@ -1,14 +1,12 @@
 """Networks for slices and volumes: V-Net and the U-Net of volumes against the public ones, MONAI's against its own."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
-from helpers import composed, small_network
+from helpers import composed, small_network, succeed
 from torch import Generator, Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -142,12 +140,13 @@ def test_a_second_network_has_the_axes_of_the_first():
         network_maker(small_network("unet"), 1, 2, axes=4)
 
 
-def test_monai_is_imported_with_its_networks_alone():
+def test_monai_is_imported_with_its_networks_alone(tmp_path):
     code = (
-        "import sys, ssl4seg.run.assemble, ssl4seg.networks.unet, ssl4seg.networks.vnet; print('monai' in sys.modules)"
+        "import sys, ssl4seg.run.assemble, ssl4seg.networks.unet, ssl4seg.networks.vnet\n"
+        "def main(): print('monai' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False"]
+    (tmp_path / "there.py").write_text(code)
+    assert succeed("there", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}) == "False\n"
 
 
 # -- the public networks, stated once more ----------------------------------------------------------------------------

@@ -15,12 +15,19 @@ RUN = "outputs/phantom/supervised/unet-0.1-s0"
 DOUBT = "best.pt is not the one that was tested"
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, beside a picture."""
-    succeed("train", *PHANTOM, cwd=tmp_path)
-    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "a.png")
-    return tmp_path / RUN
+    home = tmp_path_factory.mktemp("whole")
+    succeed("train", *PHANTOM, cwd=home)
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(home / "a.png")
+    return home
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path) -> Path:
+    """A copy of the run, beside one of the picture."""
+    return shutil.copytree(home, tmp_path, dirs_exist_ok=True) / RUN
 
 
 def outputs(run: Path, home: Path) -> list[str]:

@@ -254,11 +254,22 @@ def test_harmless_settings_of_ones_own_need_no_trust(tmp_path: Path) -> None:
 # -- which classes a place takes --------------------------------------------------------------------------------------
 
 
+CHOICES = {group: choices(group, [conf_dir()]) for group in group_names("train")}
+RECIPES = CHOICES.pop("experiment")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("group", group_names("train"))
-def test_every_choice_of_conf_is_legal(group: str) -> None:
-    for choice in choices(group, [conf_dir()]):
-        assert foreign(to_plain(composed("train", [f"{group}={choice}"]))) == []
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_legal(name: str) -> None:
+    assert foreign(to_plain(composed("train", [f"experiment={name}"]))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(max(map(len, CHOICES.values()))))
+def test_every_choice_of_conf_is_legal(number: int) -> None:
+    """The NUMBER-th of each group, a word each, so that none hides another; short groups begin again."""
+    words = [f"{group}={names[number % len(names)]}" for group, names in CHOICES.items()]
+    assert foreign(to_plain(composed("train", words))) == []
 
 
 @pytest.mark.parametrize("choice", choices("postprocess", [conf_dir()]))
