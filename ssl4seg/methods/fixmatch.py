@@ -24,8 +24,15 @@ class FixMatch(Method):
       `views.strong`.
     - Their step has seven unlabelled images to one labelled (here `unlabeled_batch_size`).
 
-    Differs from the public 2-D ACDC script:
+    Differs from the public 2-D ACDC script (SSL4MIS, standard augmentations):
     - A pixel of low confidence becomes background there; here it is ignored.
+    - It asks for 0.8 of (p - min_k p) / max_k p instead of p. Wherever the least probable class has less than a fifth
+      of the largest probability, the pixel passes: (0.4, 0.3, 0.25, 0.05) does, which is ignored here.
+    - Its w ramps up to 0.1, like `MeanTeacher`'s; here it is 1 from the first step on.
+    - It adds Dice to the cross-entropy, and a complementary loss: the cross-entropy of 1 - p_s with the least probable
+      class of the weak view, on labelled images too; here the cross-entropy stands alone.
+    - Its L_sup is cross-entropy plus Dice; here it is half of that.
+    - Weak and strong views pass one after the other, each with the labelled images; here `passes` decides.
 
     Args:
         threshold: tau.

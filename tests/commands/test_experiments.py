@@ -137,6 +137,16 @@ def test_the_command_line_wins_over_a_recipe() -> None:
     assert (config["tag"], config["batch_size"], config["views"]["weak"]["side"]) == ("resnet50-513", 2, 513)
 
 
+@pytest.mark.parametrize(("name", "millions"), [("voc_unimatch_v2", 24.8), ("voc_unimatch_v2_b", 97.5)])
+def test_the_teacher_of_unimatch_v2_predicts_and_its_network_has_the_size_that_the_authors_log(name, millions):
+    config = composed(f"experiment={name}")
+    config["network"]["encoder_weights"] = None
+    with torch.device("meta"):
+        method = method_of(config["method"], network_maker(config["network"], 3, 21))
+    assert method.predictor is method.teacher
+    assert sum(p.numel() for p in method.student.parameters()) == pytest.approx(millions * 1e6, rel=0.005)
+
+
 def test_the_encoder_moves_as_slowly_as_published() -> None:
     for name, encoder, rest in (("voc", 0.001, 0.01), ("voc_unimatch_v2", 5e-6, 2e-4), ("cityscapes", 0.005, 0.005)):
         config = composed(f"experiment={name}")
