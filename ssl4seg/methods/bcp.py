@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ssl4seg.augment.mixing import copy_paste_mask, mix
 from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import CrossEntropyDice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
 from ssl4seg.methods.parts.teacher import WithTeacher
@@ -52,7 +52,7 @@ class BCP(WithTeacher):
         *,
         network: MakeNetwork,
         pretrain: float = 0.25,
-        side: float = 2 / 3,
+        side: float = 0.66667,
         pseudo_weight: float = 0.5,
         smooth: float = 1e-10,
         ema_decay: float = 0.99,
@@ -76,7 +76,7 @@ class BCP(WithTeacher):
             return {"supervised": self.over(box, z, y_l[b]) + self.over(1 - box, z, y_l[a])}
         (l1, l2), (u1, u2) = (_halves(x, max(len(x_l), len(x_u))) for x in (x_l, x_u))
         y_u = self.labels(x_u)
-        z1, z2 = together(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
+        z1, z2 = self.through(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
         return {
             "supervised": self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
             "pseudo_label": self.pseudo_weight * (self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2])),

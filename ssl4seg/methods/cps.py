@@ -5,7 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.keys import expect, true_or_false
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import cross_entropy
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
 from ssl4seg.methods.parts.two_networks import TwoNetworks, TwoNetworksKeys
@@ -38,8 +38,8 @@ class CPS(TwoNetworks):
         self.on_labeled = on_labeled
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_1l, z_1u = together(self.student, batch.image, batch.unlabeled)
-        z_2l, z_2u = together(self.peer, batch.image, batch.unlabeled)
+        z_1l, z_1u = self.through(self.student, batch.image, batch.unlabeled)
+        z_2l, z_2u = self.through(self.peer, batch.image, batch.unlabeled)
         l_cps = cross(z_1u, z_2u)
         if self.on_labeled:
             l_cps = l_cps + cross(z_1l, z_2l)

@@ -58,14 +58,14 @@ class DTC(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        num_labeled = len(batch.image)
-        logits, z = self.both(torch.cat([batch.image, batch.unlabeled]))
+        (logits_l, z_l), (logits_u, z_u) = self.through(self.both, batch.image, batch.unlabeled)
+        logits, z = torch.cat([logits_l, logits_u]), torch.cat([z_l, z_u])
         truth = signed_distance(batch.label, self.student.num_classes)
         counted = (batch.label != IGNORE)[:, None].expand_as(truth).float()
-        distance = ratio((counted * (z[:num_labeled] - truth).square()).sum(), counted.sum())
+        distance = ratio((counted * (z_l - truth).square()).sum(), counted.sum())
         consistency = batch_mean((self.mask(z) - logits.softmax(dim=1)[:, 1:]).square())
         return {
-            "supervised": self.supervised(logits[:num_labeled], batch.label),
+            "supervised": self.supervised(logits_l, batch.label),
             "distance": self.distance_weight * distance,
             "consistency": self.w(progress) * consistency,
         }

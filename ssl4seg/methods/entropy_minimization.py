@@ -33,10 +33,10 @@ class EntropyMinimization(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z = self.student(torch.cat([batch.image, batch.unlabeled]))
-        e = log_entropy(z.log_softmax(dim=1)) / math.log(self.student.num_classes)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
+        e = log_entropy(torch.cat([z_l, z_u]).log_softmax(dim=1)) / math.log(self.student.num_classes)
         return {
-            "supervised": self.supervised(z[: len(batch.image)], batch.label),
+            "supervised": self.supervised(z_l, batch.label),
             "entropy": self.w(progress) * batch_mean(e),
         }
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ssl4seg.keys import IGNORE, at_least, expect, number_in
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import masked_cross_entropy
 from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -49,7 +49,7 @@ class FixMatch(Method):
         self.threshold, self.w = threshold, consistency_weight
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_w, z_s = together(self.student, batch.image, batch.unlabeled, batch.strong[0])
+        z_l, z_w, z_s = self.through(self.student, batch.image, batch.unlabeled, batch.strong[0])
         target = confident_label(z_w, self.threshold)
         return {
             "supervised": self.supervised(z_l, batch.label),

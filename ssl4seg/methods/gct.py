@@ -1,6 +1,7 @@
 """GCT, guided collaborative training (Ke et al., ECCV 2020)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class GCT(Method):
 
     def segment(self, batch: Batch, progress: Progress) -> Losses:
         x, num = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
-        z_1, z_2 = self.student(x), self.partner(x)
+        z_1, z_2 = (self.logits(network, batch) for network in (self.student, self.partner))
         p_1, p_2 = z_1.softmax(dim=1), z_2.softmax(dim=1)
         flaws_1, flaws_2 = (unmoved(self.detector, x, p) for p in (p_1, p_2))
         f_1, f_2 = self.clipped(flaws_1), self.clipped(flaws_2)
@@ -98,12 +99,16 @@ class GCT(Method):
         total = counted.new_zeros(())
         for network in (self.student, self.partner):
             with torch.no_grad():
-                p = unmoved(network, x).softmax(dim=1)
+                p = self.logits(partial(unmoved, network), batch).softmax(dim=1)
             target = flaw_target(p[:num], batch.label, self.dilations)
             # The unlabelled images pass for the batch norm alone, which sees them in the other phase too.
             error = (self.detector(x, p)[:num] - target).square()
             total = total + ratio((counted * error).sum(), counted.sum()) / 2
         return {"detector": total}
+
+    def logits(self, network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """z [L + U, K, H, W] of a network."""
+        return torch.cat(self.through(network, batch.image, batch.unlabeled))
 
     def clipped(self, flaws: Tensor) -> Tensor:
         """f: comparable flaws [N, H, W] without a graph, 1 above the threshold."""

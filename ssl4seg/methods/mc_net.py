@@ -67,11 +67,11 @@ class MCNet(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z, num = self.decoded(torch.cat([batch.image, batch.unlabeled])), len(batch.image)
-        p = [z_i.softmax(dim=1) for z_i in z]
+        z_l, z_u = self.through(self.decoded, batch.image, batch.unlabeled)
+        p = [torch.cat(pair).softmax(dim=1) for pair in zip(z_l, z_u, strict=True)]
         s = [self.sharpened(p_i).sigmoid() for p_i in p]
         pairs = [(p_j - s_i).square() for i, s_i in enumerate(s) for j, p_j in enumerate(p) if i != j]
-        supervised = torch.stack([self.supervised(z_i[:num], batch.label) for z_i in z]).sum()
+        supervised = torch.stack([self.supervised(z_i, batch.label) for z_i in z_l]).sum()
         return {
             "supervised": self.supervised_weight * supervised,
             "consistency": self.w(progress) * torch.stack([batch_mean(pair) for pair in pairs]).sum(),

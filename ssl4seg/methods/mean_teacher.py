@@ -5,7 +5,7 @@ from typing import TypedDict
 from torch import Tensor
 
 from ssl4seg.keys import at_least, expect
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import batch_mean, softmax_mse
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.methods.parts.teacher import WithTeacher, noisy
@@ -64,7 +64,7 @@ class MeanTeacher(WithTeacher):
         self.noise, self.noise_limit = noise, noise_limit
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),

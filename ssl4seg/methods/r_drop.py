@@ -60,14 +60,17 @@ class RDrop(Method):
             )
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        x = torch.cat([batch.image, batch.unlabeled])
-        features = [self.drop(f) for f in self.student.encode(torch.cat([x, x]))]
-        z_1, z_2 = resized(self.student.decode(features), x).chunk(2)
-        num = len(batch.image)
+        (z_1l, z_2l), (z_1u, z_2u) = self.through(self.twice, batch.image, batch.unlabeled)
+        z_1, z_2 = torch.cat([z_1l, z_1u]), torch.cat([z_2l, z_2u])
         return {
-            "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
+            "supervised": self.supervised(z_1l, batch.label) + self.supervised(z_2l, batch.label),
             "consistency": self.w(progress) * batch_mean(symmetric_kl(z_1, z_2)),
         }
+
+    def twice(self, image: Tensor) -> tuple[Tensor, ...]:
+        """z_1 and z_2 [N, K, H, W] of images, whose copies pass in one call."""
+        features = [self.drop(f) for f in self.student.encode(torch.cat([image, image]))]
+        return resized(self.student.decode(features), image).chunk(2)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -1,5 +1,6 @@
 """U2PL, unreliable pseudo-labels as negatives (Wang et al., CVPR 2022)."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -112,13 +113,13 @@ class U2PL(WithTeacher):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         started = self.steps_taught(progress) >= 0
         x_m, y_m = self.mixed(batch.unlabeled, self.label(batch.unlabeled).argmax(dim=1))
-        image, num = torch.cat([batch.image, x_m]), [len(batch.image), len(x_m)]
-        z, r = self.look(self.student, self.projection, image)
+        (z_l, r_l), (z_m, r_m) = self.through(partial(self.look, self.student, self.projection), batch.image, x_m)
+        r = torch.cat([r_l, r_m])
         with torch.no_grad():
-            z_t, r_t = self.look(self.teacher.network, self.teacher_projection.network, image)
+            look = partial(self.look, self.teacher.network, self.teacher_projection.network)
+            z_t, r_t = (torch.cat(pair) for pair in zip(*self.through(look, batch.image, x_m), strict=True))
             p_t = z_t.softmax(dim=1)
-            y_m = y_m.masked_fill(~self.reliable(p_t[num[0] :], progress), IGNORE)
-        z_l, z_m = z.split(num)
+            y_m = y_m.masked_fill(~self.reliable(p_t[len(z_l) :], progress), IGNORE)
         contrast = self.contrast(r, r_t, p_t, batch.label, y_m, queue=started)
         return {
             "supervised": self.supervised(z_l, batch.label),

@@ -1,5 +1,7 @@
 """UniMatch V2 (Yang, Zhao & Zhao, TPAMI 2025)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,8 @@ class UniMatchV2(WithTeacher, UniMatch):
         ema_decay: of the teacher.
         predict_with: "student" or "teacher".
     """
+
+    ways: ClassVar[tuple[str, ...]] = ("apart",)
 
     def __init__(
         self,

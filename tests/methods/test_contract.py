@@ -250,6 +250,24 @@ def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
     assert set(chosen.values()) == {0}
 
 
+def test_apart_the_unlabelled_images_do_not_touch_the_supervised_loss_and_together_they_do(config):
+    """Through the batch norm's statistics; bcp alone mixes labelled and unlabelled images."""
+    scales = {"channels": [4, 8, 8], "dropout": [0.1] * 3}
+    method = assembled(config | {"network": config["network"] | scales})
+    if not method.needs_unlabeled or "BCP" in config["method"]["_target_"]:
+        return
+    batch, other = batch_for(method), batch_for(method)
+
+    def supervised(batch: Batch) -> float:
+        torch.manual_seed(0)
+        return copy.deepcopy(method)("segmenter", batch, HALFWAY)["supervised"].item()
+
+    for way in method.ways:
+        method.passes = way
+        same_loss = supervised(batch) == supervised(batch._replace(unlabeled=other.unlabeled, strong=other.strong))
+        assert same_loss == (way == "apart"), way
+
+
 def test_after_step_moves_nothing_that_an_optimiser_moves(config):
     method = assembled(config)
     list(steps(method, batch_for(method)))
