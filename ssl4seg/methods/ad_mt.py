@@ -13,7 +13,7 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import cross_entropy, dice
 from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
 from ssl4seg.methods.parts.ramps import Rampup
-from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMATeacher
+from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMADecay, EMATeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -71,7 +71,7 @@ class ADMT(Method):
         copy_steps: int = 100,
         consistency_weight: float = 2.0,
         rampup_steps: int | None = None,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
         super().__init__()

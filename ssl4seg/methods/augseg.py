@@ -14,7 +14,7 @@ from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.parts.losses import masked_cross_entropy
 from ssl4seg.methods.parts.predictions import entropy, used_where_confident
-from ssl4seg.methods.parts.teacher import WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -53,6 +53,7 @@ class AugSeg(WithTeacher, FixMatch):
     """
 
     strong_views: ClassVar[int] = 0  # it makes its own
+    published_decay: ClassVar[float] = 0.999
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class AugSeg(WithTeacher, FixMatch):
         threshold: float = 0.95,
         consistency_weight: float = 1.0,
         num_operations: int = 3,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)

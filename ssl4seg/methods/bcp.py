@@ -12,7 +12,7 @@ from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import CrossEntropyDice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
-from ssl4seg.methods.parts.teacher import WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -55,7 +55,7 @@ class BCP(WithTeacher):
         side: float = 0.66667,
         pseudo_weight: float = 0.5,
         smooth: float = 1e-10,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
     ) -> None:
         super().__init__()
         expect("method.pretrain", pretrain, number_in("(0, 1)", "a share of the run"))

@@ -8,6 +8,7 @@ from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.parts.losses import batch_mean, cross_entropy
 from ssl4seg.methods.parts.predictions import confidence
+from ssl4seg.methods.parts.teacher import EMADecay
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -41,7 +42,7 @@ class ClassMix(MeanTeacher):
         threshold: float = 0.968,
         consistency_weight: float = 1.0,
         rampup_steps: int | None = 1,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
         super().__init__(

@@ -15,7 +15,7 @@ from ssl4seg.methods.parts.losses import cross_entropy, ratio
 from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.parts.projection import Projection, level_at
-from ssl4seg.methods.parts.teacher import EMATeacher, WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -76,7 +76,7 @@ class U2PL(WithTeacher):
         projection_channels: int = 256,
         cutmix: float = 0.5,
         labels_only: float = 0.0125,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "teacher",
     ) -> None:
         super().__init__()
