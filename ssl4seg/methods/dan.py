@@ -9,6 +9,7 @@ from torch.nn import Parameter
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.discriminator import Discriminator, bce, unmoved
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -64,8 +65,7 @@ class DAN(Method):
     def discriminate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
         with torch.no_grad():
-            z_l, z_u = self.through(partial(unmoved, self.student), batch.image, batch.unlabeled)
-        p = torch.cat([z_l, z_u]).softmax(dim=1)
+            p = joined(self.through(partial(unmoved, self.student), batch.image, batch.unlabeled)).softmax(dim=1)
         d_l, d_u = self.discriminator(p, x).split([len(batch.image), len(batch.unlabeled)])
         return {"discriminator": batch_mean(torch.cat([bce(d_l, 1), bce(d_u, 0)]))}
 

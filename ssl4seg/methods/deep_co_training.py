@@ -7,6 +7,7 @@ from torch import Tensor
 from ssl4seg.keys import IGNORE, at_least, expect
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import log_entropy, used_everywhere
 from ssl4seg.methods.parts.two_networks import TwoNetworks, log_mean
 from ssl4seg.networks.base import Network
@@ -79,7 +80,8 @@ class DeepCoTraining(TwoNetworks):
 
     def logits(self, network: Network, x: Tensor, num: int) -> Tensor:
         """Logits [L + U, K, H, W] of images x, the first `num` of them labelled."""
-        return torch.cat(self.through(network, x[:num], x[num:]))
+        z: Tensor = joined(self.through(network, x[:num], x[num:]))
+        return z
 
     def adversarial(self, x: Tensor, z: Tensor, label: Tensor) -> Tensor:
         """g(x) [L + U, C, H, W] of the network whose logits of x are z [L + U, K, H, W]; without a graph."""

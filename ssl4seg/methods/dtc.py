@@ -10,6 +10,7 @@ from ssl4seg.axes import LAYERS, image_dims
 from ssl4seg.keys import IGNORE, above, at_least, expect
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import used_everywhere
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
@@ -58,14 +59,14 @@ class DTC(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        (logits_l, z_l), (logits_u, z_u) = self.through(self.both, batch.image, batch.unlabeled)
-        logits, z = torch.cat([logits_l, logits_u]), torch.cat([z_l, z_u])
+        num_labeled = len(batch.image)
+        logits, z = joined(self.through(self.both, batch.image, batch.unlabeled))
         truth = signed_distance(batch.label, self.student.num_classes)
         counted = (batch.label != IGNORE)[:, None].expand_as(truth).float()
-        distance = ratio((counted * (z_l - truth).square()).sum(), counted.sum())
+        distance = ratio((counted * (z[:num_labeled] - truth).square()).sum(), counted.sum())
         consistency = batch_mean((self.mask(z) - logits.softmax(dim=1)[:, 1:]).square())
         return {
-            "supervised": self.supervised(logits_l, batch.label),
+            "supervised": self.supervised(logits[:num_labeled], batch.label),
             "distance": self.distance_weight * distance,
             "consistency": self.w(progress) * consistency,
         }

@@ -2,10 +2,9 @@
 
 import math
 
-import torch
-
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import log_entropy
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
@@ -33,10 +32,10 @@ class EntropyMinimization(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
-        e = log_entropy(torch.cat([z_l, z_u]).log_softmax(dim=1)) / math.log(self.student.num_classes)
+        z = joined(self.through(self.student, batch.image, batch.unlabeled))
+        e = log_entropy(z.log_softmax(dim=1)) / math.log(self.student.num_classes)
         return {
-            "supervised": self.supervised(z_l, batch.label),
+            "supervised": self.supervised(z[: len(batch.image)], batch.label),
             "entropy": self.w(progress) * batch_mean(e),
         }
 

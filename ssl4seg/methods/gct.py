@@ -12,6 +12,7 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.discriminator import unmoved
 from ssl4seg.methods.parts.flaw_detector import FlawDetector, comparable, flaw_target
 from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -108,7 +109,8 @@ class GCT(Method):
 
     def logits(self, network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """z [L + U, K, H, W] of a network."""
-        return torch.cat(self.through(network, batch.image, batch.unlabeled))
+        z: Tensor = joined(self.through(network, batch.image, batch.unlabeled))
+        return z
 
     def clipped(self, flaws: Tensor) -> Tensor:
         """f: comparable flaws [N, H, W] without a graph, 1 above the threshold."""

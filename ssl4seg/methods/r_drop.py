@@ -9,6 +9,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
@@ -60,10 +61,10 @@ class RDrop(Method):
             )
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        (z_1l, z_2l), (z_1u, z_2u) = self.through(self.twice, batch.image, batch.unlabeled)
-        z_1, z_2 = torch.cat([z_1l, z_1u]), torch.cat([z_2l, z_2u])
+        z_1, z_2 = joined(self.through(self.twice, batch.image, batch.unlabeled))
+        num = len(batch.image)
         return {
-            "supervised": self.supervised(z_1l, batch.label) + self.supervised(z_2l, batch.label),
+            "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "consistency": self.w(progress) * batch_mean(symmetric_kl(z_1, z_2)),
         }
 

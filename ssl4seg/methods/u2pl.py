@@ -13,6 +13,7 @@ from ssl4seg.keys import IGNORE, above, at_least, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import cross_entropy, ratio
 from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.parts.projection import Projection, level_at
 from ssl4seg.methods.parts.teacher import EMADecay, EMATeacher, WithTeacher
@@ -113,13 +114,14 @@ class U2PL(WithTeacher):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         started = self.steps_taught(progress) >= 0
         x_m, y_m = self.mixed(batch.unlabeled, self.label(batch.unlabeled).argmax(dim=1))
-        (z_l, r_l), (z_m, r_m) = self.through(partial(self.look, self.student, self.projection), batch.image, x_m)
-        r = torch.cat([r_l, r_m])
+        num = [len(batch.image), len(x_m)]
+        z, r = joined(self.through(partial(self.look, self.student, self.projection), batch.image, x_m))
         with torch.no_grad():
             look = partial(self.look, self.teacher.network, self.teacher_projection.network)
-            z_t, r_t = (torch.cat(pair) for pair in zip(*self.through(look, batch.image, x_m), strict=True))
+            z_t, r_t = joined(self.through(look, batch.image, x_m))
             p_t = z_t.softmax(dim=1)
-            y_m = y_m.masked_fill(~self.reliable(p_t[len(z_l) :], progress), IGNORE)
+            y_m = y_m.masked_fill(~self.reliable(p_t[num[0] :], progress), IGNORE)
+        z_l, z_m = z.split(num)
         contrast = self.contrast(r, r_t, p_t, batch.label, y_m, queue=started)
         return {
             "supervised": self.supervised(z_l, batch.label),
