@@ -19,14 +19,18 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 EVEN = Key(lambda v: is_whole(v) and v >= 2 and v % 2 == 0, "an even number of at least 2")
 
 
+AUTHORS_CLASSES = 21
+"""Of VOC, over which their consistency is a mean."""
+
+
 class GCT(Method):
-    """L = sum_{k = 1, 2} L_sup(z_k) + w(t) mean([f_k > f_j] (p_k - p_j)^2) + c mean([f_1 > T, f_2 > T] F(x, p_k)^2)
+    """L = sum_{k = 1, 2} L_sup(z_k) + w(t) / 21 mean([f_k > f_j] |p_k - p_j|^2) + c mean([f_1, f_2 > T] F(x, p_k)^2)
 
     The second term is the dynamic consistency, the third the flaw correction. Two networks of one architecture, j the
     other network of k; p_k = softmax(z_k) [N, K, H, W]; p_j has no gradient; x: labelled and unlabelled images. F is
     the flaw detector: F(x, p) [N, H, W] says where a prediction is wrong, from 0 to 1. f_k is F(x, p_k) without a
     gradient, smoothed and stretched over each image (`comparable`), and 1 where it exceeds T. So in each pixel the less
-    flawed network teaches the other one; where both are flawed, F does. Means are over pixels (and classes).
+    flawed network teaches the other one; where both are flawed, F does. Means are over pixels.
 
     Detector: L_F = mean over k and the labelled pixels of (F(x, p_k) - C(p_k, y))^2, C = `flaw_target`.
 
@@ -34,7 +38,9 @@ class GCT(Method):
     Adam 1e-4 with betas (0.9, 0.99) for F.
 
     Differs from the authors' code:
-    - Their ramp takes 3 of 20 epochs; here it takes `rampup_steps`.
+    - Their w multiplies a mean over classes, 21 of them; here |.|^2 is the sum over the K classes, divided by 21, so
+      that a pixel weighs the same with any K. (With K = 4 a mean would weigh it 5.25 times as much.)
+    - Their ramp takes 3 of 20 epochs (PSPNet: 5); here it takes `rampup_steps`.
     - They multiply L_F by 10; here the factor is left out, because Adam does not notice it.
     - An ignored pixel is half a flaw there; here it is no flaw and does not count in L_F.
     - An image without flaws gets a negative constant there; here it gets f = 0.
@@ -131,5 +137,5 @@ class GCT(Method):
 
 
 def taught(where: Tensor, p: Tensor, other: Tensor) -> Tensor:
-    """mean([where] (p - other)^2), in which `other` teaches."""
-    return batch_mean(where[:, None] * (p - other.detach()).square())
+    """mean([where] |p - other|^2) / 21, in which `other` teaches."""
+    return batch_mean(where * (p - other.detach()).square().sum(dim=1)) / AUTHORS_CLASSES
