@@ -33,7 +33,7 @@ class BCP(WithTeacher):
     Differs from the authors' code:
     - Their stage 0 hands on its best student on val and the optimiser's state; here it hands on its last student alone.
     - Their two mixed batches pass the student apart, and the two halves the teacher; here they share one pass, and so
-      the batch norm's statistics.
+      the batch norm's statistics. With `passes=apart`, as in the recipes of BCP, the teacher's halves still share one.
     - Their learning rate is constant; here that is `schedule=constant`.
     - Here the shorter of the two streams is repeated, and a batch of one is mixed with itself.
 

@@ -25,7 +25,7 @@ class ClassMix(MeanTeacher):
     - On Cityscapes they jitter and blur the mixed image as a whole, on VOC they have no strong augmentation; here each
       of the two images brings its own strong view.
     - Their labelled images pass the student apart (phantom, 2 labelled patients, seeds 0 and 1: test Dice 64.5 and
-      16.6); here they pass together with the mixed images (76.4 and 77.7).
+      16.6); here they pass together with the mixed images (76.4 and 77.7), unless `passes=apart`.
 
     Args:
         threshold: of the confidence.

@@ -21,6 +21,7 @@ class CPS(TwoNetworks):
     the paper has 1.5 (VOC) and 6 (Cityscapes) without a ramp. The first network predicts, as in the paper.
 
     Differs from the authors' code:
+    - Labelled and unlabelled images pass each network apart there; here they pass together, unless `passes=apart`.
     - Their L_cps is one mean over the pixels of labelled and unlabelled images together, which is half of the sum here
       if there are as many of each.
 

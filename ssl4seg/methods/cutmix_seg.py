@@ -23,7 +23,7 @@ class CutMixSeg(MeanTeacher):
       passes, and the student predicts unless `predict_with=teacher`.
     - Their teacher's decay is 0.99 from the first step on; here the first steps average evenly (see `EMATeacher`).
     - Their labelled images pass the student apart (phantom, 2 labelled patients, seeds 0 and 1: test Dice 70.6 and
-      63.9); here they pass together with the mixed images (74.3 and 67.1).
+      63.9); here they pass together with the mixed images (74.3 and 67.1), unless `passes=apart`.
     - Pixels outside of an image count as 0 there.
     - On VOC and Cityscapes they freeze the batch norm; here `transfer.frozen_batchnorm` freezes the encoder's. They
       also jitter the colours of the student's images there.

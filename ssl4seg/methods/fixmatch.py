@@ -32,7 +32,7 @@ class FixMatch(Method):
     - It adds Dice to the cross-entropy, and a complementary loss: the cross-entropy of 1 - p_s with the least probable
       class of the weak view, on labelled images too; here the cross-entropy stands alone.
     - Its L_sup is cross-entropy plus Dice; here it is half of that.
-    - Weak and strong views pass one after the other, each with the labelled images; here `passes` decides.
+    - Weak and strong views pass one after the other, each with the labelled images; here all share one pass.
 
     Args:
         threshold: tau.
