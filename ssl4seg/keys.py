@@ -214,6 +214,7 @@ BATCH = whole(1, 2**16)  # `training.check_memory` compares the images of a step
 SIDE = whole(16, 2**14)
 THREADS = max(64, 4 * cores())
 
+PASSES = ("auto", "together", "apart")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 PROTOCOLS = ("default", "ssl4mis", "la")
@@ -231,6 +232,7 @@ KEYS: dict[str, Key] = {
     "eval_every": whole(1, STEPS),
     "batch_size": BATCH,
     "unlabeled_batch_size": BATCH,
+    "passes": one_of(*PASSES),
     "device": one_of(*DEVICES),
     "precision": one_of(*PRECISIONS),
     "num_threads": optional(whole(1, THREADS)),

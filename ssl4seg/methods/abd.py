@@ -9,7 +9,7 @@ from ssl4seg.augment.mixing import cut_patches, paste_patch
 from ssl4seg.augment.operations import ColorJitter
 from ssl4seg.axes import along_axes
 from ssl4seg.keys import at_least, expect, number_in, share, whole
-from ssl4seg.methods.base import MakeNetwork, built_like, together
+from ssl4seg.methods.base import MakeNetwork, built_like
 from ssl4seg.methods.parts.losses import dice
 from ssl4seg.methods.parts.predictions import confidence, used_everywhere
 from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
@@ -66,7 +66,7 @@ class ABD(TwoNetworks):
         candidates: int = 4,
         displaced_weight: float = 2.0,
         displaced_p: float = 0.5,
-        displaced_until: float = 2 / 3,
+        displaced_until: float = 0.6667,
         jitter: float = 0.8,
         **common: Unpack[TwoNetworksKeys],
     ) -> None:
@@ -86,8 +86,8 @@ class ABD(TwoNetworks):
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         y, x_1l, x_2l = batch.label, batch.image, self.jitter(batch.image)
-        z_1l, z_1u = together(self.student, x_1l, batch.unlabeled)
-        z_2l, z_2u = together(self.peer, x_2l, batch.strong[0])
+        z_1l, z_1u = self.through(self.student, x_1l, batch.unlabeled)
+        z_2l, z_2u = self.through(self.peer, x_2l, batch.strong[0])
         x_r = self.reliable(batch.unlabeled, batch.strong[0], z_1u.detach(), z_2u.detach())
         losses = {
             "supervised": self.supervised(z_1l, y) + self.supervised(z_2l, y),

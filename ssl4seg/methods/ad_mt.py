@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
 from ssl4seg.keys import expect, number_in, one_of, whole
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import cross_entropy, dice
 from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
 from ssl4seg.methods.parts.ramps import Rampup
-from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMATeacher
+from ssl4seg.methods.parts.teacher import STUDENT_OR_TEACHER, EMADecay, EMATeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -71,7 +71,7 @@ class ADMT(Method):
         copy_steps: int = 100,
         consistency_weight: float = 2.0,
         rampup_steps: int | None = None,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class ADMT(Method):
         if self.turn(progress) == 1:
             box = beta_boxes(x_u, 4, 4)
             x_s = mix(x_u, x_u.roll(1, 0), box)
-        z_l, z_w, z_s = together(self.student, batch.image, x_u, x_s)
+        z_l, z_w, z_s = self.through(self.student, batch.image, x_u, x_s)
         q = self.targets(x_u, z_w.detach().softmax(dim=1))
         y = confident_label(q.log(), self.threshold)
         loss = self.unlabeled_loss(z_s, mix_labels(y, y.roll(1, 0), box))

@@ -1,15 +1,17 @@
 """Adversarial learning for semi-supervised semantic segmentation (Hung et al., BMVC 2018)."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ssl4seg.keys import IGNORE, at_least, expect, number_in
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.discriminator import Discriminator, bce, one_hot_truth, unmoved
 from ssl4seg.methods.parts.losses import batch_mean, cross_entropy, ratio
+from ssl4seg.methods.parts.passes import together
 from ssl4seg.methods.parts.predictions import one_hot
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -50,6 +52,7 @@ class AdvSemiSeg(Method):
         adversarial_start, self_taught_start: shares of the run from which a_u and s hold; the terms are 0 before.
     """
 
+    ways: ClassVar[tuple[str, ...]] = ("apart", "together")
     phases = ("segmenter", "discriminator")
 
     def __init__(
@@ -81,7 +84,7 @@ class AdvSemiSeg(Method):
         return self.discriminate(batch) if phase == "discriminator" else self.segment(batch, progress)
 
     def segment(self, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         d_l, d_u = together(lambda z: unmoved(self.discriminator, z.softmax(dim=1)), z_l, z_u)
         weights = self.weights(progress)
         believed = z_u.argmax(dim=1).masked_fill(~self.trusted(d_u), IGNORE)

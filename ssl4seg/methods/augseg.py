@@ -10,11 +10,11 @@ from ssl4seg.augment import operations as ph
 from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
 from ssl4seg.axes import along_axes
 from ssl4seg.keys import expect, whole
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.parts.losses import masked_cross_entropy
 from ssl4seg.methods.parts.predictions import entropy, used_where_confident
-from ssl4seg.methods.parts.teacher import WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -53,6 +53,7 @@ class AugSeg(WithTeacher, FixMatch):
     """
 
     strong_views: ClassVar[int] = 0  # it makes its own
+    published_decay: ClassVar[float] = 0.999
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class AugSeg(WithTeacher, FixMatch):
         threshold: float = 0.95,
         consistency_weight: float = 1.0,
         num_operations: int = 3,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
@@ -87,7 +88,7 @@ class AugSeg(WithTeacher, FixMatch):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         p_t = self.teacher(batch.unlabeled).softmax(dim=1)
         x, y, c = self.mixed(self.intensities(batch.unlabeled), p_t, batch)
-        z_l, z_s = together(self.student, batch.image, x)
+        z_l, z_s = self.through(self.student, batch.image, x)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w * masked_cross_entropy(z_s, y, (c >= self.threshold).float()),

@@ -7,25 +7,19 @@ test finds it.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ssl4seg.keys import Key, expect
 from ssl4seg.methods.parts.losses import CrossEntropyDice, SupervisedLoss
+from ssl4seg.methods.parts.passes import together
 from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 MakeNetwork = Callable[..., Network]
 """Builds a freshly initialised network; a method calls it once for each of its networks. Keywords override its keys."""
-
-
-def together(network: Callable[[Tensor], Tensor], *images: Tensor) -> tuple[Tensor, ...]:
-    """Logits of several batches that pass the network together, and so share the batch norm's statistics."""
-    logits: Tensor = network(torch.cat(images))
-    return tuple(logits.split([len(batch) for batch in images]))
 
 
 def new_decoder(network: MakeNetwork, **keys: object) -> Network:
@@ -62,7 +56,23 @@ class Method(nn.Module, ABC):
     supervised: SupervisedLoss = CrossEntropyDice()
     """L_sup, the loss of labelled pixels, chosen by the run: (logits [N, K, H, W], label [N, H, W]) -> scalar."""
 
+    ways: ClassVar[tuple[str, ...]] = ("together", "apart")
+    """How labelled and unlabelled images can pass a network, the way of `passes=auto` first: "together", in one pass,
+    so that they share the batch norm's statistics, or "apart". A method that does not call `through` has one way."""
+    passes: str = "auto"
+    """The way that the run chose: "auto" or one of `ways`."""
+
     student: Network
+
+    def through(self, network: Callable[[Any], Any], labeled: Any, *unlabeled: Any) -> list[Any]:
+        """What the network makes of batches that pass it together, or the labelled one apart from the others.
+
+        Args, returns: as of `passes.together`.
+        """
+        way = self.ways[0] if self.passes == "auto" else self.passes
+        if way == "together":
+            return together(network, labeled, *unlabeled)
+        return [*together(network, labeled), *together(network, *unlabeled)]
 
     @abstractmethod
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ssl4seg.augment.mixing import copy_paste_mask, mix
 from ssl4seg.keys import IGNORE, above, at_least, expect, number_in
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import CrossEntropyDice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
-from ssl4seg.methods.parts.teacher import WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -33,7 +33,7 @@ class BCP(WithTeacher):
     Differs from the authors' code:
     - Their stage 0 hands on its best student on val and the optimiser's state; here it hands on its last student alone.
     - Their two mixed batches pass the student apart, and the two halves the teacher; here they share one pass, and so
-      the batch norm's statistics.
+      the batch norm's statistics. With `passes=apart`, as in the recipes of BCP, the teacher's halves still share one.
     - Their learning rate is constant; here that is `schedule=constant`.
     - Here the shorter of the two streams is repeated, and a batch of one is mixed with itself.
 
@@ -52,10 +52,10 @@ class BCP(WithTeacher):
         *,
         network: MakeNetwork,
         pretrain: float = 0.25,
-        side: float = 2 / 3,
+        side: float = 0.66667,
         pseudo_weight: float = 0.5,
         smooth: float = 1e-10,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
     ) -> None:
         super().__init__()
         expect("method.pretrain", pretrain, number_in("(0, 1)", "a share of the run"))
@@ -76,7 +76,7 @@ class BCP(WithTeacher):
             return {"supervised": self.over(box, z, y_l[b]) + self.over(1 - box, z, y_l[a])}
         (l1, l2), (u1, u2) = (_halves(x, max(len(x_l), len(x_u))) for x in (x_l, x_u))
         y_u = self.labels(x_u)
-        z1, z2 = together(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
+        z1, z2 = self.through(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
         return {
             "supervised": self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
             "pseudo_label": self.pseudo_weight * (self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2])),

@@ -40,7 +40,7 @@ class CCT(Method):
 
     Differs from the authors' code:
     - It has six decoders of each kind; here one for each entry of `perturbations`.
-    - It passes labelled and unlabelled images apart; here they pass together.
+    - It passes labelled and unlabelled images apart; here they pass together, unless `passes=apart`.
     - It has g ~ U(0.7, 0.9); here U(0.6, 0.9).
     - It draws noise and g once a batch; here once an image.
     - Its perturbations that need the task (VAT, Con-Msk, Obj-Msk, G-Cutout) are left out here.
@@ -76,15 +76,18 @@ class CCT(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        x, num_labeled = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
-        features = self.student.encode(x)
-        z = resized(self.student.decode(features), x)
-        z_l, z_u = z[:num_labeled], z[num_labeled:].detach()
-        each = [batch_mean(softmax_mse(z_a, z_u)) for z_a in self.views([f[num_labeled:] for f in features], z_u)]
+        (z_l, _), (z_u, features) = self.through(self.seen, batch.image, batch.unlabeled)
+        z_u = z_u.detach()
+        each = [batch_mean(softmax_mse(z_a, z_u)) for z_a in self.views(features, z_u)]
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * torch.stack(each).mean(),
         }
+
+    def seen(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The student's logits [N, K, H, W] and features."""
+        features = self.student.encode(image)
+        return resized(self.student.decode(features), image), features
 
     def views(self, features: list[Tensor], like: Tensor) -> list[Tensor]:
         """Logits of each auxiliary decoder on features with its perturbation, at the size of `like`."""

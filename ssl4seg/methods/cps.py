@@ -5,7 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from ssl4seg.keys import expect, true_or_false
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import cross_entropy
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
 from ssl4seg.methods.parts.two_networks import TwoNetworks, TwoNetworksKeys
@@ -21,6 +21,7 @@ class CPS(TwoNetworks):
     the paper has 1.5 (VOC) and 6 (Cityscapes) without a ramp. The first network predicts, as in the paper.
 
     Differs from the authors' code:
+    - Labelled and unlabelled images pass each network apart there; here they pass together, unless `passes=apart`.
     - Their L_cps is one mean over the pixels of labelled and unlabelled images together, which is half of the sum here
       if there are as many of each.
 
@@ -38,8 +39,8 @@ class CPS(TwoNetworks):
         self.on_labeled = on_labeled
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_1l, z_1u = together(self.student, batch.image, batch.unlabeled)
-        z_2l, z_2u = together(self.peer, batch.image, batch.unlabeled)
+        z_1l, z_1u = self.through(self.student, batch.image, batch.unlabeled)
+        z_2l, z_2u = self.through(self.peer, batch.image, batch.unlabeled)
         l_cps = cross(z_1u, z_2u)
         if self.on_labeled:
             l_cps = l_cps + cross(z_1l, z_2l)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssl4seg.methods.base import MakeNetwork, Method, built_like, together
+from ssl4seg.methods.base import MakeNetwork, Method, built_like
 from ssl4seg.methods.parts.discriminator import unmoved
 from ssl4seg.methods.parts.losses import dice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
@@ -59,7 +59,7 @@ class CTCT(Method):
         """The pupil's loss: L_sup(z) + w(t) Dice(p, argmax_k of the teacher)."""
         with torch.no_grad():
             label = unmoved(teacher, batch.unlabeled).argmax(dim=1)
-        z_l, z_u = together(pupil, batch.image, batch.unlabeled)
+        z_l, z_u = self.through(pupil, batch.image, batch.unlabeled)
         return {
             f"{prefix}supervised": self.supervised(z_l, batch.label),
             f"{prefix}cross_teaching": self.w(progress) * dice(z_u, label),

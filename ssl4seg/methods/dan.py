@@ -1,13 +1,15 @@
 """DAN, deep adversarial network for unannotated images (Zhang et al., MICCAI 2017)."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch.nn import Parameter
 
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.discriminator import Discriminator, bce, unmoved
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -53,7 +55,7 @@ class DAN(Method):
         return self.discriminate(batch) if phase == "discriminator" else self.segment(batch, progress)
 
     def segment(self, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         d_u = unmoved(self.discriminator, z_u.softmax(dim=1), batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
@@ -63,7 +65,7 @@ class DAN(Method):
     def discriminate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
         with torch.no_grad():
-            p = unmoved(self.student, x).softmax(dim=1)
+            p = joined(self.through(partial(unmoved, self.student), batch.image, batch.unlabeled)).softmax(dim=1)
         d_l, d_u = self.discriminator(p, x).split([len(batch.image), len(batch.unlabeled)])
         return {"discriminator": batch_mean(torch.cat([bce(d_l, 1), bce(d_u, 0)]))}
 

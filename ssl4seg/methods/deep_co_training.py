@@ -7,8 +7,10 @@ from torch import Tensor
 from ssl4seg.keys import IGNORE, at_least, expect
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import log_entropy, used_everywhere
 from ssl4seg.methods.parts.two_networks import TwoNetworks, log_mean
+from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -65,15 +67,21 @@ class DeepCoTraining(TwoNetworks):
         num, w = len(batch.image), self.w(progress)
         x = torch.cat([batch.image, batch.unlabeled])
         x_1, x_2 = (x.clone().requires_grad_() for _ in range(2))
-        z_1, z_2 = self.student(x_1), self.peer(x_2)
+        z_1, z_2 = self.logits(self.student, x_1, num), self.logits(self.peer, x_2, num)
         g_1, g_2 = self.adversarial(x_1, z_1, batch.label), self.adversarial(x_2, z_2, batch.label)
         l_1, l_2 = z_1.log_softmax(dim=1), z_2.log_softmax(dim=1)
-        l_div = kl(l_1, self.peer(g_1).log_softmax(dim=1)) + kl(l_2, self.student(g_2).log_softmax(dim=1))
+        z_g1, z_g2 = self.logits(self.peer, g_1, num), self.logits(self.student, g_2, num)
+        l_div = kl(l_1, z_g1.log_softmax(dim=1)) + kl(l_2, z_g2.log_softmax(dim=1))
         return {
             "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "agreement": w * batch_mean(jensen_shannon(l_1[num:], l_2[num:])),
             "diversity": w * self.diversity_weight * batch_mean(l_div / 2),
         }
+
+    def logits(self, network: Network, x: Tensor, num: int) -> Tensor:
+        """Logits [L + U, K, H, W] of images x, the first `num` of them labelled."""
+        z: Tensor = joined(self.through(network, x[:num], x[num:]))
+        return z
 
     def adversarial(self, x: Tensor, z: Tensor, label: Tensor) -> Tensor:
         """g(x) [L + U, C, H, W] of the network whose logits of x are z [L + U, K, H, W]; without a graph."""

@@ -10,6 +10,7 @@ from ssl4seg.axes import LAYERS, image_dims
 from ssl4seg.keys import IGNORE, above, at_least, expect
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import used_everywhere
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
@@ -59,7 +60,7 @@ class DTC(Method):
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         num_labeled = len(batch.image)
-        logits, z = self.both(torch.cat([batch.image, batch.unlabeled]))
+        logits, z = joined(self.through(self.both, batch.image, batch.unlabeled))
         truth = signed_distance(batch.label, self.student.num_classes)
         counted = (batch.label != IGNORE)[:, None].expand_as(truth).float()
         distance = ratio((counted * (z[:num_labeled] - truth).square()).sum(), counted.sum())

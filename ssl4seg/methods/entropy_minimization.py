@@ -2,10 +2,9 @@
 
 import math
 
-import torch
-
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import log_entropy
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress
@@ -33,7 +32,7 @@ class EntropyMinimization(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z = self.student(torch.cat([batch.image, batch.unlabeled]))
+        z = joined(self.through(self.student, batch.image, batch.unlabeled))
         e = log_entropy(z.log_softmax(dim=1)) / math.log(self.student.num_classes)
         return {
             "supervised": self.supervised(z[: len(batch.image)], batch.label),

@@ -1,6 +1,8 @@
 """A conditional GAN whose generator is the segmenter (Goodfellow et al. 2014; Mao et al. 2017; Isola et al. 2017)."""
 
 from collections.abc import Iterable
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch.nn import Parameter
@@ -42,6 +44,7 @@ class GAN(Method):
         batch_norm: whether D has batch norm.
     """
 
+    ways: ClassVar[tuple[str, ...]] = ("apart", "together")
     phases = ("segmenter", "discriminator")
 
     def __init__(
@@ -68,7 +71,7 @@ class GAN(Method):
 
     def generate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
-        z_l, z_u = self.student(batch.image), self.student(batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         fake = unmoved(self.discriminator, x, torch.cat([z_l, z_u]).softmax(dim=1))
         return {
             "supervised": self.supervised(z_l, batch.label),
@@ -78,7 +81,8 @@ class GAN(Method):
     def discriminate(self, batch: Batch) -> Losses:
         x = torch.cat([batch.image, batch.unlabeled])
         with torch.no_grad():
-            p_l, p_u = (unmoved(self.student, image).softmax(dim=1) for image in (batch.image, batch.unlabeled))
+            z_l, z_u = self.through(partial(unmoved, self.student), batch.image, batch.unlabeled)
+            p_l, p_u = z_l.softmax(dim=1), z_u.softmax(dim=1)
         real = self.discriminator(batch.image, one_hot_truth(batch.label, p_l))
         fake = self.discriminator(x, torch.cat([p_l, p_u]))
         return {"discriminator": (batch_mean(self.loss(real, 1)) + batch_mean(self.loss(fake, 0))) / 2}

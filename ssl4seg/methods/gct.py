@@ -1,6 +1,7 @@
 """GCT, guided collaborative training (Ke et al., ECCV 2020)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,25 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.discriminator import unmoved
 from ssl4seg.methods.parts.flaw_detector import FlawDetector, comparable, flaw_target
 from ssl4seg.methods.parts.losses import batch_mean, ratio
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 EVEN = Key(lambda v: is_whole(v) and v >= 2 and v % 2 == 0, "an even number of at least 2")
 
 
+AUTHORS_CLASSES = 21
+"""Of VOC, over which their consistency is a mean."""
+
+
 class GCT(Method):
-    """L = sum_{k = 1, 2} L_sup(z_k) + w(t) mean([f_k > f_j] (p_k - p_j)^2) + c mean([f_1 > T, f_2 > T] F(x, p_k)^2)
+    """L = sum_{k = 1, 2} L_sup(z_k) + w(t) / 21 mean([f_k > f_j] |p_k - p_j|^2) + c mean([f_1, f_2 > T] F(x, p_k)^2)
 
     The second term is the dynamic consistency, the third the flaw correction. Two networks of one architecture, j the
     other network of k; p_k = softmax(z_k) [N, K, H, W]; p_j has no gradient; x: labelled and unlabelled images. F is
     the flaw detector: F(x, p) [N, H, W] says where a prediction is wrong, from 0 to 1. f_k is F(x, p_k) without a
     gradient, smoothed and stretched over each image (`comparable`), and 1 where it exceeds T. So in each pixel the less
-    flawed network teaches the other one; where both are flawed, F does. Means are over pixels (and classes).
+    flawed network teaches the other one; where both are flawed, F does. Means are over pixels.
 
     Detector: L_F = mean over k and the labelled pixels of (F(x, p_k) - C(p_k, y))^2, C = `flaw_target`.
 
@@ -32,7 +38,9 @@ class GCT(Method):
     Adam 1e-4 with betas (0.9, 0.99) for F.
 
     Differs from the authors' code:
-    - Their ramp takes 3 of 20 epochs; here it takes `rampup_steps`.
+    - Their w multiplies a mean over classes, 21 of them; here |.|^2 is the sum over the K classes, divided by 21, so
+      that a pixel weighs the same with any K. (With K = 4 a mean would weigh it 5.25 times as much.)
+    - Their ramp takes 3 of 20 epochs (PSPNet: 5); here it takes `rampup_steps`.
     - They multiply L_F by 10; here the factor is left out, because Adam does not notice it.
     - An ignored pixel is half a flaw there; here it is no flaw and does not count in L_F.
     - An image without flaws gets a negative constant there; here it gets f = 0.
@@ -80,7 +88,7 @@ class GCT(Method):
 
     def segment(self, batch: Batch, progress: Progress) -> Losses:
         x, num = torch.cat([batch.image, batch.unlabeled]), len(batch.image)
-        z_1, z_2 = self.student(x), self.partner(x)
+        z_1, z_2 = (self.logits(network, batch) for network in (self.student, self.partner))
         p_1, p_2 = z_1.softmax(dim=1), z_2.softmax(dim=1)
         flaws_1, flaws_2 = (unmoved(self.detector, x, p) for p in (p_1, p_2))
         f_1, f_2 = self.clipped(flaws_1), self.clipped(flaws_2)
@@ -98,12 +106,17 @@ class GCT(Method):
         total = counted.new_zeros(())
         for network in (self.student, self.partner):
             with torch.no_grad():
-                p = unmoved(network, x).softmax(dim=1)
+                p = self.logits(partial(unmoved, network), batch).softmax(dim=1)
             target = flaw_target(p[:num], batch.label, self.dilations)
             # The unlabelled images pass for the batch norm alone, which sees them in the other phase too.
             error = (self.detector(x, p)[:num] - target).square()
             total = total + ratio((counted * error).sum(), counted.sum()) / 2
         return {"detector": total}
+
+    def logits(self, network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """z [L + U, K, H, W] of a network."""
+        z: Tensor = joined(self.through(network, batch.image, batch.unlabeled))
+        return z
 
     def clipped(self, flaws: Tensor) -> Tensor:
         """f: comparable flaws [N, H, W] without a graph, 1 above the threshold."""
@@ -124,5 +137,5 @@ class GCT(Method):
 
 
 def taught(where: Tensor, p: Tensor, other: Tensor) -> Tensor:
-    """mean([where] (p - other)^2), in which `other` teaches."""
-    return batch_mean(where[:, None] * (p - other.detach()).square())
+    """mean([where] |p - other|^2) / 21, in which `other` teaches."""
+    return batch_mean(where * (p - other.detach()).square().sum(dim=1)) / AUTHORS_CLASSES

@@ -8,7 +8,7 @@ from torch import Tensor
 from ssl4seg.augment.mixing import mix
 from ssl4seg.axes import along_axes
 from ssl4seg.keys import above, expect
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.types import Batch, Losses, Progress
@@ -46,7 +46,7 @@ class ICT(MeanTeacher):
         u_1 = batch.unlabeled
         u_2 = u_1.roll(1, 0)
         share = self.shares(u_1)
-        z_l, z_m = together(self.student, batch.image, mix(u_1, u_2, share))
+        z_l, z_m = self.through(self.student, batch.image, mix(u_1, u_2, share))
         p_t = self.teacher(u_1).softmax(dim=1)
         square = (z_m.softmax(dim=1) - mix(p_t, p_t.roll(1, 0), share)).square()
         return {

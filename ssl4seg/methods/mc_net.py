@@ -11,6 +11,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import at_least, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork, Method, new_decoder
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import used_everywhere
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network, resized
@@ -67,7 +68,7 @@ class MCNet(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z, num = self.decoded(torch.cat([batch.image, batch.unlabeled])), len(batch.image)
+        z, num = joined(self.through(self.decoded, batch.image, batch.unlabeled)), len(batch.image)
         p = [z_i.softmax(dim=1) for z_i in z]
         s = [self.sharpened(p_i).sigmoid() for p_i in p]
         pairs = [(p_j - s_i).square() for i, s_i in enumerate(s) for j, p_j in enumerate(p) if i != j]

@@ -5,10 +5,10 @@ from typing import TypedDict
 from torch import Tensor
 
 from ssl4seg.keys import at_least, expect
-from ssl4seg.methods.base import MakeNetwork, together
+from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import batch_mean, softmax_mse
 from ssl4seg.methods.parts.ramps import Rampup
-from ssl4seg.methods.parts.teacher import WithTeacher, noisy
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher, noisy
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -17,7 +17,7 @@ class MeanTeacherKeys(TypedDict, total=False):
 
     consistency_weight: float
     rampup_steps: int | None
-    ema_decay: float
+    ema_decay: EMADecay
     noise: float
     noise_limit: float
     predict_with: str
@@ -50,7 +50,7 @@ class MeanTeacher(WithTeacher):
         network: MakeNetwork,
         consistency_weight: float = 0.1,
         rampup_steps: int | None = None,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         noise: float = 0.1,
         noise_limit: float = 0.2,
         predict_with: str = "student",
@@ -64,7 +64,7 @@ class MeanTeacher(WithTeacher):
         self.noise, self.noise_limit = noise, noise_limit
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * self.consistency(z_u, batch.unlabeled, progress),

@@ -9,6 +9,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.dropout import Dropout
@@ -60,14 +61,17 @@ class RDrop(Method):
             )
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        x = torch.cat([batch.image, batch.unlabeled])
-        features = [self.drop(f) for f in self.student.encode(torch.cat([x, x]))]
-        z_1, z_2 = resized(self.student.decode(features), x).chunk(2)
+        z_1, z_2 = joined(self.through(self.twice, batch.image, batch.unlabeled))
         num = len(batch.image)
         return {
             "supervised": self.supervised(z_1[:num], batch.label) + self.supervised(z_2[:num], batch.label),
             "consistency": self.w(progress) * batch_mean(symmetric_kl(z_1, z_2)),
         }
+
+    def twice(self, image: Tensor) -> tuple[Tensor, ...]:
+        """z_1 and z_2 [N, K, H, W] of images, whose copies pass in one call."""
+        features = [self.drop(f) for f in self.student.encode(torch.cat([image, image]))]
+        return resized(self.student.decode(features), image).chunk(2)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}

@@ -1,6 +1,7 @@
 """S4L, rotation prediction (Zhai et al., ICCV 2019), for segmentation as in PixelSSL."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,8 @@ class S4L(Method):
         turned_weight: a.
         rotation_weight: b.
     """
+
+    ways: ClassVar[tuple[str, ...]] = ("together",)
 
     def __init__(
         self,

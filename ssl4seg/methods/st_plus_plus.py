@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssl4seg.augment.mixing import cutmix_boxes, mix
 from ssl4seg.axes import image_dims
 from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.predictions import used_everywhere
 from ssl4seg.methods.parts.self_training import Frozen
 from ssl4seg.processes import all_sum
@@ -81,7 +81,7 @@ class STPlusPlus(Method):
             return {"supervised": self.supervised(self.student(batch.image), batch.label)}
         strong, erased = self.cut_out(batch.strong[0])
         label = self.labeller(batch.unlabeled).argmax(dim=1).masked_fill(erased, IGNORE)
-        z_l, z_u = together(self.student, batch.image, strong)
+        z_l, z_u = self.through(self.student, batch.image, strong)
         return {
             "supervised": 0.5 * self.supervised(z_l, batch.label),
             "pseudo_label": 0.5 * self.supervised(z_u, label),

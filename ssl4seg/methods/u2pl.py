@@ -1,5 +1,6 @@
 """U2PL, unreliable pseudo-labels as negatives (Wang et al., CVPR 2022)."""
 
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,9 +13,10 @@ from ssl4seg.keys import IGNORE, above, at_least, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import cross_entropy, ratio
 from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index, uniform_index
+from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.parts.projection import Projection, level_at
-from ssl4seg.methods.parts.teacher import EMATeacher, WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -75,7 +77,7 @@ class U2PL(WithTeacher):
         projection_channels: int = 256,
         cutmix: float = 0.5,
         labels_only: float = 0.0125,
-        ema_decay: float = 0.99,
+        ema_decay: EMADecay = 0.99,
         predict_with: str = "teacher",
     ) -> None:
         super().__init__()
@@ -112,10 +114,11 @@ class U2PL(WithTeacher):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         started = self.steps_taught(progress) >= 0
         x_m, y_m = self.mixed(batch.unlabeled, self.label(batch.unlabeled).argmax(dim=1))
-        image, num = torch.cat([batch.image, x_m]), [len(batch.image), len(x_m)]
-        z, r = self.look(self.student, self.projection, image)
+        num = [len(batch.image), len(x_m)]
+        z, r = joined(self.through(partial(self.look, self.student, self.projection), batch.image, x_m))
         with torch.no_grad():
-            z_t, r_t = self.look(self.teacher.network, self.teacher_projection.network, image)
+            look = partial(self.look, self.teacher.network, self.teacher_projection.network)
+            z_t, r_t = joined(self.through(look, batch.image, x_m))
             p_t = z_t.softmax(dim=1)
             y_m = y_m.masked_fill(~self.reliable(p_t[num[0] :], progress), IGNORE)
         z_l, z_m = z.split(num)

@@ -1,12 +1,14 @@
 """UniMatch V2 (Yang, Zhao & Zhao, TPAMI 2025)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from ssl4seg.keys import expect, share
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
-from ssl4seg.methods.parts.teacher import WithTeacher
+from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -38,6 +40,9 @@ class UniMatchV2(WithTeacher, UniMatch):
         predict_with: "student" or "teacher".
     """
 
+    ways: ClassVar[tuple[str, ...]] = ("apart",)
+    published_decay: ClassVar[float] = 0.996
+
     def __init__(
         self,
         *,
@@ -46,7 +51,7 @@ class UniMatchV2(WithTeacher, UniMatch):
         loss: str = "cross_entropy",
         cutmix: float = 0.5,
         dropout: float = 0.5,
-        ema_decay: float = 0.996,
+        ema_decay: EMADecay = 0.996,
         predict_with: str = "student",
     ) -> None:
         super().__init__(network=network, threshold=threshold, loss=loss, cutmix=cutmix)

@@ -77,11 +77,10 @@ class URPC(Method):
         self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        num_labeled = len(batch.image)
-        z = self.scales(torch.cat([batch.image, batch.unlabeled]))  # [S, L + U, K, H, W]
+        z_l, z_u = self.through(lambda image: [*self.scales(image)], batch.image, batch.unlabeled)
         return {
-            "supervised": torch.stack([self.supervised(z_i[:num_labeled], batch.label) for z_i in z]).mean(),
-            "consistency": self.w(progress) * self.consistency(z[:, num_labeled:]),
+            "supervised": torch.stack([self.supervised(z_i, batch.label) for z_i in z_l]).mean(),
+            "consistency": self.w(progress) * self.consistency(torch.stack(z_u)),
         }
 
     def scales(self, image: Tensor) -> Tensor:

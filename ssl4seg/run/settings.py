@@ -98,6 +98,7 @@ class RunSettings(ModelSettings):
     eval_every: int
     batch_size: int
     unlabeled_batch_size: int
+    passes: str
     transfer: Config
 
     deterministic: bool

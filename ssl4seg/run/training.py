@@ -209,6 +209,12 @@ class Training:
         )
         method = method_of(self.settings.method, make)
         method.supervised = build(self.settings.supervised_loss, "supervised_loss")
+        method.passes = self.settings.passes
+        if method.passes not in ("auto", *method.ways):
+            raise UserError(
+                f"passes={method.passes}: in method={self.names['method']} labelled and unlabelled images can only "
+                f"pass {method.ways[0]}; leave passes=auto"
+            )
         if method.needs_unlabeled and not self.split.unlabeled:
             raise UserError(
                 f"method={self.names['method']} needs unlabelled cases, but all {self.split.num_groups} training cases "

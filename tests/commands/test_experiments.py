@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 import pytest
 import torch
 import yaml
@@ -135,6 +136,31 @@ def test_the_command_line_wins_over_a_recipe() -> None:
     config = composed("experiment=voc", *keys)
     assert config["method"]["_target_"].endswith("FixMatch")
     assert (config["tag"], config["batch_size"], config["views"]["weak"]["side"]) == ("resnet50-513", 2, 513)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("voc_unimatch_v2", 24.8), ("voc_unimatch_v2_b", 97.5)])
+def test_the_teacher_of_unimatch_v2_predicts_and_its_network_has_the_size_that_the_authors_log(name, millions):
+    config = composed(f"experiment={name}")
+    config["network"]["encoder_weights"] = None
+    with torch.device("meta"):
+        method = method_of(config["method"], network_maker(config["network"], 3, 21))
+    assert method.predictor is method.teacher
+    assert sum(p.numel() for p in method.student.parameters()) == pytest.approx(millions * 1e6, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [("acdc_bcp", "apart"), ("la_bcp", "apart"), ("voc_unimatch_v2", "apart"), ("acdc_unimatch", "together")],
+)
+def test_labelled_and_unlabelled_images_pass_as_in_the_authors_code(name: str, way: str) -> None:
+    config = composed(f"experiment={name}")
+    kind = hydra.utils.get_class(config["method"]["_target_"])
+    assert (kind.ways[0] if config["passes"] == "auto" else config["passes"]) == way
+
+
+@pytest.mark.parametrize("name", ["acdc_unimatch", "voc_unimatch", "cityscapes_unimatch"])
+def test_the_recipes_of_unimatch_decode_the_labelled_images_with_dropped_channels_too(name: str) -> None:
+    assert composed(f"experiment={name}")["method"]["drop_labeled"] is True
 
 
 def test_the_encoder_moves_as_slowly_as_published() -> None:

@@ -155,6 +155,7 @@ def test_training_and_prediction_walk_alike_and_no_fifo_hangs_them(finished: Pat
         (["precision=8"], ["precision=8", "bf16-mixed"]),
         (["precision=16-mixed"], ["precision=16-mixed", "GPU"]),
         (["optimizer.lr=-1"], ["optimizer.lr=-1", "expected a number of at least 0"]),
+        (["method=s4l", "passes=apart"], ["passes=apart", "method=s4l", "leave passes=auto"]),
         (["engine.accumulate=0"], ["engine.accumulate=0"]),
         (["engine.clip_norm=-1"], ["engine.clip_norm=-1"]),
         (["schedule.power=0"], ["schedule.power=0"]),

@@ -42,7 +42,7 @@ def is_among(patch: Tensor, patches: np.ndarray) -> bool:
 @given(shape=st.tuples(*[st.integers(4, 9)] * 3), size=st.tuples(*[st.integers(1, 4)] * 3), seed=st.integers(0, 99))
 def test_a_patch_is_cut_out_voxel_by_voxel(shape, size, seed):
     raw = raw_of(torch.rand(shape, generator=gen(seed)))
-    image, label = shown(PatchView(size=size), raw, size, seed)
+    image, label = shown(PatchView(size=size, flips=(), turns=()), raw, size, seed)
     assert is_among(image[0, 0], windows(raw.image[0, 0].numpy(), size))
     inside = (image[0, 0] * 10 % 1 - 0.5).abs() < 0.499  # where rounding cannot change the label
     assert torch.equal(label[0][inside], (image[0, 0] * 10).long()[inside])
@@ -50,7 +50,11 @@ def test_a_patch_is_cut_out_voxel_by_voxel(shape, size, seed):
 
 def test_patches_lie_everywhere_alike():
     raw = raw_of(torch.arange(6.0)[:, None, None].expand(6, 3, 3) / 6)
-    image, _ = shown(PatchView(size=(3, 3, 3)), Raw(*(t.repeat(2000, *(1,) * (t.ndim - 1)) for t in raw)), (3, 3, 3))
+    image, _ = shown(
+        PatchView(size=(3, 3, 3), flips=(), turns=()),
+        Raw(*(t.repeat(2000, *(1,) * (t.ndim - 1)) for t in raw)),
+        (3, 3, 3),
+    )
     starts = (image[:, 0, 0, 0, 0] * 6).round()
     assert [starts.eq(k).float().mean().item() for k in range(4)] == pytest.approx([1 / 4] * 4, abs=0.05)
 
@@ -76,13 +80,13 @@ def test_a_turned_patch_of_unequal_sides_keeps_the_resolution():
     patches = np.concatenate(
         [windows(np.rot90(raw.image[0, 0].numpy(), k, (0, 2)).copy(), (4, 3, 2)) for k in range(4)]
     )
-    view = PatchView(size=(4, 3, 2), turns=((0, 2),))
+    view = PatchView(size=(4, 3, 2), flips=(), turns=((0, 2),))
     assert all(is_among(shown(view, raw, (4, 3, 2), seed)[0][0, 0], patches) for seed in range(12))
 
 
 @pytest.mark.parametrize(("mirror", "beyond"), [(False, 0.0), (True, 1.0)])
 def test_a_volume_shorter_than_the_patch_lies_in_its_middle(mirror, beyond):
-    view = PatchView(size=(4, 4, 5), mirror=mirror, fill_label=IGNORE)
+    view = PatchView(size=(4, 4, 5), flips=(), turns=(), mirror=mirror, fill_label=IGNORE)
     image, label = shown(view, raw_of(torch.ones(4, 4, 3)), (4, 4, 5))
     torch.testing.assert_close(image[0, 0, 0, 0], torch.tensor([beyond, 1, 1, 1, beyond]))
     assert label[0, 0, 0].tolist() == [IGNORE, 10, 10, 10, IGNORE]
@@ -114,7 +118,7 @@ def a_case(label: np.ndarray) -> Case:
 
 def batches(label: np.ndarray, foreground: float, size: tuple[int, ...] = (3, 3, 3)) -> Batches:
     store = Store([a_case(label)], num_classes=3, labels=True, device="cpu")
-    view = PatchView(size=size, foreground=foreground, flips=(0, 1, 2))
+    view = PatchView(size=size, foreground=foreground, flips=(0, 1, 2), turns=())
     keys = {"sizes": (60, 2), "shape": size, "weak": view, "strong": [], "num_strong": 0, "seed": 0}
     return Batches(store, store, device=torch.device("cpu"), **keys)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pixelwise import HALFWAY, W_HALFWAY, K, Pixelwise, losses, made, softmax
+from pixelwise import HALFWAY, K, Pixelwise, losses, made, softmax
 
 from ssl4seg.augment.mixing import classmix_mask
 from ssl4seg.errors import UserError
@@ -37,7 +37,7 @@ def test_half_of_the_classes_are_pasted_onto_the_next_image_and_the_share_of_sur
     pasted = classmix_mask(torch.from_numpy(label), K)[:, 0].numpy().astype(bool)
     assert pasted.any()
     assert not pasted.all()
-    expected = W_HALFWAY * expected_loss(method, views, pasted, threshold)
+    expected = expected_loss(method, views, pasted, threshold)
     assert found["consistency"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -47,14 +47,14 @@ def test_an_image_of_one_class_gives_nothing_away_and_shows_the_next(views):
         method.teacher.network.head.weight.zero_()
         method.teacher.network.head.bias.copy_(torch.tensor([0.0, 0, 5]))
     nothing = np.zeros((3, 4, 5), bool)
-    expected = W_HALFWAY * expected_loss(method, views, nothing, 0.0)
+    expected = expected_loss(method, views, nothing, 0.0)
     assert losses(method, views)["consistency"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_unlabelled_image_is_mixed_with_itself(views):
     one = views._replace(unlabeled=views.unlabeled[:1], strong=(views.strong[0][:1],))
     method = made(ClassMix, threshold=0.0)
-    expected = W_HALFWAY * expected_loss(method, one, np.ones((1, 4, 5), bool), 0.0)
+    expected = expected_loss(method, one, np.ones((1, 4, 5), bool), 0.0)
     assert losses(method, one)["consistency"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -20,6 +20,7 @@ from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
+from ssl4seg.methods.parts.teacher import EMATeacher
 from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
 from ssl4seg.run.engine import Engine, Plan
 from ssl4seg.run.transfer import Transfer
@@ -251,6 +252,33 @@ def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
     chosen = {name: value for name, value in found.items() if name.endswith("supervised")}
     assert chosen
     assert set(chosen.values()) == {0}
+
+
+def test_apart_the_unlabelled_images_do_not_touch_the_supervised_loss_and_together_they_do(config):
+    """Through the batch norm's statistics; bcp alone mixes labelled and unlabelled images."""
+    scales = {"channels": [4, 8, 8], "dropout": [0.1] * 3}
+    method = assembled(config | {"network": config["network"] | scales})
+    if not method.needs_unlabeled or "BCP" in config["method"]["_target_"]:
+        return
+    batch, other = batch_for(method), batch_for(method)
+
+    def supervised(batch: Batch) -> float:
+        torch.manual_seed(0)
+        return copy.deepcopy(method)("segmenter", batch, HALFWAY)["supervised"].item()
+
+    for way in method.ways:
+        method.passes = way
+        same_loss = supervised(batch) == supervised(batch._replace(unlabeled=other.unlabeled, strong=other.strong))
+        assert same_loss == (way == "apart"), way
+
+
+def test_every_teacher_takes_the_decay_auto(config):
+    published = {"UniMatchV2": 0.996, "AugSeg": 0.999}
+    if "ema_decay" in config["method"]:
+        method = assembled(config | {"method": config["method"] | {"ema_decay": "auto"}})
+        teachers = [module for module in method.modules() if isinstance(module, EMATeacher)]
+        found = {(teacher.decay_of(500), teacher.decay_of(30000)) for teacher in teachers}
+        assert found == {(0.95, published.get(type(method).__name__, 0.99))}
 
 
 def test_after_step_moves_nothing_that_an_optimiser_moves(config):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import composed
-from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
+from pixelwise import HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
 
 from ssl4seg.augment.mixing import cutmix_mask
 from ssl4seg.errors import UserError
@@ -34,7 +34,7 @@ def test_consistency_compares_mixed_images_with_mixed_predictions(batch, thresho
     assert found == pytest.approx(
         {
             "supervised": numpy_supervised(method.student.numpy(batch.image), batch.label.numpy()),
-            "consistency": W_HALFWAY * expected_loss(method, batch, box, threshold),
+            "consistency": expected_loss(method, batch, box, threshold),
         },
         rel=1e-5,
     )
@@ -43,7 +43,7 @@ def test_consistency_compares_mixed_images_with_mixed_predictions(batch, thresho
 def test_one_unlabelled_image_is_mixed_with_itself(batch):
     one = batch._replace(image=batch.image[:1], label=batch.label[:1], unlabeled=batch.unlabeled[:1])
     method = made(CutMixSeg, threshold=0.0)
-    expected = W_HALFWAY * expected_loss(method, one, np.zeros((1, 1, 4, 5), bool), 0.0)
+    expected = expected_loss(method, one, np.zeros((1, 1, 4, 5), bool), 0.0)
     assert losses(method, one)["consistency"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -7,7 +7,7 @@ from pixelwise import HALFWAY, Pixelwise, losses, made, numpy_supervised, softma
 
 from ssl4seg.errors import UserError
 from ssl4seg.methods.fixmatch import FixMatch
-from ssl4seg.types import Batch
+from ssl4seg.types import Batch, Progress
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_one_unlabelled_image_is_enough(views):
     method = sharpened(threshold=0.6)
     mask, each = masked_entropy(method, one, 0.6)
     assert losses(method, one)["consistency"] == pytest.approx((mask * each).mean(), rel=1e-5)
+
+
+def test_a_pixel_that_the_public_script_teaches_is_ignored_and_the_weight_is_1_from_the_first_step(views):
+    """Its threshold of 0.8 is on (p - min p) / max p, which few classes all but always exceed."""
+    p = np.array([0.55, 0.43, 0.02])
+    assert (p.max() - p.min()) / p.max() > 0.8
+    method = sharpened(threshold=0.0)
+    with torch.no_grad():
+        method.student.head.weight.zero_()
+        method.student.head.bias.copy_(torch.from_numpy(np.log(p)))
+    assert losses(method, views, Progress(0, 10))["consistency"] == pytest.approx(-np.log(0.55), rel=1e-5)
+    method.threshold = 0.95
+    assert losses(method, views, Progress(0, 10))["consistency"] == 0
 
 
 def test_without_a_confident_pixel_consistency_is_zero_with_zero_gradient(views):

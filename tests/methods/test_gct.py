@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from adversaries import check_phases_keep_apart, reaches, some_batch, tiny_unet
 from flaws import target
 from pixelwise import HALFWAY, K, Pixelwise, losses, numpy_supervised, softmax
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.gct import GCT
+from ssl4seg.methods.gct import GCT, taught
 from ssl4seg.types import Batch, Progress
 
 W = 100 * math.exp(-5 / 4)
@@ -72,12 +73,12 @@ def test_the_networks_terms(batch, threshold, labeled, unlabeled):
     assert taught_2.any()
     assert both.any()
     assert not (both & (taught_1 | taught_2)).any()
-    square = (p_1 - p_2) ** 2
+    square = ((p_1 - p_2) ** 2).sum(axis=1)
     z = [network.numpy(batch.image) for network in (method.student, method.partner)]
     assert losses(method, batch) == pytest.approx(
         {
             "supervised": sum(numpy_supervised(each, batch.label.numpy()) for each in z),
-            "consistency": W * ((taught_1[:, None] * square).mean() + (taught_2[:, None] * square).mean()),
+            "consistency": W * ((taught_1 * square).mean() + (taught_2 * square).mean()) / 21,
             "correction": 0.7 * (both * (raw_1**2 + raw_2**2)).mean(),
         },
         rel=1e-4,
@@ -135,6 +136,14 @@ def test_the_less_flawed_network_teaches_and_is_not_taught(batch, worse):
     better = method.partner if worse == "student" else method.student
     assert any(p.grad.abs().sum() > 0 for p in getattr(method, worse).parameters())
     assert all(p.grad is None or p.grad.eq(0).all() for p in better.parameters())
+
+
+def test_a_pixel_weighs_as_with_the_authors_21_classes_whatever_their_number():
+    p, other = torch.randn(2, 2, 21, 4, 5).softmax(dim=2)
+    where = torch.ones(2, 4, 5)
+    assert taught(where, p, other).item() == pytest.approx((p - other).square().mean().item())
+    more = [F.pad(q, (0, 0, 0, 0, 0, 9)) for q in (p, other)]  # classes that nobody predicts
+    assert taught(where, *more).item() == pytest.approx(taught(where, p, other).item())
 
 
 def test_pseudo_labels_are_the_partners_where_the_student_is_more_flawed(batch):

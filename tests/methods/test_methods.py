@@ -232,6 +232,34 @@ def test_the_teacher_starts_as_a_copy_and_leaves_buffers_to_its_own_passes():
     assert teacher.network.norm.running_mean.eq(0).all()
 
 
+@pytest.mark.parametrize(
+    ("published", "total", "decay"),
+    [
+        (0.99, 10, 0.0),
+        (0.99, 100, 0.75),
+        (0.99, 500, 0.95),
+        (0.99, 2500, 0.99),
+        (0.99, 30000, 0.99),
+        (0.996, 2500, 0.99),
+        (0.996, 6250, 0.996),
+        (0.996, 39300, 0.996),
+    ],
+)
+def test_the_decay_auto_is_the_published_one_unless_the_run_is_short_and_a_number_is_taken_as_it_is(
+    published, total, decay
+):
+    student = Pixelwise()
+    auto, fixed = (EMATeacher(student, decay=given, published=published) for given in ("auto", 0.5))
+    assert auto.decay_of(total) == pytest.approx(decay)
+    assert fixed.decay_of(total) == 0.5
+    before = student.head.weight.detach().clone()
+    with torch.no_grad():
+        student.head.weight.add_(1)
+    auto.follow(student, Progress(total - 1, total))
+    expected = before + 1 - min(decay, 1 - 1 / total)
+    torch.testing.assert_close(auto.network.head.weight.detach(), expected)
+
+
 @pytest.mark.parametrize("kind", [MeanTeacher, UAMT])
 def test_after_step_lets_the_teacher_follow(kind, batch):
     method = made(kind, ema_decay=0.9)
@@ -276,6 +304,7 @@ def test_predict_with_says_which_network_predicts(who, batch):
     [
         (MeanTeacher, {"ema_decay": 1.0}),
         (MeanTeacher, {"ema_decay": -0.1}),
+        (MeanTeacher, {"ema_decay": "fast"}),
         (MeanTeacher, {"noise": -1}),
         (MeanTeacher, {"noise_limit": -1}),
         (MeanTeacher, {"predict_with": "both"}),

@@ -162,6 +162,26 @@ def test_every_scale_of_the_encoder_loses_channels_of_its_own(views):
     assert [len(features) for features in strong] == [2 * num_u] * 2
 
 
+def test_labelled_features_that_lose_channels_change_what_the_batch_norm_sees_and_so_every_gradient(views):
+    """The authors' way: the decoder sees each image twice; the loss still reads the whole labelled features alone."""
+    gradients = []
+    for drop_labeled in (False, True):
+        torch.manual_seed(0)
+        method = UniMatch(network=Watched, drop_labeled=drop_labeled, threshold=0.0, cutmix=0.0).train()
+        torch.manual_seed(1)
+        losses = method("segmenter", views, HALFWAY)
+        torch.stack([*losses.values()]).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in method.student.parameters()]))
+    num_l, num_u = len(views.image), len(views.unlabeled)
+    for features in method.student.seen[0]:
+        plain, dropped = features[:num_l], features[num_l : 2 * num_l]
+        assert len(features) == 2 * (num_l + num_u)
+        gone = dropped.eq(0).all(dim=(2, 3))
+        assert 0 < gone.sum() < gone.numel()
+        torch.testing.assert_close(dropped[~gone], 2 * plain[~gone])
+    assert (gradients[0] - gradients[1]).norm() > 0.05 * gradients[0].norm()
+
+
 def test_pseudo_labels_are_the_students_probabilities_and_used_where_confident(views):
     method = sharpened(threshold=0.6)
     p, used = method.pseudo_labels(views.unlabeled, HALFWAY)
@@ -171,7 +191,16 @@ def test_pseudo_labels_are_the_students_probabilities_and_used_where_confident(v
 
 
 @pytest.mark.parametrize(
-    "keys", [{"threshold": 1.0}, {"loss": "mse"}, {"cutmix": 1.1}, {"cutmix": -0.1}, {"dropout": 1.0}, {"dropout": -1}]
+    "keys",
+    [
+        {"threshold": 1.0},
+        {"loss": "mse"},
+        {"cutmix": 1.1},
+        {"cutmix": -0.1},
+        {"dropout": 1.0},
+        {"dropout": -1},
+        {"drop_labeled": 1},
+    ],
 )
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):

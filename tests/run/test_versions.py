@@ -95,7 +95,7 @@ def test_the_configuration_is_brought_to_the_keys_and_places_of_this_version(old
     written, now = yaml.safe_load((folder / "config.yaml").read_text()), read_config(folder)
     assert now["recipe"] == written["dataset"]["recipe"]
     assert "recipe" not in now["dataset"]
-    assert (now["select"], now["metrics"]["more"]) == ("auto", [])
+    assert (now["select"], now["metrics"]["more"], now["passes"]) == ("auto", [], "auto")
     assert current(now) == now
     read(RunSettings, now)
     text = json.dumps(now)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.keys import at_least, expect, number_in, true_or_false, whole
-from ssl4seg.methods.base import MakeNetwork, Method, together
+from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -87,7 +87,7 @@ class SelfTraining(Method):
         stage, _ = self.stage(progress)
         if stage == 0:
             return {"supervised": self.supervised(self.student(batch.image), batch.label)}
-        z_l, z_u = together(self.student, batch.image, batch.unlabeled)
+        z_l, z_u = self.through(self.student, batch.image, batch.unlabeled)
         return {
             "supervised": self.supervised(z_l, batch.label),
             "pseudo_label": self.pseudo_weight * self.pseudo_loss(z_u, self.labeller(batch.unlabeled)),

@@ -2,15 +2,25 @@
 
 import copy
 from abc import ABC
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ssl4seg.keys import expect, number_in, one_of
+from ssl4seg.keys import expect, number_in, one_of, or_word
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.parts.predictions import used_everywhere
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Progress, PseudoLabels
+
+PUBLISHED_DECAY = 0.99
+"""Of the SSL4MIS recipe, and of most authors."""
+
+EMADecay = float | str
+"""The key `ema_decay`: a number in [0, 1), or "auto"."""
+
+AUTO_STEPS = 25
+"""T (1 - a) of `auto`: the average reaches back over T / 25 steps, 4 % of the run."""
 
 STUDENT_OR_TEACHER = one_of("student", "teacher")
 """The key `predict_with` of a method with an EMA teacher."""
@@ -25,14 +35,19 @@ class EMATeacher(nn.Module):
 
     Args:
         student: copied at the start; the copy never gets a gradient.
-        decay: a at step t is min(1 - 1/(t + 1), decay), so that the first steps average evenly over the past.
+        decay: a at step t is min(1 - 1/(t + 1), decay), so that the first steps average evenly over the past. "auto" is
+            min(published, 1 - 25 / T), at least 0, with the T steps of the run: in a short run the teacher follows
+            sooner; from T = 2,500 on it is 0.99, from 6,250 on 0.996.
+        published: the decay of the method's authors.
         buffers: average the batch norm's running statistics too, for methods that state so.
     """
 
-    def __init__(self, student: Network, *, decay: float, buffers: bool = False) -> None:
+    def __init__(
+        self, student: Network, *, decay: EMADecay, published: float = PUBLISHED_DECAY, buffers: bool = False
+    ) -> None:
         super().__init__()
-        expect("method.ema_decay", decay, number_in("[0, 1)"))
-        self.decay, self.buffers_too = decay, buffers
+        expect("method.ema_decay", decay, or_word("auto", number_in("[0, 1)")))
+        self.decay, self.published, self.buffers_too = decay, published, buffers
         self.network = copy.deepcopy(student).requires_grad_(False)
 
     @torch.no_grad()
@@ -44,11 +59,17 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: Network, progress: Progress) -> None:
         """Move the average by one step."""
-        weight = 1 - min(1 - 1 / (progress.step + 1), self.decay)
+        weight = 1 - min(1 - 1 / (progress.step + 1), self.decay_of(progress.total))
         torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), weight)
         if self.buffers_too:
             for mine, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
                 mine.lerp_(theirs, weight) if mine.is_floating_point() else mine.copy_(theirs)
+
+    def decay_of(self, total: int) -> float:
+        """The decay in a run of `total` steps, after its first steps."""
+        if isinstance(self.decay, str):
+            return min(self.published, max(0.0, 1 - AUTO_STEPS / total))
+        return self.decay
 
     @torch.no_grad()
     def copy(self, student: Network) -> None:
@@ -62,10 +83,12 @@ class WithTeacher(Method, ABC):
     The constructor of a subclass builds `student`, then calls `add_teacher`.
     """
 
+    published_decay: ClassVar[float] = PUBLISHED_DECAY
+    """The decay of the method's authors."""
     teacher: EMATeacher
     predict_with: str
 
-    def add_teacher(self, *, ema_decay: float, predict_with: str = "student", buffers: bool = False) -> None:
+    def add_teacher(self, *, ema_decay: EMADecay, predict_with: str = "student", buffers: bool = False) -> None:
         """Copy the student as its teacher.
 
         Args:
@@ -73,7 +96,7 @@ class WithTeacher(Method, ABC):
             predict_with: "student" or "teacher".
         """
         expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
-        self.teacher = EMATeacher(self.student, decay=ema_decay, buffers=buffers)
+        self.teacher = EMATeacher(self.student, decay=ema_decay, published=self.published_decay, buffers=buffers)
         self.predict_with = predict_with
 
     def after_step(self, progress: Progress) -> None:
