@@ -91,12 +91,14 @@ class Images(ABC):
     def foreground(self, index: int) -> Sequence[Tensor]:
         """The pixels of each class but class 0 that image `index` holds: [p, n] positions along its axes.
 
-        They are looked for once. At most MAX_POINTS of a class are kept, spread evenly.
+        They are looked for once, on the CPU: a GPU is waited for once in an image. At most MAX_POINTS of a class are
+        kept, spread evenly.
         """
         if index not in self._foreground:
             _, label = self.one(index)
-            present = [] if label is None else [k for k in label.unique().tolist() if k not in (0, IGNORE)]
-            self._foreground[index] = [_spread((label == k).nonzero().cpu()) for k in present]
+            label = torch.zeros(0) if label is None else label.cpu()
+            present = [k for k in label.unique().tolist() if k not in (0, IGNORE)]
+            self._foreground[index] = [_spread((label == k).nonzero()) for k in present]
         return self._foreground[index]
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:

@@ -156,7 +156,8 @@ class Engine:
                     for name, value in losses.items():
                         step_losses[name] = step_losses.get(name, 0) + value.detach() / plan.accumulate
                 if plan.clip_norm is not None:
-                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm)
+                    # `check_finite` looks for what is not finite; here it would wait for the device in every step.
+                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
         self.method.after_step(progress)
