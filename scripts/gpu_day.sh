@@ -3,7 +3,7 @@
 #   ACDC=DATA/ACDC LA=DATA/LA scripts/gpu_day.sh OUT
 # A job leaves OUT/<job>.json (a training its run folder) and OUT/<job>.log; OUT/failed lists the jobs that failed in this call.
 # The same command goes on where an earlier call stopped: what has its file is not done again, and a training is resumed.
-# Without ACDC or LA the embedded phantoms of the same size stand in for them, and the trainings are short.
+# Without ACDC phantom slices of the same size stand in for it, and the trainings are short; without LA, volumes of 32 voxels.
 #   MINUTES=25  of the whole call      STEPS=20  timed or checked in a job      DEVICE=cuda
 #   ONLY=REGEX  jobs to do             SIDE=256  of the slices                  WORDS='KEY=VALUE ...'  added to every job
 set -u
@@ -49,8 +49,7 @@ fi
 if [[ -n ${LA:-} ]]; then
   volumes=(dataset=la "dataset.root=$LA" labeled_cases=8)
 else
-  volumes=(dataset=phantom_volume network=vnet 'dataset.image_size=[112,112,80]' views.weak.mirror=true labeled_ratio=0.1)
-  volumes+=(batch_size=2 unlabeled_batch_size=2)
+  volumes=(dataset=phantom_volume network=vnet labeled_ratio=0.1)
 fi
 
 for method in supervised cps fixmatch bcp dtc; do check "check_$method" "method=$method" "${small[@]}"; done
