@@ -7,7 +7,7 @@ streams, so it does not run here; each parameter that it would reach gets a grad
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -62,14 +62,15 @@ class FakeGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not any(map(_is_on_gpu, (*args, *kwargs.values()))):
+        if not _any(_is_on_gpu, (*args, *kwargs.values())):
             with no_dispatch():
                 return func(*args, **kwargs)
         if (crossed := self._crossed(func, args, kwargs)) is not None:
             return crossed
         if func in INDEXING:
             args = (args[0], self._places(args[1]), *args[2:])
-        args, kwargs = tree_map(partial(self._seen, func), (args, kwargs))
+        if _any(_is_real, (*args, *kwargs.values())):
+            args, kwargs = tree_map(partial(self._seen, func), (args, kwargs))
         kwargs.pop("generator", None)
         return func(*args, **kwargs)
 
@@ -145,9 +146,12 @@ class FakeGPU(TorchDispatchMode):
                     part._buffers[name] = _empty(buffer.shape, buffer.dtype)
 
 
+def _any(test: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a value, or one in its lists, passes the test."""
+    return any(_any(test, part) for part in value) if isinstance(value, list | tuple) else test(value)
+
+
 def _is_on_gpu(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(map(_is_on_gpu, value))
     return isinstance(value, FakeTensor) or (isinstance(value, torch.device) and value.type == CUDA.type)
 
 
