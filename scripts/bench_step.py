@@ -5,13 +5,15 @@
 
 Prints the median time of a step, the share of data and views in it, images/s, the number of files opened while
 stepping, and peak memory; on a GPU also the share of the time in which it idles. For a method with stages it times the
-last stage.
+last stage. `--json FILE` writes the same numbers to a file.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,10 @@ def engine_of(overrides: list[str]) -> Engine:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         config: Any = OmegaConf.to_container(compose("train", overrides=overrides), resolve=True)
     return Training(config, {"dataset": "-", "method": "-", "network": "-"}, None).engine()
+
+
+def name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def wait(engine: Engine) -> None:
@@ -73,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     arguments, overrides = parser.parse_known_args()
     engine = engine_of(overrides)
     engine.step = round(max(engine.method.stages, default=0) * engine.plan.total)
@@ -92,8 +99,23 @@ def main() -> None:
     print(f"data_and_views_s: median {statistics.median(data):.4f}, {share:.1f} % of a step")
     print(f"images_per_s: {images / median:.1f}   files opened while stepping: {len(opened)}")
     print(f"peak_memory_mb: {peak_memory(engine.fabric.device) / 2**20:.0f}   threads: {torch.get_num_threads()}")
-    if engine.fabric.device.type == "cuda":
-        print(f"gpu_idle_share: {100 * (1 - busy_share(engine, arguments.steps)):.1f} %")
+    idle = 1 - busy_share(engine, arguments.steps) if engine.fabric.device.type == "cuda" else None
+    if idle is not None:
+        print(f"gpu_idle_share: {100 * idle:.1f} %")
+    if arguments.json:
+        found = {
+            "words": overrides,
+            "device": name_of(engine.fabric.device),
+            "torch": torch.__version__,
+            "precision": engine.fabric.strategy.precision.precision,
+            "step_seconds": median,
+            "images_per_second": images / median,
+            "data_share": share / 100,
+            "idle_share": idle,
+            "files_opened": len(opened),
+            "peak_memory_bytes": peak_memory(engine.fabric.device),
+        }
+        arguments.json.write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -217,6 +217,7 @@ THREADS = max(64, 4 * cores())
 PASSES = ("auto", "together", "apart")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
+COMPILE = ("default", "reduce-overhead")
 PROTOCOLS = ("default", "ssl4mis", "la")
 UNITS = ("auto", "voxel", "mm")
 EMPTY = ("worst", "nan", "zero")
@@ -252,6 +253,7 @@ KEYS: dict[str, Key] = {
     "engine.num_nodes": whole(1, 10_000),
     "engine.accumulate": BATCH,
     "engine.clip_norm": optional(above(0)),
+    "engine.compile": Key(lambda v: v is False or v in COMPILE, "false, default or reduce-overhead"),
     "engine.log_every": whole(1, STEPS),
     "engine.eval_batch_size": BATCH,
     "engine.diagnose": whole(0),

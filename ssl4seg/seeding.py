@@ -7,6 +7,7 @@ and the draws of one part never shift the draws of another.
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def seed_of(*words: int | str) -> int:
@@ -18,3 +19,12 @@ def seed_of(*words: int | str) -> int:
 def generator(*words: int | str) -> torch.Generator:
     """A CPU generator seeded by `words`."""
     return torch.Generator().manual_seed(seed_of(*words))
+
+
+def sent(drawn: Tensor, device: torch.device) -> Tensor:
+    """Numbers that were drawn on the CPU, on their way to a device.
+
+    A plain `to` lets the CPU wait until a GPU has done all that it was given before. (Only CUDA promises that the
+    numbers may be forgotten on the CPU before the copy is made.)
+    """
+    return drawn.to(device, non_blocking=device.type == "cuda")

@@ -88,3 +88,22 @@ def squares(method: MeanTeacher, image: Tensor) -> np.ndarray:
 def entropies(logits: np.ndarray) -> np.ndarray:
     p = softmax(logits)
     return -(p * np.log(p)).sum(axis=1)
+
+
+def flooded(label: np.ndarray) -> np.ndarray:
+    """The largest component of each class in labels [N, *X], by flooding from every pixel; the rest is 0."""
+    kept = np.zeros_like(label)
+    around = [np.subtract(step, 1) for step in np.ndindex((3,) * (label.ndim - 1))]
+    for n, k in np.ndindex(len(label), K):
+        left, largest = {tuple(place) for place in np.argwhere(label[n] == k)} if k else set(), set()
+        while left:
+            component = [min(left)]
+            left -= {component[0]}
+            for place in component:
+                near = {tuple(place + step) for step in around} & left
+                component += near
+                left -= near
+            largest = max(largest, set(component), key=len)
+        for place in largest:
+            kept[n][place] = k
+    return kept

@@ -34,9 +34,9 @@ from ssl4seg.methods import (
     uamt,
 )
 from ssl4seg.methods.base import Method
-from ssl4seg.methods.bcp import largest_components
 from ssl4seg.methods.dtc import signed_distance
 from ssl4seg.methods.parts import losses, predictions
+from ssl4seg.methods.parts.components import by_merging, by_scipy
 from ssl4seg.methods.parts.perturbation import feature_drop, feature_noise
 from ssl4seg.run.diagnose import Counts
 from ssl4seg.scoring.metrics import confusion, score_classes
@@ -85,7 +85,8 @@ OF_LOGITS = [
     lambda z: feature_drop(z, 0.7, 0.9),
     lambda z: classmix_mask(z.argmax(dim=1), K),
     lambda z: signed_distance(z.argmax(dim=1), K),
-    lambda z: largest_components(z.argmax(dim=1)),
+    lambda z: by_scipy(z.argmax(dim=1)),
+    lambda z: by_merging(z.argmax(dim=1), K),
 ]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.axes import along_axes
+from ssl4seg.seeding import sent
 
 
 def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def cutmix_boxes(
     sides = [(size * shape).sqrt(), (size / shape).sqrt()]
     sides += [share ** (1 / len(lengths)) * length for length in lengths[2:]]
     sizes = torch.stack([side.round().clamp(1, length) for side, length in zip(sides, lengths, strict=True)])
-    return _boxes(images, sizes, u[2:-1]) * along_axes((u[-1] < p).to(images.device), images)
+    return _boxes(images, sizes, u[2:-1]) * along_axes(sent(u[-1] < p, images.device), images)
 
 
 def beta_boxes(images: Tensor, a: float, b: float) -> Tensor:
@@ -77,7 +78,7 @@ def copy_paste_mask(images: Tensor, side: float = 2 / 3) -> Tensor:
 def classmix_mask(label: Tensor, num_classes: int) -> Tensor:
     """The pixels of half (rounded down) of the classes in each label [N, *X] (ClassMix, Olsson et al. 2021)."""
     present = torch.stack([(label == k).flatten(1).any(dim=1) for k in range(num_classes)], dim=1)
-    order = torch.where(present, torch.rand(present.shape).to(label.device), 2.0).argsort(dim=1).argsort(dim=1)
+    order = torch.where(present, sent(torch.rand(present.shape), label.device), 2.0).argsort(dim=1).argsort(dim=1)
     taken = (order < present.sum(dim=1, keepdim=True) // 2).float()  # [N, K]
     counted = label < num_classes
     mask = taken.gather(1, label.masked_fill(~counted, 0).flatten(1)).view_as(label) * counted
@@ -116,10 +117,10 @@ def _boxes(images: Tensor, sizes: Tensor, place: Tensor) -> Tensor:
         place: [n, N] from 0 at the first pixels of an axis to 1 at the last.
     """
     num, _, *lengths = images.shape
-    inside = torch.ones(num, 1, *lengths, dtype=torch.bool)
+    inside = torch.ones(num, 1, *lengths, dtype=torch.bool, device=images.device)
     for axis, length in enumerate(lengths):
         start = (place[axis] * (length - sizes[axis])).round()[:, None]
         at = torch.arange(length)
         line = (at >= start) & (at < start + sizes[axis][:, None])
-        inside &= line.view(num, 1, *(length if k == axis else 1 for k in range(len(lengths))))
-    return inside.float().to(images.device)
+        inside &= sent(line, images.device).view(num, 1, *(length if k == axis else 1 for k in range(len(lengths))))
+    return inside.float()

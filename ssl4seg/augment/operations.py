@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from ssl4seg.augment import photometric as ph
 from ssl4seg.augment.photometric import check_range, is_rgb, on_samples
 from ssl4seg.keys import Key, at_least, expect, is_list, is_number, is_whole, number_in, share
+from ssl4seg.seeding import sent
 
 Operation = Callable[[Tensor, Generator], Tensor]
 """One step of a strong view: (image [B, C, *X] float32, CPU generator for its draws) -> the same shape."""
@@ -153,7 +154,7 @@ class Noise(_Drawn):
 
     def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
         std = self.magnitude(torch.rand(len(image), generator=generator))
-        return ph.noise(image, (std * chosen).to(image.device), generator)
+        return ph.noise(image, sent(std * chosen, image.device), generator)
 
     op = staticmethod(ph.noise)
 

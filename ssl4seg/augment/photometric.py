@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from ssl4seg.axes import along_axes, image_dims
 from ssl4seg.errors import UserError
+from ssl4seg.seeding import sent
 
 TORCHVISION_LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey, as torchvision has them: ITU-R BT.601 with red rounded as MATLAB does."""
@@ -198,15 +199,17 @@ def on_samples(op: Callable[..., Tensor], image: Tensor, chosen: Tensor, *parame
     """Apply op(image, *parameters) to the samples `chosen` only.
 
     Args:
-        chosen, parameters: [B] bool and [B, ...], on the CPU.
+        chosen: [B] bool, on the CPU.
+        parameters: [B, ...], on the CPU or the image's device.
     """
     rows = chosen.nonzero()[:, 0]
     if not len(rows):
         return image
-    moved = [parameter[rows].to(image.device) for parameter in parameters]
+    moved = [sent(parameter, image.device) for parameter in parameters]
     if len(rows) == len(image):
         return op(image, *moved)
-    rows = rows.to(image.device)
+    rows = sent(rows, image.device)
+    moved = [parameter[rows] for parameter in moved]
     return image.index_copy(0, rows, op(image[rows], *moved))
 
 

@@ -14,7 +14,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Images, Order, Raw
 from ssl4seg.feed.stream import Ahead, Stream
 from ssl4seg.feed.views import View, boxes, moved, sample, strong_view
-from ssl4seg.seeding import generator
+from ssl4seg.seeding import generator, sent
 from ssl4seg.types import Batch
 
 Drawn = tuple[Raw, Tensor]
@@ -150,7 +150,7 @@ class Batches:
 
     def sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The weak views [B, C, *shape] and their labels [B, *shape], on the device."""
-        image, label = (part.to(self.device, non_blocking=True) for part in raw[:2])
+        image, label = (sent(part, self.device) for part in raw[:2])
         image, label = sample(
             Raw(image, label, raw.size), theta, self.shape, self.weak.fill_label, mirror=self.weak.mirror
         )

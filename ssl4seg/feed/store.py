@@ -43,17 +43,26 @@ Boxes = Sequence[Box]
 
 def packed(images: Sequence[Tensor], labels: Sequence[Tensor | None]) -> Raw:
     """Images [C, *x] of any sizes, and their labels [*x], as one batch."""
-    sizes = [image.shape[1:] for image in images]
+    first, sizes = images[0], [image.shape[1:] for image in images]
     largest = [max(lengths) for lengths in zip(*sizes, strict=True)]
-    first = images[0]
-    image = first.new_zeros((len(images), first.shape[0], *largest))
-    label = torch.full((len(images), *largest), IGNORE, dtype=torch.uint8, device=first.device)
-    for row, (pixels, mask, size) in enumerate(zip(images, labels, sizes, strict=True)):
-        inside = tuple(map(slice, size))
-        image[row][(slice(None), *inside)] = pixels
-        if mask is not None:
-            label[row][inside] = mask
+    image = _gathered(images, first.new_zeros(()), (first.shape[0], *largest))
+    label = _gathered(labels, first.new_full((), IGNORE, dtype=torch.uint8), largest)
     return Raw(image, label, torch.tensor(sizes, dtype=torch.float32))
+
+
+def _gathered(parts: Sequence[Tensor | None], fill: Tensor, shape: Sequence[int]) -> Tensor:
+    """Parts at the near end of each axis of `shape`, and the number `fill` elsewhere.
+
+    Parts that all have that shape are copied at once: a GPU gets one order instead of one for each part.
+    """
+    whole = [part for part in parts if part is not None and part.shape == torch.Size(shape)]
+    if len(whole) == len(parts):
+        return torch.stack(whole)
+    batch = fill.expand(len(parts), *shape).clone(memory_format=torch.contiguous_format)
+    for row, part in zip(batch, parts, strict=True):
+        if part is not None:
+            row[tuple(map(slice, part.shape))] = part
+    return batch
 
 
 class Expected(TypedDict):
@@ -91,12 +100,14 @@ class Images(ABC):
     def foreground(self, index: int) -> Sequence[Tensor]:
         """The pixels of each class but class 0 that image `index` holds: [p, n] positions along its axes.
 
-        They are looked for once. At most MAX_POINTS of a class are kept, spread evenly.
+        They are looked for once, on the CPU: a GPU is waited for once in an image. At most MAX_POINTS of a class are
+        kept, spread evenly.
         """
         if index not in self._foreground:
             _, label = self.one(index)
-            present = [] if label is None else [k for k in label.unique().tolist() if k not in (0, IGNORE)]
-            self._foreground[index] = [_spread((label == k).nonzero().cpu()) for k in present]
+            label = torch.zeros(0) if label is None else label.cpu()
+            present = [k for k in label.unique().tolist() if k not in (0, IGNORE)]
+            self._foreground[index] = [_spread((label == k).nonzero()) for k in present]
         return self._foreground[index]
 
     def take(self, indices: Sequence[int], boxes: Boxes | None = None) -> Raw:

@@ -23,6 +23,7 @@ from ssl4seg.augment.operations import Operation
 from ssl4seg.errors import UserError
 from ssl4seg.feed.store import Box, Raw
 from ssl4seg.keys import IGNORE, Key, expect, is_list, list_of, low_high, number_in, share, true_or_false, whole
+from ssl4seg.seeding import sent
 
 
 class View(ABC):
@@ -319,9 +320,9 @@ def sample(
     """
     image, label, _ = raw
     device, lengths = image.device, image.shape[2:]
-    extent = raw.size.flip(1).to(device)  # of each image, in the order of theta
+    extent = sent(raw.size.flip(1), device)  # of each image, in the order of theta
     extent = extent.view(len(image), *(1 for _ in lengths), len(lengths))
-    at = F.affine_grid(theta.to(device), [len(image), 1, *shape], align_corners=False) + extent / 2
+    at = F.affine_grid(sent(theta, device), [len(image), 1, *shape], align_corners=False) + extent / 2
     inside = ((at > 0) & (at < extent)).all(-1)
     if mirror:
         at = extent - (at % (2 * extent) - extent).abs()
@@ -331,7 +332,7 @@ def sample(
     for position, length in zip(at.long().unbind(-1)[::-1], lengths, strict=True):
         place = place * length + position
     picked = label.flatten(1).gather(1, place.flatten(1)).view_as(inside).long()
-    grid = at * (2 / torch.tensor(lengths[::-1], device=device)) - 1
+    grid = at * sent(2 / torch.tensor(lengths[::-1]), device) - 1
     resampled = F.grid_sample(as_float(image), grid, mode="bilinear", align_corners=False)
     return resampled if mirror else resampled.mul_(inside[:, None]), torch.where(inside, picked, fill_label)
 

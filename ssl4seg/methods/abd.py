@@ -13,6 +13,7 @@ from ssl4seg.methods.base import MakeNetwork, built_like
 from ssl4seg.methods.parts.losses import dice
 from ssl4seg.methods.parts.predictions import confidence, used_everywhere
 from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -114,7 +115,7 @@ class ABD(TwoNetworks):
         sure_1, sure_2, y = self.sureness(z_1), self.sureness(z_2), y[:, None]
         most_1, least_1 = sure_1.argmax(dim=1), sure_1.argmin(dim=1)
         most_2, least_2 = sure_2.argmax(dim=1), sure_2.argmin(dim=1)
-        chosen = along_axes((torch.rand(len(y)) < self.displaced_p).to(y.device), y)
+        chosen = along_axes(sent(torch.rand(len(y)) < self.displaced_p, y.device), y)
         x_i = [self.displaced(x_1, most_1, x_2, least_2), self.displaced(x_2, most_2, x_1, least_1)]
         y_i = [self.displaced(y, most_1, y, least_2), self.displaced(y, most_2, y, least_1)]
         x, label = torch.cat([x_1, x_2]), torch.cat([y, y])

@@ -15,6 +15,7 @@ from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.methods.parts.losses import masked_cross_entropy
 from ssl4seg.methods.parts.predictions import entropy, used_where_confident
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -98,9 +99,9 @@ class AugSeg(WithTeacher, FixMatch):
         """x [U, C, H, W], y and c [U, H, W] after adaptive CutMix."""
         c, y = p_t.max(dim=1)
         rho = (c * (1 - entropy(p_t) / math.log(p_t.shape[1]))).flatten(1).mean(dim=1)
-        doubted = torch.rand(len(x)).to(x.device) > rho
+        doubted = sent(torch.rand(len(x)), x.device) > rho
         box = beta_boxes(x, 2, 8) * along_axes(doubted, x)
-        labeled = torch.randint(len(batch.image), (len(x),)).to(x.device)
+        labeled = sent(torch.randint(len(batch.image), (len(x),)), x.device)
         x_l = mix(x, batch.image[labeled], box)
         y_l = mix_labels(y, batch.label[labeled], box)
         c_l = mix_labels(c, torch.ones_like(c), box)

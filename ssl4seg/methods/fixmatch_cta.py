@@ -12,6 +12,7 @@ from ssl4seg.keys import expect, number_in, share, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.fixmatch import FixMatch
 from ssl4seg.processes import all_sum
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress
 
 OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float, float]] = {
@@ -19,7 +20,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float, float]] =
     "blur": (ph.blur, 0, 2),  # sigma in pixels
     "brightness": (ph.brightness, 0.1, 2),
     "contrast": (ph.contrast, 0.1, 2),
-    "cutout": (lambda x, side: ph.cutout(x, side, torch.rand(len(x), 2).to(x.device)), 0, 0.5),
+    "cutout": (lambda x, side: ph.cutout(x, side, sent(torch.rand(len(x), 2), x.device)), 0, 0.5),
     "equalize": (ph.equalize, 0, 1),
     "invert": (ph.invert, 0, 1),
     "posterize": (lambda x, bits: ph.posterize(x, bits.floor()), 1, 9),
@@ -119,13 +120,13 @@ class FixMatchCTA(FixMatch):
 
     def cut_out(self, image: Tensor) -> Tensor:
         """Images with a grey square each, its centre anywhere."""
-        place = torch.rand(len(image), 2).to(image.device)
+        place = sent(torch.rand(len(image), 2), image.device)
         return ph.cutout(image, place.new_full((len(image),), self.cutout), place)
 
     def levels(self, kinds: Tensor) -> Tensor:
         """Levels in [0, 1) for the operations `kinds`, uniform within bins that are drawn by m_hat."""
-        u, within = torch.rand((2, *kinds.shape)).to(self.rates.device).unbind()
-        m_hat = self.m_hat()[kinds.to(self.rates.device)]  # [depth, B, bins]
+        u, within = sent(torch.rand((2, *kinds.shape)), self.rates.device).unbind()
+        m_hat = self.m_hat()[sent(kinds, self.rates.device)]  # [depth, B, bins]
         at = torch.arange(self.num_bins, device=u.device)
         # The sum up to each bin, written out: cumsum has no deterministic form on GPUs.
         up_to = (m_hat[..., None, :] * (at <= at[:, None])).sum(dim=-1)
@@ -147,7 +148,7 @@ class FixMatchCTA(FixMatch):
         omega, counted = self.omega(p, batch.label)
         place = torch.zeros(self.depth, len(kinds[0]), self.rates.numel())
         place.scatter_(2, (kinds * self.num_bins + (levels * self.num_bins).long())[..., None], 1)
-        hits = place.to(omega.device) * counted[:, None]  # [depth, L, 12 * bins]
+        hits = sent(place, omega.device) * counted[:, None]  # [depth, L, 12 * bins]
         sums = torch.stack([hits.sum(dim=(0, 1)), (hits * omega[:, None]).sum(dim=(0, 1))])
         n, total = all_sum(sums).view(2, *self.rates.shape)
         self.rates.lerp_(total / n.clamp(min=1), 1 - self.decay**n)

@@ -11,6 +11,7 @@ from ssl4seg.keys import above, expect
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.methods.parts.losses import batch_mean
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -58,4 +59,4 @@ class ICT(MeanTeacher):
         """lambda [N, 1, ...] of each image; drawn on the CPU, so that all devices draw the same."""
         alpha = torch.tensor(self.alpha)
         shares = torch.distributions.Beta(alpha, alpha).sample((len(images),))
-        return along_axes(shares, images).to(images.device)
+        return sent(along_axes(shares, images), images.device)

@@ -13,6 +13,7 @@ from ssl4seg.keys import at_least, expect, whole
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.networks.base import resized
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -69,7 +70,7 @@ class S4L(Method):
         features = self.student.encode(x_r)
         labeled = [f.unflatten(0, (-1, num))[:, :num_labeled].flatten(0, 1) for f in features]
         z = resized(self.student.decode(labeled), x)
-        rotation = F.cross_entropy(self.rotation(features), r.flatten().to(x.device), reduction="none")
+        rotation = F.cross_entropy(self.rotation(features), sent(r.flatten(), x.device), reduction="none")
         return {
             "supervised": self.supervised(z[:num_labeled], y),
             "turned": self.turned_weight * self.supervised(z[num_labeled:], y_r[num_labeled:]),
@@ -109,4 +110,4 @@ def turned(image: Tensor, quarters: Tensor, first: int) -> Tensor:
         first: see `square`.
     """
     every = torch.stack([torch.rot90(image, k, (first, first + 1)) for k in range(4)])
-    return every[quarters.to(image.device), torch.arange(len(image), device=image.device)]
+    return every[sent(quarters, image.device), torch.arange(len(image), device=image.device)]

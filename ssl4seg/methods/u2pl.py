@@ -19,6 +19,7 @@ from ssl4seg.methods.parts.projection import Projection, level_at
 from ssl4seg.methods.parts.teacher import EMADecay, EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.processes import all_sum
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -143,7 +144,7 @@ class U2PL(WithTeacher):
 
     def mixed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """x_m and y_m; either all images are mixed or none."""
-        mask = cutmix_mask(image) * (torch.rand(()) < self.cutmix).float().to(image.device)
+        mask = cutmix_mask(image) * sent((torch.rand(()) < self.cutmix).float(), image.device)
         return mix(image, image.roll(1, 0), mask), mix_labels(label, label.roll(1, 0), mask)
 
     def alpha(self, progress: Progress) -> float:
@@ -275,7 +276,7 @@ class Contrast:
 def _over_reliable(logits: Tensor, label: Tensor) -> Tensor:
     """(pixels / reliable pixels) times the mean cross-entropy over the reliable pixels."""
     reliable = (label != IGNORE).float()
-    return ratio(reliable.new_tensor(reliable.numel()), reliable.sum()) * cross_entropy(logits, label)
+    return ratio(reliable.new_full((), reliable.numel()), reliable.sum()) * cross_entropy(logits, label)
 
 
 def _thinned(x: Tensor, size: torch.Size) -> Tensor:

@@ -14,6 +14,7 @@ from ssl4seg.methods.parts.losses import dice, masked_cross_entropy
 from ssl4seg.methods.parts.passes import joined, together
 from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.networks.base import resized
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -108,4 +109,4 @@ class UniMatch(Method):
 def channel_mask(features: Tensor, p: float) -> Tensor:
     """A factor [N, C, 1, 1] for each channel of [N, C, h, w]: 0 with probability p, else 1 / (1 - p)."""
     kept = torch.rand(features.shape[:2]) >= p
-    return along_axes((kept / (1 - p)).to(features), features)
+    return along_axes(sent(kept / (1 - p), features.device).to(features.dtype), features)

@@ -11,6 +11,7 @@ from ssl4seg.methods.parts.predictions import confident_label, used_where_confid
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.methods.unimatch import UniMatch, channel_mask
 from ssl4seg.networks.base import resized
+from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
@@ -71,7 +72,7 @@ class UniMatchV2(WithTeacher, UniMatch):
     def complementary(self, x_1: Tensor, x_2: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of two views [U, C, H, W], one from the channels M of its features, the other from 2 - M."""
         num = len(x_1)
-        whole = torch.randperm(num)[: int(num * (1 - self.dropout))].to(x_1.device)
+        whole = sent(torch.randperm(num)[: int(num * (1 - self.dropout))], x_1.device)
         features = self.student.encode(torch.cat([x_1, x_2]))
         masks = [channel_mask(f[:num], 0.5).index_fill(0, whole, 1) for f in features]
         dropped = [f * torch.cat([mask, 2 - mask]) for f, mask in zip(features, masks, strict=True)]

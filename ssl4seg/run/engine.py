@@ -75,7 +75,7 @@ class Engine:
         schedule: factor by which every optimiser's own learning rate is multiplied.
         folder: None in all processes but the first.
         diagnose: called after each validation; it changes nothing that training depends on.
-        transfer: called before each step.
+        before_step: called before each step.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Engine:
         plan: Plan,
         folder: RunFolder | None,
         diagnose: Diagnose = lambda method, progress: {},
-        transfer: BeforeStep = lambda step: None,
+        before_step: BeforeStep = lambda step: None,
     ) -> None:
-        self.diagnose, self.transfer = diagnose, transfer
+        self.diagnose, self.before_step = diagnose, before_step
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
         self.validate_cases, self.selection, self.plan, self.folder = validate, selection, plan, folder
         self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
@@ -140,7 +140,7 @@ class Engine:
         stage, within = self.method.stage(progress)
         if stage and not within.step:
             self.begin_stage(stage)
-        self.transfer(within.step)
+        self.before_step(within.step)
         factor = self.schedule(within)
         batches = [self.batches(self.step * plan.accumulate + part) for part in range(plan.accumulate)]
         step_losses: Losses = {}
@@ -156,7 +156,8 @@ class Engine:
                     for name, value in losses.items():
                         step_losses[name] = step_losses.get(name, 0) + value.detach() / plan.accumulate
                 if plan.clip_norm is not None:
-                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm)
+                    # `check_finite` looks for what is not finite; here it would wait for the device in every step.
+                    self.fabric.clip_gradients(self.model, optimizer, max_norm=plan.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
         self.method.after_step(progress)

@@ -6,7 +6,7 @@ a `_target_` (dataset, network, method, ...) stays a mapping: the constructor is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, expect
@@ -62,6 +62,7 @@ class EngineSettings:
     num_nodes: int
     accumulate: int
     clip_norm: float | None
+    compile: Literal[False, "default", "reduce-overhead"]
     log_every: int
     eval_batch_size: int
     diagnose: int

@@ -32,6 +32,7 @@ from ssl4seg.keys import MEANS
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, memory, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
+from ssl4seg.run.compiled import compile_networks, mark_step
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
 from ssl4seg.run.engine import Engine, Interrupted, Plan
@@ -263,6 +264,8 @@ class Training:
     def engine(self) -> Engine:
         """Build the engine, at the last checkpoint or at the start."""
         method = module_channels_last(self.method)
+        if mode := self.settings.engine.compile:
+            compile_networks(method, mode, self.fabric.device)
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -274,10 +277,14 @@ class Training:
             plan=self.plan,
             folder=self.folder,
             diagnose=self._diagnosis(),
-            transfer=self.transfer,
+            before_step=self._before_step,
         )
         self._resume(engine)
         return engine
+
+    def _before_step(self, step: int) -> None:
+        mark_step(self.settings.engine.compile)
+        self.transfer(step)
 
     def _own_optimizers(self) -> Mapping[str, Config]:
         """The keys of the method's own optimisers, by phase."""

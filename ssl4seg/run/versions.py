@@ -17,7 +17,7 @@ MODULES: Mapping[str, str] = {
 }
 """Module of a `_target_` as version 0.1 wrote it -> the module that holds the class now."""
 
-NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": [], "passes": "auto"}
+NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": [], "passes": "auto", "engine.compile": False}
 """Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
 VOCS_CHOICE = "iou/mean"

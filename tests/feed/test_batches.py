@@ -75,6 +75,15 @@ def test_taken_images_are_padded_at_the_bottom_right(store):
     assert size.tolist() == [[5, 3], [4, 6], [5, 3]]
 
 
+def test_images_of_one_size_come_as_they_are_in_the_order_that_is_asked_for(store):
+    image, label, size = store.take([1, 0, 1])
+    assert torch.equal(image[:, 0], torch.arange(48.0).view(2, 4, 6)[[1, 0, 1]])
+    assert (image.is_contiguous(), label.dtype, label.eq(1).all()) == (True, torch.uint8, True)
+    assert size.tolist() == [[4, 6]] * 3
+    image[0] = -1
+    assert store.take([1])[0].ge(0).all()  # a copy: the store stays as it is
+
+
 def test_a_store_without_labels_holds_no_mask(make_case):
     store = Store(
         [make_case("a", torch.zeros(2, 4, 4), torch.ones(2, 4, 4))], num_classes=2, labels=False, device="cpu"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from adversaries import some_batch, tiny_unet
-from pixelwise import K, Pixelwise, losses, made, numpy_supervised
+from pixelwise import K, Pixelwise, flooded, losses, made, numpy_supervised
 from torch import Tensor
 
 from ssl4seg.augment.mixing import copy_paste_mask
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
-from ssl4seg.methods.bcp import BCP, largest_components
+from ssl4seg.methods.bcp import BCP
 from ssl4seg.methods.parts.losses import CrossEntropyDice, HardPixels
 from ssl4seg.types import Batch, Progress
 
@@ -40,24 +40,6 @@ def pasted(method: BCP, inside: tuple[Tensor, np.ndarray], around: tuple[Tensor,
     z = method.student.numpy(torch.from_numpy(np.where(box, inside[0].numpy(), around[0].numpy())))
     within, without = np.where(box[:, 0], inside[1], IGNORE), np.where(box[:, 0], IGNORE, around[1])
     return numpy_supervised(z, within, 1e-10), numpy_supervised(z, without, 1e-10)
-
-
-def flooded(label: np.ndarray) -> np.ndarray:
-    """The largest component of each class in each image, by flooding from every pixel."""
-    kept = np.zeros_like(label)
-    for n, k in np.ndindex(len(label), K):
-        left, largest = {(i, j) for i, j in np.argwhere(label[n] == k)} if k else set(), set()
-        while left:
-            component = [min(left)]
-            left -= {component[0]}
-            for i, j in component:
-                near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
-                component += near
-                left -= near
-            largest = max(largest, set(component), key=len)
-        for i, j in largest:
-            kept[n, i, j] = k
-    return kept
 
 
 # -- golden values ----------------------------------------------------------------------------------------------------
@@ -118,23 +100,6 @@ def test_an_unlabelled_image_does_not_matter_in_pretraining_and_does_later():
         before = losses(method, batch, progress)
         torch.manual_seed(1)
         assert (losses(method, other, progress) == before) == same
-
-
-# -- the largest component --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_largest_component_of_each_class_is_kept(seed):
-    label = torch.randint(K, (3, 9, 11), generator=torch.Generator().manual_seed(seed))
-    assert np.array_equal(largest_components(label), flooded(label.numpy()))
-
-
-def test_corners_connect_the_background_is_left_and_equal_ones_go_by_reading_order():
-    label = torch.tensor([[1, 0, 0, 2, 0, 2], [0, 1, 0, 0, 0, 0], [1, 0, 0, 1, 1, 0]])[None]
-    kept = torch.tensor([[1, 0, 0, 2, 0, 0], [0, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]])[None]
-    assert torch.equal(largest_components(label), kept)
-    nothing = torch.zeros(2, 4, 4, dtype=torch.int64)
-    assert torch.equal(largest_components(nothing), nothing)
 
 
 # -- gradients, the teacher, and what is told -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl4seg.processes import all_rows
+from ssl4seg.seeding import sent
 
 
 class MemoryBank(nn.Module):
@@ -60,7 +61,7 @@ class MemoryBank(nn.Module):
 
 def uniform_index(count: Tensor, num: int) -> Tensor:
     """[K, num] int64 in 0..count - 1 of each row, uniform, with replacement; 0 where the count [K] is 0."""
-    u = torch.rand(len(count), num).to(count.device)
+    u = sent(torch.rand(len(count), num), count.device)
     return torch.minimum((u * count[:, None]).long(), count[:, None] - 1).clamp(min=0)
 
 
@@ -71,7 +72,7 @@ def spread_index(count: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """
     order = torch.arange(num, device=count.device).expand(len(count), num)
     part = count[:, None] / num
-    u = torch.rand(len(count), num).to(count.device)
+    u = sent(torch.rand(len(count), num), count.device)
     index = torch.where(part > 1, ((order + u) * part).long(), order)
     return torch.minimum(index, count[:, None] - 1).clamp(min=0), order < count[:, None]
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ssl4seg.axes import along_axes, image_dims
+from ssl4seg.seeding import sent
 
 
 def feature_noise(x: Tensor, limit: float) -> Tensor:
@@ -14,5 +15,5 @@ def feature_noise(x: Tensor, limit: float) -> Tensor:
 def feature_drop(x: Tensor, low: float, high: float) -> Tensor:
     """x without its most active places, where the mean over the channels is at least g x its peak, g ~ U(low, high)."""
     activity = x.mean(dim=1, keepdim=True)
-    g = low + (high - low) * along_axes(torch.rand(len(x)), x).to(x)
+    g = low + (high - low) * along_axes(sent(torch.rand(len(x)), x.device).to(x.dtype), x)
     return x * (activity < g * activity.amax(dim=image_dims(x), keepdim=True))
