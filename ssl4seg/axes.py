@@ -112,7 +112,8 @@ def along_axes(values: Tensor, maps: Tensor) -> Tensor:
 
 def interpolated(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """[N, C, *X] linearly resized to `size`; as it is if it has that size."""
-    if list(maps.shape[2:]) == list(size):
+    # An exported graph, which sees images of other sizes later, resizes in any case; to the same size changes nothing.
+    if not torch.compiler.is_exporting() and list(maps.shape[2:]) == list(size):
         return maps
     return F.interpolate(maps, size=list(size), mode=layers_for(maps).linear, align_corners=align_corners)
 

@@ -80,7 +80,7 @@ def own(module: str) -> list[str]:
 
 
 def room(module: str) -> str:
-    name = module.partition(".")[2].split(".")[0] or "errors"  # the package itself holds nothing
+    name = module.partition(".")[2].split(".")[0] or "errors"  # the package itself imports nothing at its top
     return "ground" if name in GROUND else "entries" if name in ENTRIES else name
 
 
@@ -135,6 +135,11 @@ def test_data_loads_no_torch() -> None:
     loaded = loaded_by(modules)
     assert {*modules} <= loaded
     assert not {"torch", "torchvision", "lightning_fabric"} & loaded
+
+
+def test_the_package_is_imported_at_once() -> None:
+    assert {name for name in loaded_by(["ssl4seg"]) if name.startswith("ssl4seg")} == {"ssl4seg"}
+    assert not {"torch", "numpy", "hydra", "omegaconf"} & loaded_by(["ssl4seg"])
 
 
 def test_the_commands_are_imported_without_torch() -> None:

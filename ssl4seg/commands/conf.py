@@ -22,7 +22,7 @@ import ssl4seg
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
-from ssl4seg.run.folder import read_config
+from ssl4seg.run.folder import checkpoint_file, read_config
 from ssl4seg.userfiles import read_yaml
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
@@ -294,6 +294,25 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
     targets.check(plain, source, "add trust=true", trust=trust, typed=free)
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
+
+
+def laid_on_runs(name: str, config: DictConfig, hydra: Any) -> list[dict[str, Any]]:
+    """`laid` on each run of run=DIR or run=[DIR,DIR], checked as far as torch is not needed.
+
+    Raises:
+        UserError: also for a run without the checkpoint, and for a file of weights that several runs would take.
+    """
+    runs = [*config["run"]] if OmegaConf.is_list(config["run"]) else [config["run"]]
+    found = []
+    for run in runs:
+        config["run"] = str(run)
+        found.append(laid(name, config, hydra).config)
+    for keys in found:
+        if len(found) > 1 and keys["checkpoint"] not in ("best", "last"):
+            raise UserError(f"checkpoint={keys['checkpoint']}: is one file for {len(found)} runs; give best or last")
+        checkpoint_file(Path(keys["run"]), keys["checkpoint"])
+        check(keys)
+    return found
 
 
 def chosen_by_user(hydra: Any) -> tuple[str, ...]:

@@ -190,7 +190,8 @@ def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> dict[str, 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:
     """The configurations that the words change: `config`, or for eval and predict each run's own configuration."""
     typed = [override.key_or_group for override in parsed]
-    folders = [Path(str(value)) for o in parsed if o.key_or_group == "run" for value in _values(o)]
+    values = [value for o in parsed if o.key_or_group == "run" for value in _values(o)]
+    folders = [Path(str(run)) for value in values for run in (value if isinstance(value, list) else [value])]
     runs = [read_config(folder) for folder in folders if name != "train" and is_run(folder)]
     command = own_keys(name)
     return [

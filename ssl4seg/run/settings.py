@@ -123,14 +123,20 @@ class EvalSettings(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ModelSettings):
-    """The keys of ssl4seg-predict, and the run's keys that it depends on."""
+class TrainedSettings(ModelSettings):
+    """The keys that say how a run's trained model predicts."""
 
     run: str
+    checkpoint: str
+    eval_batch_size: int
+    postprocess: Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(TrainedSettings):
+    """The keys of ssl4seg-predict, and the run's keys that it depends on."""
+
     input: str
     output: str
     overlay: bool
     mask_values: str
-    checkpoint: str
-    eval_batch_size: int
-    postprocess: Config
