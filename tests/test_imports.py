@@ -26,7 +26,7 @@ GROUND = {
     "userfiles",
     "memory",
 }
-ENTRIES = {"train", "eval", "predict", "prepare"}
+ENTRIES = {"train", "eval", "predict", "export", "prepare"}
 ROOMS = {  # room: the rooms that it may import from
     "ground": "",
     "data": "ground",
@@ -46,7 +46,7 @@ MODULES = {
 }
 INNER = [module for module in MODULES if module != "ssl4seg"]
 BEFORE_TORCH = [
-    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict")),
+    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict", "export")),
     *(f"ssl4seg.commands.{name}" for name in ("cli", "conf", "words", "help", "sweeps", "cluster")),
 ]
 
@@ -150,13 +150,14 @@ def test_the_commands_are_imported_without_torch() -> None:
 
 def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"]
+    needed, extras = project["dependencies"], project["optional-dependencies"]
     origin = packages_distributions()
     wherever = {name for module in INNER for name in imports(module)}
     first = {name for module in INNER for name in imports(module, top=True)}
     for declared, found in (
         (needed, first),
-        ([*needed, *project["optional-dependencies"]["sweeps"]], wherever),  # within functions that only sweeps call
+        # within functions that only sweeps and exports call
+        ([*needed, *extras["sweeps"], *extras["export"]], wherever),
     ):
         names = {re.split(r"[<>=\[ ]", line)[0].lower().replace("_", "-") for line in declared}
         packages = {name.split(".")[0] for name in found} - {"ssl4seg", *sys.stdlib_module_names}

@@ -123,6 +123,16 @@ class EvalSettings(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings(ModelSettings):
+    """The keys of ssl4seg-export, and the run's keys that it depends on."""
+
+    run: str
+    format: str
+    output: str | None
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedSettings(ModelSettings):
     """The keys that say how a run's trained model predicts."""
 
