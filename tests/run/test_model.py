@@ -100,7 +100,7 @@ def test_a_file_is_predicted_as_by_the_command_in_its_own_axes(runs: Path, model
     assert len(np.unique(labels)) > 1
 
 
-def test_several_runs_average_their_probabilities(runs: Path, model: Model) -> None:
+def test_several_runs_average_their_probabilities(runs: Path, tmp_path: Path) -> None:
     folders = [runs / "unet-1-s0", runs / "unet-1-s1"]
     both = ssl4seg.load(folders, *MACHINE)
     slices = image(2, 1, 20, 24)
@@ -110,6 +110,11 @@ def test_several_runs_average_their_probabilities(runs: Path, model: Model) -> N
     np.testing.assert_allclose(probabilities, mean, atol=1e-6)
     assert np.array_equal(labels, mean.argmax(axis=1))
     assert not np.array_equal(each[0].labels, each[1].labels)
+    scan = bodies.write(tmp_path / "scan.nii.gz", "RAS", image(20, 24, 2))
+    keys = (f"run=[{folders[0]},{folders[1]}]", f"input={scan}", f"output={tmp_path / 'out'}", *MACHINE)
+    succeed("predict", *keys, cwd=tmp_path)
+    mask = np.asarray(nibabel.load(tmp_path / "out/scan.nii.gz").dataobj)
+    assert np.array_equal(mask, both.predict(scan).labels)
     with pytest.raises(UserError, match="averages 2 runs"):
         both.network  # noqa: B018
 
