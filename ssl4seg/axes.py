@@ -39,7 +39,9 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
 
 def _is_short(image: Tensor, kernel: Sequence[int]) -> bool:
-    """Whether maps on the CPU are shorter than a kernel along an axis."""
+    """Whether maps on the CPU are shorter than a kernel along an axis; not asked of a graph, which is in float32."""
+    if torch.compiler.is_exporting():
+        return False
     return image.device.type == "cpu" and any(n < side for n, side in zip(image.shape[2:], kernel, strict=True))
 
 
@@ -112,7 +114,8 @@ def along_axes(values: Tensor, maps: Tensor) -> Tensor:
 
 def interpolated(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """[N, C, *X] linearly resized to `size`; as it is if it has that size."""
-    if list(maps.shape[2:]) == list(size):
+    # An exported graph, which sees images of other sizes later, resizes in any case; to the same size changes nothing.
+    if not torch.compiler.is_exporting() and list(maps.shape[2:]) == list(size):
         return maps
     return F.interpolate(maps, size=list(size), mode=layers_for(maps).linear, align_corners=align_corners)
 

@@ -268,6 +268,7 @@ KEYS: dict[str, Key] = {
     "protocol": one_of(*PROTOCOLS),
     "eval_batch_size": BATCH,
     "resident_gib": at_least(0),
+    "format": one_of("onnx", "pt2", "weights"),
     "overlay": true_or_false,
     "mask_values": one_of("classes", "dataset"),
 }

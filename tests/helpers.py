@@ -65,6 +65,7 @@ MODULES = {
     "train": "ssl4seg.train",
     "eval": "ssl4seg.eval",
     "predict": "ssl4seg.predict",
+    "export": "ssl4seg.export",
     "prepare": "ssl4seg.prepare",
     "report": "ssl4seg.report.command",
 }

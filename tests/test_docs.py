@@ -25,7 +25,7 @@ def is_module(dotted: str) -> bool:
     place = PACKAGE.joinpath(*path)
     if (place / last).is_dir() or (place / f"{last}.py").is_file():
         return True
-    file = place.with_suffix(".py")
+    file = place.with_suffix(".py") if path else place / "__init__.py"
     return file.is_file() and bool(re.search(rf"^(class|def) {last}\b|^{last}\b.* =", file.read_text(), re.MULTILINE))
 
 

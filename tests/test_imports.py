@@ -26,7 +26,7 @@ GROUND = {
     "userfiles",
     "memory",
 }
-ENTRIES = {"train", "eval", "predict", "prepare"}
+ENTRIES = {"train", "eval", "predict", "export", "prepare"}
 ROOMS = {  # room: the rooms that it may import from
     "ground": "",
     "data": "ground",
@@ -46,7 +46,7 @@ MODULES = {
 }
 INNER = [module for module in MODULES if module != "ssl4seg"]
 BEFORE_TORCH = [
-    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict")),
+    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict", "export")),
     *(f"ssl4seg.commands.{name}" for name in ("cli", "conf", "words", "help", "sweeps", "cluster")),
 ]
 
@@ -80,7 +80,7 @@ def own(module: str) -> list[str]:
 
 
 def room(module: str) -> str:
-    name = module.partition(".")[2].split(".")[0] or "errors"  # the package itself holds nothing
+    name = module.partition(".")[2].split(".")[0] or "errors"  # the package itself imports nothing at its top
     return "ground" if name in GROUND else "entries" if name in ENTRIES else name
 
 
@@ -137,6 +137,11 @@ def test_data_loads_no_torch() -> None:
     assert not {"torch", "torchvision", "lightning_fabric"} & loaded
 
 
+def test_the_package_is_imported_at_once() -> None:
+    assert {name for name in loaded_by(["ssl4seg"]) if name.startswith("ssl4seg")} == {"ssl4seg"}
+    assert not {"torch", "numpy", "hydra", "omegaconf"} & loaded_by(["ssl4seg"])
+
+
 def test_the_commands_are_imported_without_torch() -> None:
     loaded = loaded_by(BEFORE_TORCH)
     assert {*BEFORE_TORCH} <= loaded
@@ -145,13 +150,14 @@ def test_the_commands_are_imported_without_torch() -> None:
 
 def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"]
+    needed, extras = project["dependencies"], project["optional-dependencies"]
     origin = packages_distributions()
     wherever = {name for module in INNER for name in imports(module)}
     first = {name for module in INNER for name in imports(module, top=True)}
     for declared, found in (
         (needed, first),
-        ([*needed, *project["optional-dependencies"]["sweeps"]], wherever),  # within functions that only sweeps call
+        # within functions that only sweeps and exports call
+        ([*needed, *extras["sweeps"], *extras["export"]], wherever),
     ):
         names = {re.split(r"[<>=\[ ]", line)[0].lower().replace("_", "-") for line in declared}
         packages = {name.split(".")[0] for name in found} - {"ssl4seg", *sys.stdlib_module_names}

@@ -22,14 +22,21 @@ import ssl4seg
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
-from ssl4seg.run.folder import read_config
+from ssl4seg.run.folder import checkpoint_file, read_config
 from ssl4seg.userfiles import read_yaml
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
 """Groups and keys of a run that evaluation and prediction depend on; they do not read the run's other keys."""
 
-CHOSEN = {"eval": ("dataset", "network", "inference", "postprocess"), "predict": ("inference", "postprocess")}
-"""Groups whose choice may be typed for eval and predict, in place of the run's."""
+CHOSEN: Mapping[str, Sequence[str]] = {
+    "eval": ("dataset", "network", "inference", "postprocess"),
+    "predict": ("inference", "postprocess"),
+    "export": (),
+}
+"""Groups whose choice may be typed for eval, predict and export, in place of the run's."""
+
+READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method")}
+"""Groups and keys of a run that these commands read; of the network they take none anew."""
 
 MISSING = object()
 
@@ -266,7 +273,7 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     """Lay the words of the command line on the run's config.yaml; without a run, on the defaults of conf/run.yaml.
 
     Args:
-        name: eval or predict.
+        name: eval, predict or export.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
         hydra: Hydra's own node, with the typed words and the choice of each group.
 
@@ -291,9 +298,28 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
         if plain.get(key) is not None:
             plain[key] = str(plain[key])  # YAML reads a folder named 2024 as a number
     chosen = {group: str(choice) for group, choice in hydra.runtime.choices.items() if "/" not in group}
-    chosen["postprocess"] = "+".join(plain["postprocess"]) or "none"
+    chosen["postprocess"] = "+".join(plain.get("postprocess", ())) or "none"
     targets.check(plain, source, "add trust=true", trust=trust, typed=free)
     return Laid(config=plain, usual=usual, typed=typed, choices=chosen)
+
+
+def laid_on_runs(name: str, config: DictConfig, hydra: Any) -> list[dict[str, Any]]:
+    """`laid` on each run of run=DIR or run=[DIR,DIR], checked as far as torch is not needed.
+
+    Raises:
+        UserError: also for a run without the checkpoint, and for a file of weights that several runs would take.
+    """
+    runs = [*config["run"]] if OmegaConf.is_list(config["run"]) else [config["run"]]
+    found = []
+    for run in runs:
+        config["run"] = str(run)
+        found.append(laid(name, config, hydra).config)
+    for keys in found:
+        if len(found) > 1 and keys["checkpoint"] not in ("best", "last"):
+            raise UserError(f"checkpoint={keys['checkpoint']}: is one file for {len(found)} runs; give best or last")
+        checkpoint_file(Path(keys["run"]), keys["checkpoint"])
+        check(keys)
+    return found
 
 
 def chosen_by_user(hydra: Any) -> tuple[str, ...]:

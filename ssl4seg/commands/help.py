@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ssl4seg.commands.conf import EVALUATED, choices, conf_dir, group_names
+from ssl4seg.commands.conf import READ, choices, conf_dir, group_names
 from ssl4seg.keys import KEYS
 
 USAGE = {
@@ -13,6 +13,7 @@ USAGE = {
     "eval": "ssl4seg-eval run=DIR [KEY=VALUE ...]\n"
     "       ssl4seg-eval network.weights=FILE dataset=NAME dataset.root=DIR [KEY=VALUE ...]",
     "predict": "ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER [KEY=VALUE ...]",
+    "export": "ssl4seg-export run=DIR [format=onnx|pt2|weights] [KEY=VALUE ...]",
 }
 
 
@@ -24,8 +25,9 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
         if choice in choices(group, folders):
             lines += ["", f"Keys of {group}={choice}:", *_dotted(_file(group, choice, folders), group)]
     groups = group_names(name)
-    lines += ["", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
-    width = max(len(choice) for group in groups for choice in choices(group, folders))
+    if groups:
+        lines += ["", "Groups (GROUP=CHOICE; GROUP=CHOICE --help shows its keys):"]
+    width = max((len(choice) for group in groups for choice in choices(group, folders)), default=0)
     for group in groups:
         lines.append(f"  {group}")
         for choice in choices(group, folders):
@@ -36,7 +38,7 @@ def help_text(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> s
         lines += ["", _title_and_keys(recipe)[0], *_dotted(recipe), ""]
         lines += ["-m runs every combination of comma-separated values: -m method=supervised,uamt seed=0,1,2"]
     else:
-        of_the_run = ", ".join(key if key in KEYS else f"{key}.*" for key in EVALUATED if key != "network")
+        of_the_run = ", ".join(key if key in KEYS else f"{key}.*" for key in READ[name] if key != "network")
         lines += ["", "Keys:", *keys, "", f"Keys of the run that can be given anew: {of_the_run} (see ssl4seg-train)"]
     return "\n".join([*lines, "", "--cfg job prints the whole configuration; --hydra-help lists Hydra's own flags."])
 

@@ -8,61 +8,54 @@ import numpy as np
 from PIL import Image
 
 from ssl4seg.commands.evaluation import writable
-from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked
+from ssl4seg.data.case import ImageArray, LabelArray
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import write_label
-from ssl4seg.data.items import CHANNEL, as_read, by_channels, facts_of, missing_channel, pixels_of
+from ssl4seg.data.items import CHANNEL, by_channels, missing_channel
 from ssl4seg.data.masks import Color, as_held
-from ssl4seg.data.orientation import Space
-from ssl4seg.data.volumes import as_stored, sliced
 from ssl4seg.data.walk import Found, passed_over, walk
 from ssl4seg.errors import UserError
-from ssl4seg.run.assemble import mask_colors_of, postprocess_of, predictor_of
-from ssl4seg.run.device import fabric_of, out_of_memory_explained
-from ssl4seg.run.load import load_run
+from ssl4seg.run.assemble import mask_colors_of
+from ssl4seg.run.device import out_of_memory_explained
+from ssl4seg.run.model import Model
 from ssl4seg.run.record import start_log
 from ssl4seg.run.settings import Config, PredictSettings, read
 from ssl4seg.scoring.pictures import Palette, Picture, captioned, legend, overlay, palette, planes, save_labels
-from ssl4seg.scoring.predictor import Predictor
 from ssl4seg.userfiles import expect_regular
 
 log = logging.getLogger("ssl4seg")
 
 
-def predict_files(config: Config) -> None:
+def predict_files(runs: Sequence[Config]) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
 
     Where the run was trained on channel files, the files of one image are one input.
 
     Args:
-        config: the run's configuration, with the typed words laid on it.
+        runs: the configuration of each run, with the typed words laid on it; of several the probabilities are averaged.
 
     Raises:
         UserError: lists the inputs that could not be predicted; the others have their masks.
     """
     start_log(None)
-    settings = read(PredictSettings, config)
+    each = [read(PredictSettings, config) for config in runs]
+    settings = each[0]
     source, output = Path(settings.input), Path(settings.output)
-    steps = postprocess_of(settings.postprocess)
     channel_files = settings.dataset.get("channel_files", False)
     inputs = inputs_of(source, output, channel_files=channel_files)
     images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
     faults += inputs.faults.values()
     targets = masks_to_write(source, output, [*images], channel_files=channel_files)
-    fabric = fabric_of(device=settings.device, precision=settings.precision, num_threads=settings.num_threads)
-    model = load_run(Path(settings.run), settings, settings.checkpoint, fabric.device)
+    model = Model(each)
     writable(output)
     colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
-    predictor = predictor_of(model, fabric, settings, batch_size=settings.eval_batch_size, steps=steps)
     num = len(targets) + len(faults)
     for note in passed_over(inputs.others, source):
         log.info(note)
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
-                _predict(
-                    images[file], target, predictor, settings.dataset, mask_colors=colors, with_overlay=settings.overlay
-                )
+                _predict(images[file], target, model, settings, mask_colors=colors)
         except Exception as error:  # of any kind: the other files still get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
@@ -75,39 +68,30 @@ def predict_files(config: Config) -> None:
 def _predict(
     files: Sequence[Path],
     target: Path,
-    predictor: Predictor,
-    data: Config,
+    model: Model,
+    settings: PredictSettings,
     *,
     mask_colors: Sequence[Color] | None,
-    with_overlay: bool,
 ) -> None:
     """Write the mask of an image, and beside it the overlay.
 
     Args:
         files: of the image, whose channels lie in one file or in several.
-        data: the run's configuration of its dataset.
         mask_colors: number or colour of each class in the mask; None: the class's number, in pictures with a palette.
     """
-    space = Space(data.get("orientation", "stored"), data.get("slice_axis", "z"))
-    file, channels = files[0], data["channels"]
-    image = pixels_of(files, channels, space=space)
-    spacing = facts_of(files, channels, space).spacing if predictor.steps or data.get("spacing") else None
-    scaled, place = as_read(image, file, spacing, data)
-    checked(Volume(scaled, None), str(file), data["num_classes"])
-    found = predictor(scaled, place.spacing_read)
-    label = place.back(found)
-    if scaled.ndim == 5:
-        label = sliced(label, stored=as_stored(file, data.get("h5_axes", "zyx")))
+    file, data = files[0], settings.dataset
+    found = model.of_files(files)
+    label = model.slices(found.own_label(), file)
     target.parent.mkdir(parents=True, exist_ok=True)
     colors = palette(data.get("palette"), background=data.get("background", True))
     if mask_colors is not None:
-        write_label(target, as_held(label, mask_colors), file, space=space)
+        write_label(target, as_held(label, mask_colors), file, space=model.space)
     elif ending(target) in PICTURE:
         save_labels(label[0], target, colors)
     else:
-        write_label(target, label, file, space=space)
-    if with_overlay:
-        picture = _overlay(scaled, found, data["classes"], colors)
+        write_label(target, label, file, space=model.space)
+    if settings.overlay:
+        picture = _overlay(found.image, found.label, data["classes"], colors)
         Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
 
 

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ssl4seg.commands.conf import (
-    EVALUATED,
+    READ,
     choices,
     composed,
     conf_dir,
@@ -37,7 +37,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     """Refuse an unknown group, choice or key, with the nearest right one, and a value out of range.
 
     Args:
-        name: train, eval or predict.
+        name: train, eval, predict or export.
         overrides: the words as they were typed.
         extra: folders of --config-dir.
         sweep: whether -m was given.
@@ -190,7 +190,8 @@ def _hydra(name: str, words: Sequence[str], extra: Sequence[Path]) -> dict[str, 
 def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> list[Config]:
     """The configurations that the words change: `config`, or for eval and predict each run's own configuration."""
     typed = [override.key_or_group for override in parsed]
-    folders = [Path(str(value)) for o in parsed if o.key_or_group == "run" for value in _values(o)]
+    values = [value for o in parsed if o.key_or_group == "run" for value in _values(o)]
+    folders = [Path(str(run)) for value in values for run in (value if isinstance(value, list) else [value])]
     runs = [read_config(folder) for folder in folders if name != "train" and is_run(folder)]
     command = own_keys(name)
     return [
@@ -215,7 +216,7 @@ def _check_key(
 
 def _check_used(name: str, config: Config, parsed: Sequence[Override]) -> None:
     """Refuse a word that eval or predict would accept without effect."""
-    used = {*EVALUATED, *own_keys(name)}
+    used = {*READ[name], *own_keys(name)}
     for override in parsed:
         group = override.key_or_group.split(".")[0].split("/")[0]
         if group != "hydra" and group not in used:

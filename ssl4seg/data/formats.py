@@ -341,9 +341,14 @@ def _expect_small_head(path: Path) -> None:
         )
 
 
+def in_nifti(slices: npt.NDArray[Any], like: Any) -> npt.NDArray[Any]:
+    """Slices [S, H, W] as the voxels of nibabel's image `like`, without its channels."""
+    return slices.transpose(2, 1, 0).reshape(like.shape if slices.size == np.prod(like.shape) else like.shape[:3])
+
+
 def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
     """A mask [S, H, W] with the affine and, but for the data type, the header of nibabel's image `like`."""
-    voxels = label.transpose(2, 1, 0).reshape(like.shape if label.size == np.prod(like.shape) else like.shape[:3])
+    voxels = in_nifti(label, like)
     header = like.header.copy()
     header.set_data_dtype(label.dtype)
     header.set_slope_inter(1, 0)

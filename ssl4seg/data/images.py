@@ -20,6 +20,7 @@ from ssl4seg.data.formats import (
     TURNS,
     ending,
     h5_facts,
+    in_nifti,
     nifti_affine,
     nifti_facts,
     opened,
@@ -274,6 +275,17 @@ def _stored_values(path: Path, *, colored: bool, part: Part) -> npt.NDArray[Any]
     if channels == 4:
         refuse_opacity(path, colors.reshape(-1, 3), values[:, 3])
     return colors
+
+
+def as_in_file(slices: npt.NDArray[Any], like: Path, *, space: Space = AS_STORED) -> npt.NDArray[Any]:
+    """Slices [S, H, W] in the axes of the array that the file `like` holds: [X, Y, Z] for NIfTI, [H, W] for one slice.
+
+    Args:
+        space: how `like` was laid as it was read.
+    """
+    if ending(like) in NIFTI:
+        return in_nifti(back(slices, axes_in(like, space)), read_nifti_channels(like)[1])
+    return slices[0] if len(slices) == 1 else slices
 
 
 def write_label(path: Path, label: npt.NDArray[Any], like: Path, *, space: Space = AS_STORED) -> None:

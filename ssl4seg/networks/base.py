@@ -139,7 +139,8 @@ def fitted(image: Tensor, stride: int | Sequence[int], least: int = 1, places: i
     """
     sides = image.shape[2:]
     strides = [stride] * len(sides) if isinstance(stride, int) else stride
-    size = [by * max(least, -(-(side - (by > 1)) // by)) for side, by in zip(sides, strides, strict=True)]
+    # Rounded up without numbers below 0, which the division of ONNX would round towards 0.
+    size = [by * max(least, (side - (by > 1) + by - 1) // by) for side, by in zip(sides, strides, strict=True)]
     if math.prod(size) < places * math.prod(strides):
         size = [2 * side for side in size]
     return interpolated(image, size)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
@@ -57,12 +55,7 @@ def _is_file(weights: str) -> bool:
 def _read(file: Path) -> State:
     if not file.is_file():
         raise UserError(f"network.encoder_weights={file}: there is no such file")
-    if file.suffix != ".safetensors":
-        return checkpoint.network_state(file)
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"network.encoder_weights={file}: is no safetensors file, or is damaged ({error})") from None
+    return checkpoint.network_state(file)
 
 
 def _downloaded(weights: str, download: Download) -> State:

@@ -113,7 +113,9 @@ class SMP(Network):
         finest: Any = scales[first]
         height, width = finest.shape[2:]
         whole = [
-            finest.new_empty(len(finest), 0, height * 2 ** (first - i), width * 2 ** (first - i)) if x is None else x
+            finest.new_empty(finest.shape[0], 0, height * 2 ** (first - i), width * 2 ** (first - i))
+            if x is None
+            else x
             for i, x in enumerate(scales)
         ]
         output: Tensor = decoder(whole)

@@ -145,7 +145,7 @@ class SwinUNet(Network):
         return self._channels
 
     def features(self, image: Tensor) -> list[Tensor]:
-        size = [-(-side // self.patch) * self.patch for side in image.shape[-2:]]
+        size = [(side + self.patch - 1) // self.patch * self.patch for side in image.shape[-2:]]
         if list(image.shape[-2:]) != size:
             image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         features: list[Tensor] = []

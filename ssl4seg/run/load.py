@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl4seg import checkpoint
 from ssl4seg.axes import module_channels_last
 from ssl4seg.data.dataset import Statistics, shape_of
 from ssl4seg.errors import UserError
+from ssl4seg.methods.base import Method
 from ssl4seg.run.assemble import method_of, network_maker
 from ssl4seg.run.folder import checkpoint_file, read_json
 from ssl4seg.run.settings import ModelSettings
@@ -18,9 +19,7 @@ from ssl4seg.run.settings import ModelSettings
 log = logging.getLogger("ssl4seg")
 
 
-def load_run(
-    run: Path, settings: ModelSettings, which: str, device: torch.device, *, tested: bool = False
-) -> nn.Module:
+def load_run(run: Path, settings: ModelSettings, which: str, device: torch.device, *, tested: bool = False) -> Method:
     """Build the run's method and load the weights of a checkpoint into it.
 
     Args:

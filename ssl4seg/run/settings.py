@@ -125,14 +125,30 @@ class EvalSettings(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(ModelSettings):
-    """The keys of ssl4seg-predict, and the run's keys that it depends on."""
+class ExportSettings(ModelSettings):
+    """The keys of ssl4seg-export, and the run's keys that it depends on."""
 
     run: str
+    format: str
+    output: str | None
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSettings(ModelSettings):
+    """The keys that say how a run's trained model predicts."""
+
+    run: str
+    checkpoint: str
+    eval_batch_size: int
+    postprocess: Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(TrainedSettings):
+    """The keys of ssl4seg-predict, and the run's keys that it depends on."""
+
     input: str
     output: str
     overlay: bool
     mask_values: str
-    checkpoint: str
-    eval_batch_size: int
-    postprocess: Config

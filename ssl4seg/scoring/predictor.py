@@ -68,12 +68,17 @@ class Predictor:
         return self.processed(label, Given(image, probability, spacing))
 
     @torch.inference_mode()
-    def bare(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
-        """The label map before post-processing, and the probabilities [S, K, *X] where a step reads them."""
-        step = self._zoomed if self.protocol == "ssl4mis" else self._native
-        parts = [step(image[i : i + self.batch_size]) for i in range(0, len(image), self.batch_size)]
-        labels, probabilities = zip(*parts, strict=True)
-        arrays = [p for p in probabilities if p is not None]
+    def bare(self, image: ImageArray, *, probabilities: bool = False) -> tuple[LabelArray, FloatArray | None]:
+        """The label map before post-processing, and the probabilities [S, K, *X] where a step reads them.
+
+        Args:
+            probabilities: return them in any case; protocol="ssl4mis" has none.
+        """
+        wanted = probabilities or any(step.reads_probabilities for step in self.steps)
+        batches = (image[i : i + self.batch_size] for i in range(0, len(image), self.batch_size))
+        parts = [self._zoomed(b) if self.protocol == "ssl4mis" else self._native(b, wanted) for b in batches]
+        labels, per_part = zip(*parts, strict=True)
+        arrays = [p for p in per_part if p is not None]
         return np.concatenate(labels), np.concatenate(arrays) if arrays else None
 
     def processed(self, label: LabelArray, given: Given) -> LabelArray:
@@ -82,10 +87,10 @@ class Predictor:
             label = step(label, given)
         return label
 
-    def _native(self, image: ImageArray) -> tuple[LabelArray, FloatArray | None]:
+    def _native(self, image: ImageArray, probabilities: bool) -> tuple[LabelArray, FloatArray | None]:
         scores = self.inference(self.predict, as_float(torch.from_numpy(image).to(self.device)))
         label = scores.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        if not any(step.reads_probabilities for step in self.steps):
+        if not probabilities:
             return label, None
         return label, (scores if self.inference.averages else scores.softmax(dim=1)).float().cpu().numpy()
 

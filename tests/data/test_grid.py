@@ -12,6 +12,7 @@ from folders import describe, folder
 from helpers import MACHINE, results, succeed
 from medpy.metric.binary import dc, hd95
 
+import ssl4seg
 from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.case import Case
 from ssl4seg.data.grid import Grid, foreground, grid_of
@@ -230,7 +231,7 @@ class Above(Network):
 """
 
 
-def test_predict_and_the_scores_are_on_the_files_own_grid(root, tmp_path):
+def test_predictions_and_scores_are_on_the_files_own_grid(root, tmp_path, monkeypatch):
     """Cropped, cut off, scaled and refined along z, the bright half is above 0 exactly where it is bright."""
     mine = tmp_path / "mine"
     (mine / "network").mkdir(parents=True)
@@ -260,6 +261,11 @@ def test_predict_and_the_scores_are_on_the_files_own_grid(root, tmp_path):
             assert row["distance_unit"] == "mm"
     assert 0 < len(rows) < 6
     assert results(tmp_path / "out", "results_test.json")["test"]["dice"] == results(run)["test"]["dice"]
+    monkeypatch.syspath_prepend(mine)
+    labels, probabilities = ssl4seg.load(run, *words[1:]).predict(root / "images/c0.nii.gz", probabilities=True)
+    assert np.array_equal(labels, stored(scan(0)[1]))
+    assert np.array_equal(probabilities.argmax(axis=0), labels)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=1e-6)
 
 
 # -- check ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""The network of a run as a graph that runs without ssl4seg: ONNX, or a program of torch.export."""
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ssl4seg.errors import UserError
+from ssl4seg.files import writing
+from ssl4seg.methods.base import Method
+
+OPSET = 20
+"""Of ONNX."""
+NAMES = {2: ("height", "width"), 3: ("x", "y", "z")}
+"""Of the axes of images."""
+ROUNDING = 1e-4
+"""Probabilities of the graph and of the network may differ by this much."""
+FACTS = "facts.json"
+"""The file with the facts inside of a .pt2."""
+
+Runner = Callable[[Tensor], Tensor]
+"""Images [N, C, *X] -> logits [N, K, *X]"""
+
+
+class Predicting(nn.Module):
+    """What a method predicts with, as a module that owns all networks in it.
+
+    Args:
+        method: in evaluation mode.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        owner = next(method.predictor.parameters(), None) is not None and type(method).predict is Method.predict
+        self.network: nn.Module = method.predictor if owner else method
+        self.call: Runner = method.predict if not owner else method.predictor
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[N, C, *X] -> logits [N, K, *X]."""
+        return self.call(image)
+
+
+def traced(network: nn.Module, channels: int, shape: Sequence[int]) -> tuple[ExportedProgram, tuple[str, ...]]:
+    """Trace a network on the CPU, with as many free dimensions as it allows.
+
+    Args:
+        channels: C of the images.
+        shape: of the training input.
+
+    Returns:
+        The program, and the names of the dimensions in which images may differ from the training input: batch, and
+        those of NAMES.
+
+    Raises:
+        UserError: the network does something that cannot be traced.
+    """
+    names = NAMES[len(shape)]
+    reason = ""
+    for free in (("batch", *names), names, ("batch",), ()):
+        image = torch.rand(2 if "batch" in free else 1, channels, *shape)
+        try:
+            with warnings.catch_warnings(action="ignore"), torch.no_grad():
+                program = torch.export.export(network, (image,), dynamic_shapes=(_dims(free, names),), strict=False)
+                other = image_of_another_size(image, free)
+                same = torch.allclose(program.module()(other), network(other), atol=1e-3)
+        except Exception as error:  # PyTorch raises errors of many kinds where a dimension cannot be free
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            continue
+        if same:
+            return program, free
+        reason = "the traced network computes something else"
+    raise UserError(f"the network cannot be traced by torch.export ({reason[:200]}); use format=weights")
+
+
+def image_of_another_size(image: Tensor, free: Sequence[str]) -> Tensor:
+    """An image [N, C, *X] in a batch of one, and half as long again along each axis, where the dimensions are free."""
+    image = image[:1] if "batch" in free else image
+    names = NAMES[image.ndim - 2]
+    sides = [3 * n // 2 + 1 if name in free else n for name, n in zip(names, image.shape[2:], strict=True)]
+    mode = "trilinear" if image.ndim == 5 else "bilinear"
+    return nn.functional.interpolate(image, size=sides, mode=mode, align_corners=False)
+
+
+def _dims(free: Sequence[str], names: Sequence[str]) -> dict[int, object]:
+    places = {"batch": 0, **{name: place for place, name in enumerate(names, 2)}}
+    return {place: Dim.AUTO(min=1) if name == "batch" else Dim.AUTO for name, place in places.items() if name in free}
+
+
+def save_pt2(program: ExportedProgram, file: Path, facts: Mapping[str, object]) -> None:
+    """Write a .pt2 with the facts as JSON in its extra file FACTS."""
+    with writing(file) as partial, partial.open("wb") as handle:
+        torch.export.save(program, handle, extra_files={FACTS: json.dumps(facts)})
+
+
+def save_onnx(program: ExportedProgram, file: Path, facts: Mapping[str, object]) -> None:
+    """Write an ONNX file, with the facts as JSON texts in its metadata.
+
+    Raises:
+        UserError: the packages of ssl4seg[export] are missing, or ONNX lacks an operation of the network.
+    """
+    try:
+        import onnxscript  # noqa: F401  # torch.onnx uses it
+    except ImportError as error:
+        raise UserError(f"format=onnx: {error}; install ssl4seg[export], or use format=pt2") from None
+    try:
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+            onnx = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["logits"],
+                verbose=False,
+            )
+    except Exception as error:  # of the exporter, of many kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"format=onnx: the network cannot be exported ({reason[:200]}); use format=pt2") from None
+    assert onnx is not None
+    onnx.model.metadata_props.update({key: json.dumps(value) for key, value in facts.items()})
+    with writing(file) as partial:
+        onnx.save(partial)
+
+
+def runner_of_pt2(file: Path) -> Runner:
+    """The program of a file."""
+    run: Runner = torch.export.load(file).module()
+    return run
+
+
+def runner_of_onnx(file: Path) -> Runner:
+    """The file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+
+@torch.no_grad()
+def largest_difference(run: Runner, network: nn.Module, images: Sequence[Tensor]) -> float:
+    """The largest difference of a probability between a graph and the network, over all pixels of some images."""
+    pairs = [(run(image).softmax(dim=1), network(image).softmax(dim=1)) for image in images]
+    return max(float((ours - theirs).abs().max()) for ours, theirs in pairs)

@@ -1,0 +1,180 @@
+"""ssl4seg-export: the files predict what the run predicts, without ssl4seg; and what differs is refused."""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from helpers import MACHINE, PHANTOM, refused, results, small_network, succeed
+from torch import nn
+
+import ssl4seg
+from ssl4seg.errors import UserError
+from ssl4seg.methods.parts.two_networks import MeanOf
+from ssl4seg.methods.supervised import Supervised
+from ssl4seg.networks.unet import UNet
+from ssl4seg.run.assemble import network_maker
+from ssl4seg.run.exporting import write_graph
+from ssl4seg.run.graph import (
+    ROUNDING,
+    Predicting,
+    image_of_another_size,
+    largest_difference,
+    runner_of_onnx,
+    runner_of_pt2,
+    save_onnx,
+    save_pt2,
+    traced,
+)
+from ssl4seg.run.settings import ExportSettings
+
+PAGE = Path(__file__).parents[2] / "docs/export.md"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an untrained network that standardises its input, with its ONNX file and its weights."""
+    folder = tmp_path_factory.mktemp("exported")
+    succeed(
+        "train", *PHANTOM, "labeled_ratio=1", "optimizer.lr=0", "dataset.mean=[0.3]", "dataset.std=[0.2]", cwd=folder
+    )
+    run = folder / "outputs/phantom/supervised/unet-1-s0"
+    told = succeed("export", f"run={run}", "format=onnx", "num_threads=1", cwd=folder)
+    difference = re.search(r"checked on 3 images: probabilities differ by at most (\S+)", told)
+    assert difference
+    assert float(difference[1]) < 1e-5
+    assert "batch, height, width may differ from the training input" in told
+    succeed("export", f"run={run}", "format=weights", cwd=folder)
+    return run
+
+
+def test_the_example_of_the_page_predicts_what_the_run_predicts(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    imported = [node for node in ast.walk(ast.parse(example)) if isinstance(node, ast.Import)]
+    assert [name.name for node in imported for name in node.names] == ["json", "numpy", "onnxruntime"]
+    monkeypatch.chdir(tmp_path)
+    Path("model.onnx").symlink_to(exported / "export/model.onnx")
+    image = np.random.default_rng(0).random((50, 37))
+    np.save("image.npy", image)
+    exec(compile(example, str(PAGE), "exec"), {})
+    labels = np.load("labels.npy")
+    expected = ssl4seg.load(exported, *MACHINE).predict(image).labels
+    assert len(np.unique(expected)) > 1
+    assert (labels == expected).mean() > 0.999
+
+
+def test_the_file_says_what_its_user_must_know(exported: Path) -> None:
+    session = onnxruntime.InferenceSession(exported / "export/model.onnx")
+    facts = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    named = re.findall(r"^\| ([a-z_0-9, ]+) \| .* \|$", PAGE.read_text().partition("## The check")[0], re.MULTILINE)[1:]
+    assert {*facts} == {key for line in named for key in line.split(", ")}
+    assert facts["classes"] == ["background", "right_ventricle", "myocardium", "left_ventricle"]
+    assert (facts["input_size"], facts["normalize"], facts["inference"]) == ([32, 32], "minmax", "resized")
+    assert [*facts["mean"], *facts["std"]] == pytest.approx([0.3, 0.2])
+    assert facts["free"] == ["batch", "height", "width"]
+    assert facts["spacing"] == pytest.approx([10.0, 1.5, 1.5], abs=10)
+
+
+def test_exported_weights_score_as_the_run_by_the_command_of_their_card(exported: Path, tmp_path: Path) -> None:
+    card = (exported / "export/README.md").read_text()
+    assert json.loads((exported / "split.json").read_text())["sha256"] in card
+    assert f"| test | dice | {results(exported)['test']['dice']['mean']:.4g} |" in card
+    (line,) = re.findall(r"^    ssl4seg-eval (.*)$", card, re.MULTILINE)
+    words = [word for word in shlex.split(line) if not word.startswith("dataset")]
+    words[0] = f"network.weights={exported / 'export/model.safetensors'}"
+    data = [word for word in PHANTOM if word.startswith("dataset")]
+    succeed("eval", *words, *data, *MACHINE, f"output={tmp_path}", cwd=tmp_path)
+    assert results(tmp_path, "results_test.json")["test"] == results(exported)["test"]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("fpn", (64, 64)), ("unet", (32, 32, 32))])
+def test_a_network_keeps_its_size_free_and_its_numbers(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = network_maker(small_network(name), 1, 3, axes=len(shape), load=False)().eval()
+    program, free = traced(network, 1, shape)
+    assert len(free) == 1 + len(shape)
+    image = torch.rand(3, 1, *shape)
+    images = [image, image_of_another_size(image, free)]
+    assert images[1].shape == (1, 1, *(3 * n // 2 + 1 for n in shape))
+    save_pt2(program, tmp_path / "model.pt2", {"classes": ["a", "b"]})
+    assert largest_difference(runner_of_pt2(tmp_path / "model.pt2"), network, images) < 1e-5
+    found = {"facts.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=found)
+    assert json.loads(found["facts.json"]) == {"classes": ["a", "b"]}
+    if len(shape) == 3:
+        save_onnx(program, tmp_path / "model.onnx", {})
+        assert largest_difference(runner_of_onnx(tmp_path / "model.onnx"), network, images) < ROUNDING
+
+
+def test_the_difference_is_that_of_probabilities() -> None:
+    """Logits (0, 0) against (0, ln 3): 1/2 against 1/4 and 3/4."""
+    image = torch.zeros(1, 1, 2, 2)
+    shifted = torch.tensor([0.0, np.log(3)]).view(1, 2, 1, 1)
+    ours, theirs = (lambda x: x.repeat(1, 2, 1, 1)), (lambda x: x + shifted)
+    assert largest_difference(ours, theirs, [image]) == pytest.approx(0.25)
+
+
+class Drifting(UNet):
+    """Its logits rise a little with each call, which a traced graph cannot know."""
+
+    calls = 0
+
+    def forward(self, image):
+        self.calls += 1
+        return super().forward(image) + torch.tensor([0, 9e-4 * self.calls]).view(1, 2, 1, 1)
+
+
+def test_a_graph_that_differs_is_removed_and_refused(tmp_path: Path) -> None:
+    keys = {"in_channels": 1, "num_classes": 2, "channels": [4, 8], "dropout": [0.0, 0.0], "upsampling": "bilinear"}
+    method = Supervised(network=lambda: Drifting(**keys)).eval()
+    data = {"classes": ["a", "b"], "channels": 1, "image_size": 16, "normalize": "none", "_target_": "discs.Discs"}
+    settings = ExportSettings(
+        dataset=data,
+        network={},
+        method={},
+        inference={"_target_": "ssl4seg.scoring.inference.Whole"},
+        device="cpu",
+        precision="32",
+        num_threads=1,
+        run="run",
+        format="pt2",
+        output=None,
+        checkpoint="best",
+    )
+    file = tmp_path / "model.pt2"
+    with pytest.raises(UserError, match=r"differ from those of the network by .*on images of discs\.Discs"):
+        write_graph(method, settings, file, [torch.rand(1, 1, 16, 16)], None)
+    assert not file.exists()
+
+
+def test_two_networks_that_predict_together_are_one_graph() -> None:
+    class Both(Supervised):
+        def __init__(self):
+            super().__init__(network=lambda: nn.Conv2d(1, 2, 1))
+            self.peer = nn.Conv2d(1, 2, 1)
+            self.mean = MeanOf(self.student, self.peer)
+
+        predictor = property(lambda self: self.mean)
+
+    method = Both().eval()
+    program, _ = traced(Predicting(method), 1, (8, 8))
+    image = torch.rand(2, 1, 8, 8)
+    assert largest_difference(program.module(), method.predict, [image]) < ROUNDING
+    p = (method.student(image).softmax(1) + method.peer(image).softmax(1)) / 2
+    torch.testing.assert_close(program.module()(image).softmax(1), p)
+
+
+def test_export_names_what_is_wrong(exported: Path, tmp_path: Path) -> None:
+    assert "run not set" in refused("export", "format=pt2", cwd=tmp_path)
+    assert "one of onnx, pt2, weights" in refused("export", f"run={exported}", "format=torch", cwd=tmp_path)
+    told = refused("export", f"run={exported}", "inference=sliding", cwd=tmp_path)
+    assert "ssl4seg-export does not depend on inference" in told
+    told = refused("export", f"run=[{exported},{exported}]", cwd=tmp_path)
+    assert "expected the folder of one run" in told
