@@ -223,5 +223,5 @@ def check_range(image: Tensor) -> None:
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise UserError(
             f"photometric operations expect images in [0, 1], but these hold values from {low:.3g} to {high:.3g}: "
-            "set dataset.normalize=minmax"
+            "set dataset.normalize=percentile, or minmax"
         )
