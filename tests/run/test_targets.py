@@ -56,6 +56,7 @@ def stranger(home: Path, folder: Path, edit: Callable[[dict[str, Any]], object])
 def commands(home: Path, run: Path) -> Iterator[tuple[str, list[str]]]:
     yield "eval", [f"run={run}", "device=cpu"]
     yield "predict", [f"run={run}", f"input={home / 'a.png'}", f"output={run.parent / 'masks'}", "device=cpu"]
+    yield "export", [f"run={run}", "format=weights"]
 
 
 def put(*path: str | int, value: Any) -> Callable[[dict[str, Any]], object]:
