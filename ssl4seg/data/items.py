@@ -280,21 +280,33 @@ def pixels_of(files: Sequence[Path], channels: int, part: Part = (), *, space: S
     return joined
 
 
+def in_axes(
+    pixels: ImageArray, file: Path, spacing: Spacing | None, keys: Mapping[str, Any]
+) -> tuple[ImageArray, Spacing | None]:
+    """The pixels [S, C, H, W] of a file and their spacing, for volumes in the axes x, y, z: [1, C, X, Y, Z].
+
+    Args:
+        spacing: of slices, rows and columns.
+        keys: of the dataset; those that earlier versions did not have may be missing.
+    """
+    if len(shape_of(keys["image_size"])) < 3:
+        return pixels, spacing
+    stored = as_stored(file, keys.get("h5_axes", "zyx"))
+    return stood(pixels, stored=stored), spacing_of(spacing, stored=stored)
+
+
 def as_read(
     pixels: ImageArray, file: Path, spacing: Spacing | None, keys: Mapping[str, Any]
 ) -> tuple[ImageArray, Place]:
     """The pixels [S, C, H, W] of a file as training reads them, and where they lie in the file.
 
     Args:
-        spacing: of slices, rows and columns.
-        keys: of the dataset; those that earlier versions did not have may be missing.
+        spacing, keys: see `in_axes`.
 
     Raises:
         UserError: the spacing is needed, but unknown.
     """
-    if len(shape_of(keys["image_size"])) == 3:
-        stored = as_stored(file, keys.get("h5_axes", "zyx"))
-        pixels, spacing = stood(pixels, stored=stored), spacing_of(spacing, stored=stored)
+    pixels, spacing = in_axes(pixels, file, spacing, keys)
     place = grid_of(keys).place(file, pixels.shape[2:], spacing, lambda: pixels)
     return placed(pixels, place, scaling_of(keys)), place
 

@@ -13,9 +13,9 @@ from ssl4seg.data.dataset import shape_of
 from ssl4seg.data.grid import Place, grid_of
 from ssl4seg.data.images import as_in_file
 from ssl4seg.data.intensities import scaling_of
-from ssl4seg.data.items import facts_of, pixels_of
+from ssl4seg.data.items import facts_of, in_axes, pixels_of
 from ssl4seg.data.orientation import Space
-from ssl4seg.data.volumes import as_stored, placed, sliced, spacing_of, stood
+from ssl4seg.data.volumes import as_stored, placed, sliced
 from ssl4seg.errors import UserError
 from ssl4seg.keys import Key, expect, is_list, is_number
 from ssl4seg.methods.base import Method
@@ -161,9 +161,7 @@ class Model:
         pixels = pixels_of(files, self.channels, space=self.space)
         measured = bool(self.members[0].predictor.steps or self.data.get("spacing"))
         spacing = facts_of(files, self.channels, self.space).spacing if measured else None
-        if self.axes == 3:
-            stored = self._stored(files[0])
-            pixels, spacing = stood(pixels, stored=stored), spacing_of(spacing, stored=stored)
+        pixels, spacing = in_axes(pixels, files[0], spacing, self.data)
         return self._found(pixels, spacing, str(files[0]), probabilities)
 
     def slices(self, found: npt.NDArray[Any], file: Path) -> npt.NDArray[Any]:
