@@ -282,8 +282,10 @@ def test_options_may_be_typed_anywhere(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import _thread, sys
+import _thread, signal, sys
 from omegaconf import OmegaConf
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
 
 def interrupt():  # a real SIGINT, in the midst of the composition
     _thread.interrupt_main()
