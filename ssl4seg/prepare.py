@@ -78,6 +78,9 @@ def _add_import(kinds: Any) -> None:
     )
     parser.add_argument("--boundary", metavar="NAME", help="a class of this name between touching objects")
     parser.add_argument("--legend", type=Path, metavar="FILE", help="the colours of masks and their classes")
+    parser.add_argument(
+        "--by-folder", action="store_true", help="the folder of a mask is its class (one mask an object)"
+    )
     parser.add_argument("--name", metavar="NAME", help="of the class, where the source only has objects")
     parser.add_argument("--group", metavar="REGEX", help="whose first group in an image's name is the patient")
     parser.add_argument("--all", action="store_true", help="list every fault, not three of each kind")

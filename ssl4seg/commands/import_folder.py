@@ -46,6 +46,7 @@ def import_folder(
     found = kind_of(given, kind)
     print(f"{source}: {found.TITLE}")
     content = found.read(given, choices)
+    content.shorten()
     _add_group(content, group)
     colors = palette(content.palette)
     about = {"source": os.path.abspath(source), "kind": found.NAME}

@@ -22,6 +22,7 @@ from ssl4seg.data.imports.content import (
     Source,
     counted,
     holds,
+    size_in,
     split_of,
 )
 from ssl4seg.data.imports.objects import Object, drawn
@@ -76,7 +77,12 @@ class _Reader:
         self.counts: Counter[str] = Counter()
 
     def content(self, files: Sequence[tuple[Path, Split | None]]) -> Content:
-        tables = [(file, split, table) for file, split in files if (table := self._table(file)) is not None]
+        tables = []
+        for file, split in files:
+            try:
+                tables.append((file, split, tables_of(file, MAX_JSON)))
+            except UserError as error:
+                self.faults.append(str(error))
         for file, _, table in tables:
             self._add_categories(file, table)
         boundary = self.classes.boundary(self.choices)
@@ -88,25 +94,10 @@ class _Reader:
             notes=[*self.classes.notes(), *counted(self.counts)],
         )
 
-    def _table(self, file: Path) -> dict[str, list[dict[str, Any]]] | None:
-        """The three lists of a file, each of records."""
-        try:
-            content = read_json(file, MAX_JSON)
-        except UserError as error:
-            self.faults.append(str(error))
-            return None
-        keys = ("images", "annotations", "categories")
-        for key in keys:
-            records = content.get(key) if isinstance(content, dict) else None
-            if not (isinstance(records, list) and all(isinstance(record, dict) for record in records)):
-                self.faults.append(f"{file}: {key} is no list of records; expected images, annotations and categories")
-                return None
-        return {key: content[key] for key in keys}
-
     def _add_categories(self, file: Path, table: Mapping[str, list[dict[str, Any]]]) -> None:
-        used = {_key(record.get("category_id")) for record in table["annotations"]}
+        used = {key_of(record.get("category_id")) for record in table["annotations"]}
         names: set[str] = set()
-        for key, record in self._by_id(file, "categories", table["categories"]).items():
+        for key, record in by_id(file, "categories", table["categories"], self.faults).items():
             name = record.get("name")
             if isinstance(name, str) and name.strip():
                 self.classes.add((file, key), name.strip(), used=key in used)
@@ -116,27 +107,14 @@ class _Reader:
             else:
                 self.faults.append(f"{file}: category {key}: its name is {name!r}; expected a text")
 
-    def _by_id(self, file: Path, key: str, records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The records by their ids; no id, and an id that comes twice, are faults."""
-        table: dict[str, dict[str, Any]] = {}
-        for place, record in enumerate(records):
-            number = _key(record.get("id"))
-            if number is None:
-                self.faults.append(f"{file}: {key}[{place}] has no id; expected a number")
-            elif number in table:
-                self.faults.append(f"{file}: {key}[{place}]: id {number} comes twice; give each an id of its own")
-            else:
-                table[number] = record
-        return table
-
     def _examples(
         self, file: Path, split: Split | None, table: Mapping[str, list[dict[str, Any]]], boundary: int | None
     ) -> Iterator[Example]:
         sizes: dict[str, tuple[int, int]] = {}
         paths: dict[str, Path] = {}
-        for key, record in self._by_id(file, "images", table["images"]).items():
+        for key, record in by_id(file, "images", table["images"], self.faults).items():
             try:
-                sizes[key] = _size(record)
+                sizes[key] = size_in(record, "height", "width")
                 paths[key] = self._image(record, file)
             except UserError as error:
                 self.faults.append(f"{file}: image {key}: {error}")
@@ -163,12 +141,12 @@ class _Reader:
     ) -> dict[str, list[Object]]:
         """The objects of each image, in the order of the file."""
         objects: dict[str, list[Object]] = {}
-        known = {_key(record.get("id")) for record in table["images"]}
+        known = {key_of(record.get("id")) for record in table["images"]}
         seen: set[str] = set()
         for place, record in enumerate(table["annotations"]):
-            key, image = _key(record.get("id")), _key(record.get("image_id"))
+            key, image = key_of(record.get("id")), key_of(record.get("image_id"))
             where = f"{file}: annotation {place if key is None else key}"
-            number = self.classes.numbers.get((file, str(_key(record.get("category_id")))))
+            number = self.classes.numbers.get((file, str(key_of(record.get("category_id")))))
             if key in seen:
                 self.counts["{} annotations have the id of another one; all are drawn"] += 1
             seen.add(str(key))
@@ -202,14 +180,35 @@ class _Reader:
             raise UserError("its segmentation is neither a list of outlines nor run lengths (size, counts)")
 
 
-def _key(value: Any) -> str | None:
+def tables_of(file: Path, limit: int) -> dict[str, list[dict[str, Any]]]:
+    """The lists images, annotations and categories of a file, each of records.
+
+    Args:
+        limit: bytes.
+    """
+    content = read_json(file, limit)
+    keys = ("images", "annotations", "categories")
+    for key in keys:
+        records = content.get(key) if isinstance(content, dict) else None
+        if not (isinstance(records, list) and all(isinstance(record, dict) for record in records)):
+            raise UserError(f"{file}: {key} is no list of records; expected images, annotations and categories")
+    return {key: content[key] for key in keys}
+
+
+def by_id(file: Path, key: str, records: Sequence[dict[str, Any]], faults: list[str]) -> dict[str, dict[str, Any]]:
+    """The records by their ids; no id, and an id that comes twice, are faults."""
+    table: dict[str, dict[str, Any]] = {}
+    for place, record in enumerate(records):
+        number = key_of(record.get("id"))
+        if number is None:
+            faults.append(f"{file}: {key}[{place}] has no id; expected a number")
+        elif number in table:
+            faults.append(f"{file}: {key}[{place}]: id {number} comes twice; give each an id of its own")
+        else:
+            table[number] = record
+    return table
+
+
+def key_of(value: Any) -> str | None:
     """An id as a text: files have numbers, and some texts."""
     return str(value) if is_whole(value) or (isinstance(value, str) and value) else None
-
-
-def _size(record: Mapping[str, Any]) -> tuple[int, int]:
-    height: Any = record.get("height")
-    width: Any = record.get("width")
-    if not (is_whole(height) and is_whole(width) and min(height, width) > 0):
-        raise UserError(f"its height and width are {height!r} and {width!r}; expected pixels")
-    return height, width

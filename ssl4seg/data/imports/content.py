@@ -10,9 +10,10 @@ A kind is a module with
 and stands in the table of kinds.py. `folder.py` draws the masks, compares sizes, and writes the folder, alike for all.
 """
 
+import posixpath
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
@@ -20,12 +21,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import Split
-from ssl4seg.data.formats import stem
+from ssl4seg.data.formats import PICTURE, TIFF, stem
 from ssl4seg.data.masks import Color
 from ssl4seg.data.walk import Found, walk
 from ssl4seg.errors import UserError
+from ssl4seg.keys import is_whole
 from ssl4seg.userfiles import irregular
 
+PICTURES = (*PICTURE, *TIFF, ".bmp", ".gif", ".webp")
+"""Endings of single images; those that are not read otherwise become PNG."""
 BACKGROUND = "background"
 """The name of class 0."""
 
@@ -44,6 +48,8 @@ class Choices:
     """The name of a class between touching objects; None: there is none."""
     legend: Path | None = None
     """The file that names the colours of masks; None: the one in the source."""
+    by_folder: bool = False
+    """Whether the folder of a mask is its class."""
     name: str | None = None
     """Of the class of objects, where the source names none."""
 
@@ -87,6 +93,25 @@ class Content:
     notes: list[str] = field(default_factory=list)
     """What was left out, united or assumed."""
 
+    @property
+    def has_splits(self) -> bool:
+        """Whether the source gives the split; it takes both train and val, else the split is drawn."""
+        return {"train", "val"} <= {each.split for each in self.examples}
+
+    def place(self, example: Example) -> Path:
+        """The folder of the example's split in the new folder."""
+        return Path(example.split or "train") if self.has_splits else Path()
+
+    def shorten(self) -> None:
+        """Leave out the folders that all names of one place begin with."""
+        names: dict[Path, list[str]] = {}
+        for example in self.examples:
+            names.setdefault(self.place(example), []).append(example.name)
+        ends = {place: len(posixpath.commonpath([posixpath.dirname(n) for n in own])) for place, own in names.items()}
+        self.examples = [
+            replace(example, name=example.name[ends[self.place(example)] :].lstrip("/")) for example in self.examples
+        ]
+
 
 EMPTY = {
     "unlabeled": "{} images without annotations are unlabelled (--empty background makes them background)",
@@ -96,10 +121,14 @@ EMPTY = {
 
 
 class Classes:
-    """Classes by their names, background first; a name that comes twice is one class."""
+    """Classes by their names; a name that comes twice is one class.
 
-    def __init__(self) -> None:
-        self.names = [BACKGROUND]
+    Args:
+        background: whether class 0 is the background; else it is the first class that is added.
+    """
+
+    def __init__(self, *, background: bool = True) -> None:
+        self.names = [BACKGROUND] * background
         self.numbers: dict[Any, int] = {}
         """By whatever the source calls them."""
         self._shared: dict[str, int] = {}
@@ -227,15 +256,15 @@ class Images:
             UserError: the name leads out of the folder, no file has it, or several do; the caller adds where it stands.
         """
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
+        below = near.relative_to(self.top) if near and near.is_relative_to(self.top) else Path()
+        places = [posixpath.normpath(place / path) for place in (below, Path())]
+        inner = [place for place in places if place.split("/")[0] not in ("", "..")]
+        if ":" in "".join(path.parts[:1]) or not inner:
             raise UserError(f"{name} leads out of {self.top}; expected a path below that folder")
-        places = [self.top] if near is None else [near, self.top]
-        for place in places:
-            if place.is_relative_to(self.top):
-                file = self.by_path.get((place.relative_to(self.top) / path).as_posix())
-                if file:
-                    return self._inside(file)
-        alike = [file for file in self._by_end.get(path.name, []) if _ends_alike(file, str(path))]
+        for place in inner:
+            if place in self.by_path:
+                return self._inside(self.by_path[place])
+        alike = [file for file in self._by_end.get(path.name, []) if any(_ends_alike(file, place) for place in inner)]
         if len(alike) == 1:
             return self._inside(self.by_path[alike[0]])
         if alike:
@@ -243,6 +272,10 @@ class Images:
         if fault := next((fault for file, fault in self.faults.items() if file.name == path.name), None):
             raise UserError(fault)
         raise UserError(f"{name} is missing in {self.top}; add it, or say where the images are: --images FOLDER")
+
+    def pictures(self) -> list[Path]:
+        """The pictures and TIFFs, in the order of their paths."""
+        return [file for path, file in sorted(self.by_path.items()) if path.lower().endswith(PICTURES)]
 
     def _inside(self, file: Path) -> Path:
         """The file, unless it is a link out of the folder: annotations of a stranger may name it."""
@@ -271,6 +304,15 @@ def split_of(path: PurePosixPath | Path) -> Split | None:
         if found := {SPLITS[word] for word in words if word in SPLITS}:
             return found.pop() if len(found) == 1 else None
     return None
+
+
+def size_in(record: Mapping[str, Any], *keys: str) -> tuple[int, int]:
+    """Height and width that a record has under two keys."""
+    height: Any = record.get(keys[0])
+    width: Any = record.get(keys[1])
+    if not (is_whole(height) and is_whole(width) and min(height, width) > 0):
+        raise UserError(f"its {keys[0]} and {keys[1]} are {height!r} and {width!r}; expected numbers of pixels")
+    return height, width
 
 
 def counted(found: Counter[str]) -> list[str]:

@@ -131,27 +131,22 @@ def _record_of(dest: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
 def _faults_of(content: Content) -> list[str]:
     """Examples of one name."""
     faults = []
-    places = Counter(_place(example, content) / example.name for example in content.examples)
+    places = Counter(content.place(example) / example.name for example in content.examples)
     for name, number in places.items():
         if number > 1:
             faults.append(f"{name}: {number} images would have this name; give each a name of its own")
     return faults
 
 
-def _place(example: Example, content: Content) -> Path:
-    """The folder of the example's split, where there are both train and val; else the split is drawn."""
-    splits = {each.split for each in content.examples}
-    return Path(example.split or "train") if {"train", "val"} <= splits else Path()
-
-
 def _notes(content: Content, results: Sequence["_Result"]) -> list[str]:
-    splits = {each.split for each in content.examples} - {None}
+    splits = {each.split for each in content.examples if each.split}
     notes = list(content.notes)
-    if splits and not {"train", "val"} <= splits:
+    if splits and not content.has_splits:
         notes.append(
-            f"the source names {', '.join(map(str, sorted(map(str, splits))))} but not both train and val; "
-            "the split will be drawn"
+            f"the source names {' and '.join(sorted(splits))} but not both train and val; the split will be drawn"
         )
+    if content.has_splits and (bare := sum(each.split is None for each in content.examples)):
+        notes.append(f"{bare} images are in no split of the source, and go to train")
     if converted := sum(result.converted for result in results):
         notes.append(f"{converted} images are of a kind that is not read, and became PNG")
     if turned := sum(result.turned for result in results):
@@ -171,7 +166,8 @@ def _colors(content: Content) -> dict[str, Any]:
 @contextmanager
 def _beside(dest: Path) -> Iterator[Path]:
     """A new folder beside DEST, removed at the end if it is still there; one of a killed import is removed first."""
-    new = dest.with_name(f".{dest.name}.partial")
+    whole = Path(os.path.abspath(dest))
+    new = whole.with_name(f".{whole.name}.partial")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -197,7 +193,7 @@ class _Result(NamedTuple):
 
 
 def _make_all(content: Content, new: Path, *, save: Save, copy: bool) -> list[_Result]:
-    places = [new / _place(example, content) for example in content.examples]
+    places = [new / content.place(example) for example in content.examples]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(partial(_make, save=save, copy=copy), content.examples, places))
 
@@ -214,6 +210,11 @@ def _make(example: Example, place: Path, *, save: Save, copy: bool) -> _Result:
         save(label, _target(place / MASKS, example.name, ".png"))
     except UserError as error:
         return _Result(str(error).splitlines(), Counter())
+    except OSError:
+        raise
+    except Exception as error:  # damaged files raise errors of many types, and the others are still to be looked at
+        reason = " ".join(str(error).split())[:160]
+        return _Result([f"{example.name}: cannot be imported ({type(error).__name__}: {reason})"], Counter())
     counts = Counter({number: count for number, count in enumerate(byte_counts(label).tolist()) if count})
     return _Result([], counts, converted, turned, doubtful)
 

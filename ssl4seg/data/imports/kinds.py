@@ -1,11 +1,11 @@
 """The kinds that can be imported, and which of them a source is."""
 
 from ssl4seg.data import layout
-from ssl4seg.data.imports import coco
+from ssl4seg.data.imports import coco, colors, cvat, instances, labelme, masks, panoptic, voc
 from ssl4seg.data.imports.content import Kind, Source
 from ssl4seg.errors import UserError, did_you_mean
 
-KINDS: tuple[Kind, ...] = (coco,)
+KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances)
 """In the order in which they are tried and listed."""
 
 
