@@ -76,11 +76,8 @@ def write(content: Content, dest: Path, *, about: Mapping[str, Any], save: Save,
         UserError: lists every fault of the source; DEST is then as it was.
     """
     old = _record_of(dest, about)
-    content.faults += _faults_of(content)
-    if not KEYS["classes"].fits(content.classes):  # no mask can hold them
-        shown = f"{', '.join(map(repr, content.classes[:20]))} ({len(content.classes)})"
-        wrong = [] if content.faults else [f"classes: {shown}: expected {KEYS['classes'].expected}"]
-        raise UserError("\n".join([*content.faults, *wrong]))
+    if early := _early_faults(content):
+        raise UserError("\n".join([*content.faults, *early]))
     done = Written(fresh=old is None)
     with _beside(dest) as new:
         results = _make_all(content, new, save=save, copy=copy)
@@ -128,13 +125,17 @@ def _record_of(dest: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     return old
 
 
-def _faults_of(content: Content) -> list[str]:
-    """Examples of one name."""
-    faults = []
-    places = Counter(content.place(example) / example.name for example in content.examples)
-    for name, number in places.items():
-        if number > 1:
-            faults.append(f"{name}: {number} images would have this name; give each a name of its own")
+def _early_faults(content: Content) -> list[str]:
+    """Faults with which no file can be made: several examples of one name, and classes that no mask can hold."""
+    places = Counter((content.place(example) / example.name).as_posix() for example in content.examples)
+    faults = [
+        f"{name}: {number} images would have this name; give each a name of its own"
+        for name, number in places.items()
+        if number > 1
+    ]
+    if not KEYS["classes"].fits(content.classes):
+        shown = ", ".join(map(repr, content.classes[:10]))
+        faults += [f"classes: {len(content.classes)} ({shown}): expected {KEYS['classes'].expected}"]
     return faults
 
 
