@@ -9,7 +9,7 @@ from textwrap import indent
 from ssl4seg.data.folder import by_kind
 from ssl4seg.data.imports.content import Choices, Content, Source
 from ssl4seg.data.imports.folder import Written, description_of, write
-from ssl4seg.data.imports.kinds import kind_of
+from ssl4seg.data.imports.kinds import expect_read, kind_of
 from ssl4seg.data.patterns import first_groups
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -45,6 +45,7 @@ def import_folder(
     given = Source(source)
     found = kind_of(given, kind)
     print(f"{source}: {found.TITLE}")
+    expect_read(found, choices)
     content = found.read(given, choices)
     content.shorten()
     _add_group(content, group)

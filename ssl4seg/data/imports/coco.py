@@ -33,6 +33,7 @@ from ssl4seg.userfiles import read_json
 
 NAME = "coco"
 TITLE = "COCO JSON (outlines and run lengths)"
+CHOICES = ("images", "order", "empty", "boundary")
 MAX_JSON = 2**29
 """Bytes: those of COCO's own 118,287 images, and some more."""
 
@@ -52,10 +53,8 @@ def _files(source: Source) -> list[Path]:
 def read(source: Source, choices: Choices) -> Content:
     """All files of annotations; several must be of different splits, which their names tell."""
     coco_mask()
-    files = _files(source) or source.files(".json")
+    files = _files(source) or [source.only(".json", "images, annotations and categories")]
     splits = [split_of(file.relative_to(source.top)) for file in files]
-    if not files:
-        raise UserError(f"{source.path}: holds no .json file")
     if len(files) > 1 and (None in splits or len({*splits}) < len(splits)):
         shown = ", ".join(str(file.relative_to(source.top)) for file in files[:4])
         raise UserError(

@@ -4,6 +4,7 @@ A kind is a module with
 
     NAME        the word of `--from`
     TITLE       what messages call it
+    CHOICES     the names of the `Choices` that it reads; others are refused
     recognise   whether a source looks like it, by names of files and words in them
     read        source and choices -> Content; faults of single files are collected, a fault of all is a UserError
 
@@ -178,6 +179,7 @@ class Kind(Protocol):
 
     NAME: str
     TITLE: str
+    CHOICES: tuple[str, ...]
 
     def recognise(self, source: "Source") -> bool: ...
 
@@ -208,6 +210,17 @@ class Source:
         """The regular files with one of these endings: the source itself, or those in the folder."""
         files = [*self.found.files, *self.found.others] if self.path.is_dir() else [self.path]
         return sorted(file for file in files if file.name.lower().endswith(endings) and not irregular(file))
+
+    def only(self, ending: str, expected: str) -> Path:
+        """The one file of an ending, for a kind that recognises none.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        files = self.files(ending)
+        if len(files) != 1:
+            raise UserError(f"{self.path}: holds {len(files)} files {ending}, and none with {expected}")
+        return files[0]
 
     def images(self, choices: Choices) -> "Images":
         """Where the images are."""

@@ -36,6 +36,7 @@ from ssl4seg.userfiles import MAX_TEXT, read_text
 
 NAME = "cvat"
 TITLE = "CVAT XML (CVAT for images 1.1)"
+CHOICES = ("images", "order", "empty", "boundary")
 SHAPES = ("polygon", "mask", "box", "ellipse")
 WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid", "tag")
 ELLIPSE = np.linspace(0, 2 * math.pi, 128, endpoint=False)
@@ -52,9 +53,9 @@ def _files(source: Source) -> list[Path]:
 
 def read(source: Source, choices: Choices) -> Content:
     coco_mask()
-    files = _files(source) or source.files(".xml")
+    files = _files(source) or [source.only(".xml", "annotations and meta")]
     if len(files) != 1:
-        shown = ", ".join(file.name for file in files[:4]) or "none"
+        shown = ", ".join(file.name for file in files[:4])
         raise UserError(f"{source.path}: holds {len(files)} files of annotations ({shown}); give one of them as SOURCE")
     root = _parsed(files[0])
     tracks = root.findall("track")

@@ -116,6 +116,8 @@ def _record_of(dest: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     old = read_json(dest / RECORD)
     if not (isinstance(old, dict) and isinstance(old.get("files"), dict)):
         raise UserError(f"{dest / RECORD}: is no record of an import; give a new folder")
+    if outside := [path for path in old["files"] if not (dest / path).parent.resolve().is_relative_to(dest.resolve())]:
+        raise UserError(f"{dest / RECORD}: names {outside[0]}, which leads out of {dest}; give a new folder")
     for key in ("source", "kind"):
         if old.get(key) != about[key]:
             raise UserError(

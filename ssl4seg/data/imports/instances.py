@@ -22,6 +22,7 @@ from ssl4seg.errors import UserError
 
 NAME = "instances"
 TITLE = "masks that number objects (16-bit TIFF or PNG, Cellpose)"
+CHOICES = ("images", "boundary", "name")
 LOOKS = 5
 """Masks that are looked into before a folder is recognised."""
 

@@ -1,12 +1,28 @@
 """The kinds that can be imported, and which of them a source is."""
 
+from dataclasses import fields
+
 from ssl4seg.data import layout
 from ssl4seg.data.imports import coco, colors, cvat, instances, labelme, masks, panoptic, voc
-from ssl4seg.data.imports.content import Kind, Source
+from ssl4seg.data.imports.content import Choices, Kind, Source
 from ssl4seg.errors import UserError, did_you_mean
 
 KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances)
 """In the order in which they are tried and listed."""
+
+
+def expect_read(kind: Kind, choices: Choices) -> None:
+    """Refuse a choice that the kind does not read.
+
+    Raises:
+        UserError: names the word, and the kinds that read it.
+    """
+    for each in fields(choices):
+        if getattr(choices, each.name) != each.default and each.name not in kind.CHOICES:
+            readers = ", ".join(other.NAME for other in KINDS if each.name in other.CHOICES)
+            raise UserError(
+                f"--{each.name.replace('_', '-')}: {kind.NAME} does not read it, but {readers}; leave it out"
+            )
 
 
 def kind_of(source: Source, name: str | None = None) -> Kind:

@@ -116,7 +116,9 @@ def _of_json(file: Path) -> Iterator[tuple[str, str]]:
         raise UserError(f'{file}: expected {{"name": "#rrggbb", ...}}')
     for name, color in content.items():
         if not isinstance(name, str) or not name.strip() or not is_color(color):
-            raise UserError(f'{file}: {name!r}: {color!r}: expected a name and "#rrggbb" or [red, green, blue]')
+            raise UserError(
+                f'{file}: {str(name)[:60]!r}: {str(color)[:60]!r}: expected a name and "#rrggbb" or [red, green, blue]'
+            )
         yield name.strip(), _hex(list(rgb_of(color)), file, name)
 
 

@@ -23,6 +23,7 @@ from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
 NAME = "panoptic"
 TITLE = "COCO panoptic (JSON of segments, PNGs of their numbers)"
+CHOICES = ("images", "empty")
 EXPECTED = "{segments_info: [{id, category_id}, ...], file_name, image_id}"
 
 
@@ -35,9 +36,9 @@ def _files(source: Source) -> list[Path]:
 
 
 def read(source: Source, choices: Choices) -> Content:
-    files = _files(source) or source.files(".json")
+    files = _files(source) or [source.only(".json", "segments_info and categories")]
     if len(files) != 1:
-        shown = ", ".join(file.name for file in files[:4]) or "none"
+        shown = ", ".join(file.name for file in files[:4])
         raise UserError(f"{source.path}: holds {len(files)} files of segments ({shown}); give one of them as SOURCE")
     file = files[0]
     table = tables_of(file, MAX_JSON)

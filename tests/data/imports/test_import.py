@@ -57,6 +57,13 @@ def test_what_is_no_kind_or_several_is_refused(tmp_path: Path) -> None:
         imported(tmp_path / "msd", tmp_path / "out")
 
 
+def test_a_word_that_the_kind_does_not_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--by-folder: coco does not read it, but masks; leave it out"):
+        imported(some_coco(tmp_path / "in"), tmp_path / "out", by_folder=True)
+    with pytest.raises(UserError, match=r"in: holds 0 files \.xml, and none with annotations and meta"):
+        imported(tmp_path / "in", tmp_path / "out", kind="cvat")
+
+
 def test_the_folder_is_a_dataset_with_its_groups(tmp_path: Path) -> None:
     source = some_coco(tmp_path / "in")
     out = imported(source, tmp_path / "out", group=r"(\d)")
@@ -145,6 +152,18 @@ def test_only_a_new_folder_or_that_of_the_same_source_is_written(tmp_path: Path)
     for dest in (source / "out", source, tmp_path):
         with pytest.raises(UserError, match="give a folder apart from it: the source is not touched"):
             imported(source, dest)
+
+
+def test_a_record_that_leads_out_of_the_folder_removes_nothing(tmp_path: Path) -> None:
+    source, out = some_coco(tmp_path / "in"), tmp_path / "out"
+    imported(source, out)
+    (tmp_path / "thesis.txt").write_text("mine")
+    record = json.loads((out / "import.json").read_text())
+    record["files"]["../thesis.txt"] = hashlib.sha256(b"mine").hexdigest()
+    (out / "import.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"import\.json: names \.\./thesis\.txt, which leads out of"):
+        imported(source, out)
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_killed_import_leaves_no_folder_and_can_be_repeated(tmp_path: Path) -> None:
