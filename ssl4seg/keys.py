@@ -275,5 +275,5 @@ KEYS: dict[str, Key] = {
 """Keys that the command line checks before it imports torch. The constructor of a dataset, method, ... owns the ranges
 of its keys (`dataset.*`, `method.*`, ...), and checks them."""
 
-FILES = ("labeled_list", "network.weights", "dataset.lists.train", "dataset.lists.val")
+FILES = ("network.weights", "dataset.lists.train", "dataset.lists.val")
 """Keys that name a file, or are null."""

@@ -25,6 +25,7 @@ GROUND = {
     "processes",
     "userfiles",
     "memory",
+    "shipped",
 }
 ENTRIES = {"train", "eval", "predict", "export", "prepare"}
 ROOMS = {  # room: the rooms that it may import from

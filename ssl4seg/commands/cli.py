@@ -17,11 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl4seg.commands.conf import check_config_dir, conf_dir, group_names
+from ssl4seg.commands.conf import check_config_dir, group_names
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.sweeps import SEARCHER, Sweep, search_defaults
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError, ends_with_its_pipe, plain
+from ssl4seg.shipped import conf_dir
 
 Task = Callable[[DictConfig], Any]
 """Does the work of a command; returns the value that a sweeper may optimise, or None."""

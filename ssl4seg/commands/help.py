@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ssl4seg.commands.conf import READ, choices, conf_dir, group_names
+from ssl4seg.commands.conf import READ, choices, group_names
 from ssl4seg.keys import KEYS
+from ssl4seg.shipped import conf_dir
 
 USAGE = {
     "train": "ssl4seg-train [-m] [KEY=VALUE ...]",

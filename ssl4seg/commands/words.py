@@ -14,7 +14,6 @@ from ssl4seg.commands.conf import (
     READ,
     choices,
     composed,
-    conf_dir,
     dotted_keys,
     group_names,
     own_keys,
@@ -26,6 +25,7 @@ from ssl4seg.errors import UserError, did_you_mean, nearest
 from ssl4seg.keys import KEYS, expect
 from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
+from ssl4seg.shipped import conf_dir
 
 Config = Mapping[str, Any]
 
