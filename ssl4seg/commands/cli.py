@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", bound=BaseException)
 
 @ends_with_its_pipe
 def command(name: str, task: Task) -> None:
-    """Run the command `name` (train, eval, predict or export): exit 0, or 1 with a message; 130 after Ctrl-C."""
+    """Run the command `name` (train, eval, predict, export or rank): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the error instead of printing a traceback
     try:
         sys.argv[1:] = _for_hydra(sys.argv[1:])

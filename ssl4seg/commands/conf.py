@@ -33,10 +33,11 @@ CHOSEN: Mapping[str, Sequence[str]] = {
     "eval": ("dataset", "network", "inference", "postprocess"),
     "predict": ("inference", "postprocess"),
     "export": (),
+    "rank": ("inference",),
 }
-"""Groups whose choice may be typed for eval, predict and export, in place of the run's."""
+"""Groups whose choice may be typed for eval, predict, export and rank, in place of the run's."""
 
-READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method")}
+READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method"), "rank": EVALUATED}
 """Groups and keys of a run that these commands read; of the network they take none anew."""
 
 MISSING = object()
@@ -269,7 +270,7 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     """Lay the words of the command line on the run's config.yaml; without a run, on the defaults of conf/run.yaml.
 
     Args:
-        name: eval, predict or export.
+        name: eval, predict, export or rank.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
         hydra: Hydra's own node, with the typed words and the choice of each group.
 

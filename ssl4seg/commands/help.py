@@ -15,6 +15,7 @@ USAGE = {
     "       ssl4seg-eval network.weights=FILE dataset=NAME dataset.root=DIR [KEY=VALUE ...]",
     "predict": "ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER [KEY=VALUE ...]",
     "export": "ssl4seg-export run=DIR [format=onnx|pt2|weights] [KEY=VALUE ...]",
+    "rank": "ssl4seg-rank run=DIR [input=FILE|FOLDER] [KEY=VALUE ...]",
 }
 
 

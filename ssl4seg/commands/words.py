@@ -37,7 +37,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     """Refuse an unknown group, choice or key, with the nearest right one, and a value out of range.
 
     Args:
-        name: train, eval, predict or export.
+        name: train, eval, predict, export or rank.
         overrides: the words as they were typed.
         extra: folders of --config-dir.
         sweep: whether -m was given.
