@@ -218,6 +218,9 @@ PASSES = ("auto", "together", "apart")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 COMPILE = ("default", "reduce-overhead")
+RANKINGS = ("entropy", "disagreement", "diversity", "combined")
+DISTANT = ("diversity", "combined")
+"""Rankings that compare features with those of the labelled cases, and so need the run's data."""
 PROTOCOLS = ("default", "ssl4mis", "la")
 UNITS = ("auto", "voxel", "mm")
 EMPTY = ("worst", "nan", "zero")
@@ -269,11 +272,14 @@ KEYS: dict[str, Key] = {
     "eval_batch_size": BATCH,
     "resident_gib": at_least(0),
     "format": one_of("onnx", "pt2", "weights"),
+    "by": one_of(*RANKINGS),
+    "count": whole(1),
+    "num_passes": whole(2, 64),
     "overlay": true_or_false,
     "mask_values": one_of("classes", "dataset"),
 }
 """Keys that the command line checks before it imports torch. The constructor of a dataset, method, ... owns the ranges
 of its keys (`dataset.*`, `method.*`, ...), and checks them."""
 
-FILES = ("labeled_list", "network.weights", "dataset.lists.train", "dataset.lists.val")
+FILES = ("network.weights", "dataset.lists.train", "dataset.lists.val")
 """Keys that name a file, or are null."""

@@ -66,6 +66,7 @@ MODULES = {
     "eval": "ssl4seg.eval",
     "predict": "ssl4seg.predict",
     "export": "ssl4seg.export",
+    "rank": "ssl4seg.rank",
     "prepare": "ssl4seg.prepare",
     "report": "ssl4seg.report.command",
 }

@@ -25,8 +25,9 @@ GROUND = {
     "processes",
     "userfiles",
     "memory",
+    "shipped",
 }
-ENTRIES = {"train", "eval", "predict", "export", "prepare"}
+ENTRIES = {"train", "eval", "predict", "export", "rank", "prepare"}
 ROOMS = {  # room: the rooms that it may import from
     "ground": "",
     "data": "ground",
@@ -46,7 +47,7 @@ MODULES = {
 }
 INNER = [module for module in MODULES if module != "ssl4seg"]
 BEFORE_TORCH = [
-    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict", "export")),
+    *(f"ssl4seg.{entry}" for entry in ("train", "eval", "predict", "export", "rank")),
     *(f"ssl4seg.commands.{name}" for name in ("cli", "conf", "words", "help", "sweeps", "cluster")),
 ]
 

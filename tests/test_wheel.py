@@ -34,6 +34,8 @@ def test_the_wheel_holds_package_and_configurations_and_no_tests(wheel: Path) ->
     assert {name.partition("/")[0] for name in names} == {"ssl4seg"}
     shipped = {name.removeprefix("ssl4seg/conf/") for name in names if name.endswith(".yaml")}
     assert shipped == {str(path.relative_to(CHECKOUT / "conf")) for path in (CHECKOUT / "conf").rglob("*.yaml")}
+    lists = {name for name in names if name.startswith("ssl4seg/conf/splits/")}
+    assert {"ssl4seg/conf/splits/voc2012/92.txt", "ssl4seg/conf/splits/cityscapes/1_16.txt"} <= lists
 
 
 def test_it_finds_itself_and_its_conf_where_it_is_installed(installed: Path, tmp_path: Path) -> None:

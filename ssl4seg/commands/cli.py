@@ -17,11 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ssl4seg.commands.conf import check_config_dir, conf_dir, group_names
+from ssl4seg.commands.conf import check_config_dir, group_names
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.sweeps import SEARCHER, Sweep, search_defaults
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError, ends_with_its_pipe, plain
+from ssl4seg.shipped import conf_dir
 
 Task = Callable[[DictConfig], Any]
 """Does the work of a command; returns the value that a sweeper may optimise, or None."""
@@ -34,7 +35,7 @@ Kind = TypeVar("Kind", bound=BaseException)
 
 @ends_with_its_pipe
 def command(name: str, task: Task) -> None:
-    """Run the command `name` (train, eval, predict or export): exit 0, or 1 with a message; 130 after Ctrl-C."""
+    """Run the command `name` (train, eval, predict, export or rank): exit 0, or 1 with a message; 130 after Ctrl-C."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises the error instead of printing a traceback
     try:
         sys.argv[1:] = _for_hydra(sys.argv[1:])

@@ -18,11 +18,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-import ssl4seg
+from ssl4seg.data.published import labeled_list
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
 from ssl4seg.run import targets
 from ssl4seg.run.folder import checkpoint_file, read_config
+from ssl4seg.shipped import conf_dir
 from ssl4seg.userfiles import read_yaml
 
 EVALUATED = ("dataset", "network", "method", "inference", "metrics", "precision")
@@ -32,22 +33,16 @@ CHOSEN: Mapping[str, Sequence[str]] = {
     "eval": ("dataset", "network", "inference", "postprocess"),
     "predict": ("inference", "postprocess"),
     "export": (),
+    "rank": ("inference",),
 }
-"""Groups whose choice may be typed for eval, predict and export, in place of the run's."""
+"""Groups whose choice may be typed for eval, predict, export and rank, in place of the run's."""
 
-READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method")}
+READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method"), "rank": EVALUATED}
 """Groups and keys of a run that these commands read; of the network they take none anew."""
 
 MISSING = object()
 
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # its errors become ours
-
-
-def conf_dir() -> Path:
-    """conf/ inside the installed package, or beside it in a checkout."""
-    here = Path(ssl4seg.__file__).resolve().parent
-    inside = here / "conf"
-    return inside if inside.is_dir() else here.parent / "conf"
 
 
 def run_name(
@@ -225,6 +220,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key in FILES:
         if (value := value_at(config, key)) not in (MISSING, None) and not Path(str(value)).is_file():
             raise UserError(f"{key}={value}: there is no such file")
+    if (value := value_at(config, "labeled_list")) not in (MISSING, None):
+        labeled_list(str(value))
 
 
 def check_scores(config: Mapping[str, Any], select: str = "auto") -> None:
@@ -273,7 +270,7 @@ def laid(name: str, config: DictConfig, hydra: Any) -> Laid:
     """Lay the words of the command line on the run's config.yaml; without a run, on the defaults of conf/run.yaml.
 
     Args:
-        name: eval, predict or export.
+        name: eval, predict, export or rank.
         config: as Hydra has composed it, with the defaults of conf/run.yaml in place of the run's keys.
         hydra: Hydra's own node, with the typed words and the choice of each group.
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from ssl4seg.commands.conf import READ, choices, conf_dir, group_names
+from ssl4seg.commands.conf import READ, choices, group_names
 from ssl4seg.keys import KEYS
+from ssl4seg.shipped import conf_dir
 
 USAGE = {
     "train": "ssl4seg-train [-m] [KEY=VALUE ...]",
@@ -14,6 +15,7 @@ USAGE = {
     "       ssl4seg-eval network.weights=FILE dataset=NAME dataset.root=DIR [KEY=VALUE ...]",
     "predict": "ssl4seg-predict run=DIR input=FILE|FOLDER output=FOLDER [KEY=VALUE ...]",
     "export": "ssl4seg-export run=DIR [format=onnx|pt2|weights] [KEY=VALUE ...]",
+    "rank": "ssl4seg-rank run=DIR [input=FILE|FOLDER] [KEY=VALUE ...]",
 }
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.dataset import shape_of
 from ssl4seg.run.folder import read_json
 from ssl4seg.run.settings import ModelSettings
+from ssl4seg.shipped import conf_dir
 
 
 def card(run: Path, settings: ModelSettings) -> str:

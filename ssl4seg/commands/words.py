@@ -14,7 +14,6 @@ from ssl4seg.commands.conf import (
     READ,
     choices,
     composed,
-    conf_dir,
     dotted_keys,
     group_names,
     own_keys,
@@ -26,6 +25,7 @@ from ssl4seg.errors import UserError, did_you_mean, nearest
 from ssl4seg.keys import KEYS, expect
 from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
+from ssl4seg.shipped import conf_dir
 
 Config = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     """Refuse an unknown group, choice or key, with the nearest right one, and a value out of range.
 
     Args:
-        name: train, eval, predict or export.
+        name: train, eval, predict, export or rank.
         overrides: the words as they were typed.
         extra: folders of --config-dir.
         sweep: whether -m was given.

@@ -17,6 +17,7 @@ from unicodedata import normalize
 from ssl4seg.data.case import Case
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.formats import ENDINGS
+from ssl4seg.data.published import labeled_list
 from ssl4seg.errors import UserError
 from ssl4seg.keys import expect, number_in
 from ssl4seg.userfiles import read_text
@@ -93,7 +94,7 @@ def split_labeled(
         ratio: as many whole groups are labelled as bring the number of labelled images closest to ratio x all training
             images; at least one, and on a tie the smaller number.
         num_groups: so many groups are labelled.
-        list_file: names the labelled groups, see `read_names`.
+        list_file: names the labelled groups, see `read_names`; a file, or the name of a published list.
         seed: shuffles the order of the groups first.
         words: what messages call groups and images.
     """
@@ -106,7 +107,7 @@ def split_labeled(
     if seed is not None:
         random.Random(seed).shuffle(order)
     if list_file is not None:
-        chosen = _listed(Path(list_file), groups, order)
+        chosen = _listed(str(list_file), groups, order)
     elif num_groups is not None:
         if not 1 <= num_groups <= len(order):
             raise UserError(f"labeled_cases={num_groups}: expected 1 to {len(order)}, the training cases with a mask")
@@ -137,15 +138,16 @@ def _closest(ratio: float | None, order: Sequence[str], groups: Mapping[str, Seq
     return 1 + min(range(len(totals)), key=lambda i: (abs(totals[i] - target), i))
 
 
-def _listed(file: Path, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
+def _listed(name: str, groups: Mapping[str, Sequence[Case]], order: Sequence[str]) -> list[str]:
     """Groups that a published list names, in its order: by group, case, slice (`<case>_slice_3`) or path."""
     cases = {case.name: group for group, members in groups.items() for case in members}
     group_of = {group: group for group in groups} | cases
     chosen: dict[str, None] = {}
-    for line, name in read_names(file, group_of, source=f"labeled_list={file}", what="training case"):
-        if group_of[name] not in order:
-            raise UserError(f"labeled_list={file}: {line!r} has no mask")
-        chosen[group_of[name]] = None
+    source = f"labeled_list={name}"
+    for line, case in read_names(labeled_list(name), group_of, source=source, what="training case"):
+        if group_of[case] not in order:
+            raise UserError(f"{source}: {line!r} has no mask")
+        chosen[group_of[case]] = None
     return list(chosen)
 
 

@@ -158,11 +158,20 @@ class Model:
 
     def of_files(self, files: Sequence[Path], *, probabilities: bool = False) -> Found:
         """Read an image whose channels lie in one file or in several, and predict it."""
+        pixels, spacing = self._read(files)
+        return self._found(pixels, spacing, str(files[0]), probabilities)
+
+    def image_of(self, files: Sequence[Path]) -> ImageArray:
+        """Read an image as `of_files` does, and return it as the (first) run's network gets it: [S, C, *X], scaled."""
+        pixels, spacing = self._read(files)
+        return self._placed(pixels, spacing, str(files[0]))[0]
+
+    def _read(self, files: Sequence[Path]) -> tuple[ImageArray, Spacing | None]:
+        """The pixels of an image as its files hold them, in the run's axes, and their spacing where it is needed."""
         pixels = pixels_of(files, self.channels, space=self.space)
         measured = bool(self.members[0].predictor.steps or self.data.get("spacing"))
         spacing = facts_of(files, self.channels, self.space).spacing if measured else None
-        pixels, spacing = in_axes(pixels, files[0], spacing, self.data)
-        return self._found(pixels, spacing, str(files[0]), probabilities)
+        return in_axes(pixels, files[0], spacing, self.data)
 
     def slices(self, found: npt.NDArray[Any], file: Path) -> npt.NDArray[Any]:
         """What was predicted on a file, [S, ...] with two axes as it is, [1, ..., X, Y, Z] as slices [S, ..., H, W]."""
@@ -218,9 +227,7 @@ class Model:
             spacing: along the axes of the pixels, in mm.
         """
         first, *others = self.members
-        place = grid_of(self.data).place(source, pixels.shape[2:], spacing, lambda: pixels)
-        image = placed(pixels, place, scaling_of(self.data))
-        checked(Volume(image, None), source, self.data["num_classes"], self.channels)
+        image, place = self._placed(pixels, spacing, source)
         label, probability = first.predictor.bare(image, probabilities=probabilities or bool(others))
         if others and probability is not None:
             for member in others:
@@ -232,6 +239,13 @@ class Model:
             label = probability.argmax(axis=1).astype(np.uint8)
         label = first.predictor.processed(label, Given(image, probability, place.spacing_read))
         return Found(image, label, probability, place)
+
+    def _placed(self, pixels: ImageArray, spacing: Spacing | None, source: str) -> tuple[ImageArray, Place]:
+        """Pixels on the grid and in the scale of the (first) run, and where they lie in their file or array."""
+        place = grid_of(self.data).place(source, pixels.shape[2:], spacing, lambda: pixels)
+        image = placed(pixels, place, scaling_of(self.data))
+        checked(Volume(image, None), source, self.data["num_classes"], self.channels)
+        return image, place
 
 
 def _member(settings: TrainedSettings) -> Member:

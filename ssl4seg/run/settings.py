@@ -145,6 +145,18 @@ class TrainedSettings(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankSettings(TrainedSettings):
+    """The keys of ssl4seg-rank, and the run's keys that it depends on."""
+
+    input: str | None
+    output: str | None
+    by: str
+    count: int
+    num_passes: int
+    group: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictSettings(TrainedSettings):
     """The keys of ssl4seg-predict, and the run's keys that it depends on."""
 

@@ -154,6 +154,21 @@ def captioned(picture: Picture, text: str) -> Picture:
     return np.asarray(image)
 
 
+def contact_sheet(pictures: Sequence[Picture], height: int, columns: int) -> Picture:
+    """Pictures in rows of `columns`, each brought to `height` pixels with its proportions, on black."""
+    tiles = [_tile(picture, height) for picture in pictures]
+    rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows])
+
+
+def _tile(picture: Picture, height: int) -> Picture:
+    """The picture at `height` pixels, with a narrow black edge on the right and below."""
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    scaled = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR))
+    return np.pad(scaled, ((0, 4), (0, 4), (0, 0)))
+
+
 def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
     """A strip to go above or below a picture: names of classes, each beside its colour.
 

@@ -23,7 +23,8 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS
 
 CONF = conf_dir()
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")  # whose is not ours
+GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")})
+"""Without hydra/, whose groups are not ours, and splits/, which holds lists."""
 
 
 class Answer(NamedTuple):
@@ -212,6 +213,7 @@ def test_a_command_whose_pipe_is_closed_ends_without_a_word(command: str, buffer
         ("+engine.foo=1", ["there is no key 'engine.foo'"]),
         ("labeled_ratio=0.1 labeled_cases=3", ["labeled_ratio=0.1 labeled_cases=3", "only one of"]),
         ("labeled_list=none.txt", ["labeled_list=none.txt", "no such file"]),
+        ("labeled_list=voc2012/93", ["labeled_list=voc2012/93", "did you mean voc2012/92?", "cityscapes/1_16"]),
         ("network.weights=none.pt", ["network.weights=none.pt", "no such file"]),
         ("device=tpu", ["device=tpu", "auto, cpu, cuda, mps"]),
         ("precision=8", ["precision=8", "bf16-mixed"]),

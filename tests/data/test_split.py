@@ -243,7 +243,9 @@ def test_names_may_hold_spaces(tmp_path):
         split_labeled(cases, list_file=tmp_path / "list.txt")
 
 
-@pytest.mark.parametrize(("name", "words"), [("missing.txt", "cannot be read"), (".", "is a folder; only regular")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("missing.txt", "there is no such file"), (".", "is a folder; only regular")]
+)
 def test_a_list_that_cannot_be_read_is_refused(tmp_path, name, words):
     with pytest.raises(UserError, match=rf"labeled_list=.*{words}"):
         split_labeled(cases_of(THREE), list_file=tmp_path / name)
