@@ -271,15 +271,32 @@ KEYS: dict[str, Key] = {
     "protocol": one_of(*PROTOCOLS),
     "eval_batch_size": BATCH,
     "resident_gib": at_least(0),
-    "format": one_of("onnx", "pt2", "weights"),
     "by": one_of(*RANKINGS),
     "count": whole(1),
     "num_passes": whole(2, 64),
+    "probabilities": true_or_false,
+    "min_confidence": optional(number_in("(0, 1]", "a probability")),
     "overlay": true_or_false,
     "mask_values": one_of("classes", "dataset"),
 }
 """Keys that the command line checks before it imports torch. The constructor of a dataset, method, ... owns the ranges
 of its keys (`dataset.*`, `method.*`, ...), and checks them."""
+
+OF_COMMAND: dict[str, dict[str, Key]] = {
+    "export": {"format": one_of("onnx", "pt2", "weights")},
+    "predict": {"format": one_of("masks", "coco", "labelme")},
+}
+"""Keys that mean something else in another command."""
+
+
+def keys_for(command: str) -> dict[str, Key]:
+    """The keys of a command that are checked before torch is imported.
+
+    Args:
+        command: train, eval, predict, export or rank.
+    """
+    return KEYS | OF_COMMAND.get(command, {})
+
 
 FILES = ("network.weights", "dataset.lists.train", "dataset.lists.val")
 """Keys that name a file, or are null."""

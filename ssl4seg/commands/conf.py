@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl4seg.data.published import labeled_list
 from ssl4seg.errors import UserError
-from ssl4seg.keys import FILES, KEYS, NAME, expect, infinite, is_name
+from ssl4seg.keys import FILES, NAME, expect, infinite, is_name, keys_for
 from ssl4seg.run import targets
 from ssl4seg.run.folder import checkpoint_file, read_config
 from ssl4seg.shipped import conf_dir
@@ -209,12 +209,16 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse values that are out of range, and files that do not exist."""
+def check(config: Mapping[str, Any], name: str = "train") -> None:
+    """Refuse values that are out of range, and files that do not exist.
+
+    Args:
+        name: train, eval, predict or export.
+    """
     for key in infinite(config):
         if key != "metrics.empty":  # where YAML reads the word nan as a number
             raise UserError(f"{key}={value_at(config, key)}: expected a finite number")
-    for key, fits in KEYS.items():
+    for key, fits in keys_for(name).items():
         if (value := value_at(config, key)) is not MISSING:
             expect(key, value, fits)
     for key in FILES:
@@ -315,7 +319,7 @@ def laid_on_runs(name: str, config: DictConfig, hydra: Any) -> list[dict[str, An
         if len(found) > 1 and keys["checkpoint"] not in ("best", "last"):
             raise UserError(f"checkpoint={keys['checkpoint']}: is one file for {len(found)} runs; give best or last")
         checkpoint_file(Path(keys["run"]), keys["checkpoint"])
-        check(keys)
+        check(keys, name)
     return found
 
 

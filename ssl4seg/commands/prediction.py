@@ -4,30 +4,23 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from ssl4seg.commands.evaluation import writable
-from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.commands.output import Output
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
-from ssl4seg.data.images import write_label
 from ssl4seg.data.items import CHANNEL, by_channels, missing_channel
-from ssl4seg.data.masks import Color, as_held
 from ssl4seg.data.walk import Found, passed_over, walk
 from ssl4seg.errors import UserError
-from ssl4seg.run.assemble import mask_colors_of
 from ssl4seg.run.device import out_of_memory_explained
 from ssl4seg.run.model import Model
 from ssl4seg.run.record import start_log
 from ssl4seg.run.settings import Config, PredictSettings, read
-from ssl4seg.scoring.pictures import Palette, Picture, captioned, legend, overlay, palette, planes, save_labels
 from ssl4seg.userfiles import expect_regular
 
 log = logging.getLogger("ssl4seg")
 
 
 def predict_files(runs: Sequence[Config]) -> None:
-    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
+    """Write for every input a mask of native size in its own kind of file (pictures become PNG), or its annotations.
 
     Where the run was trained on channel files, the files of one image are one input.
 
@@ -45,64 +38,28 @@ def predict_files(runs: Sequence[Config]) -> None:
     inputs = inputs_of(source, output, channel_files=channel_files)
     images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
     faults += inputs.faults.values()
-    targets = masks_to_write(source, output, [*images], channel_files=channel_files)
+    targets = masks_to_write(
+        source, output, [*images], channel_files=channel_files, kind=".json" if settings.format == "labelme" else None
+    )
+    writing = Output(settings, targets)
     model = Model(each)
     writable(output)
-    colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
     num = len(targets) + len(faults)
     for note in passed_over(inputs.others, source):
         log.info(note)
     for target, file in targets.items():
         try:
             with out_of_memory_explained():
-                _predict(images[file], target, model, settings, mask_colors=colors)
+                found = model.of_files(images[file], probabilities=writing.reads_probabilities)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                writing.add(found, file, target, model)
         except Exception as error:  # of any kind: the other files still get their masks
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-    log.info(f"{num - len(faults)} masks written to {output}")
+    log.info(writing.conclude(num - len(faults)))
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {num} inputs could not be predicted:", *faults]))
-
-
-def _predict(
-    files: Sequence[Path],
-    target: Path,
-    model: Model,
-    settings: PredictSettings,
-    *,
-    mask_colors: Sequence[Color] | None,
-) -> None:
-    """Write the mask of an image, and beside it the overlay.
-
-    Args:
-        files: of the image, whose channels lie in one file or in several.
-        mask_colors: number or colour of each class in the mask; None: the class's number, in pictures with a palette.
-    """
-    file, data = files[0], settings.dataset
-    found = model.of_files(files)
-    label = model.slices(found.own_label(), file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    colors = palette(data.get("palette"), background=data.get("background", True))
-    if mask_colors is not None:
-        write_label(target, as_held(label, mask_colors), file, space=model.space)
-    elif ending(target) in PICTURE:
-        save_labels(label[0], target, colors)
-    else:
-        write_label(target, label, file, space=model.space)
-    if settings.overlay:
-        picture = _overlay(found.image, found.label, data["classes"], colors)
-        Image.fromarray(picture).save(target.with_name(f"{stem(target)}_overlay.png"))
-
-
-def _overlay(image: ImageArray, label: LabelArray, classes: Sequence[str], colors: Palette) -> Picture:
-    """The planes with most foreground, bare and with their labels, above the names of the classes in them."""
-    shown = planes(image, [label], colors)
-    picture = overlay(image, [label], colors)
-    if words := ", ".join(plane.words for plane in shown if plane.words):
-        picture = captioned(picture, words)
-    present = sorted({k for plane in shown for k in colors.classes(plane.labels[0])})
-    return np.concatenate([picture, legend(classes, present, colors, picture.shape[1])])
 
 
 def images_of(files: Sequence[Path], channels: int | None) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
@@ -126,19 +83,21 @@ def images_of(files: Sequence[Path], channels: int | None) -> tuple[dict[Path, t
 
 
 def masks_to_write(
-    source: Path, output: Path, files: Sequence[Path], *, channel_files: bool = False
+    source: Path, output: Path, files: Sequence[Path], *, channel_files: bool = False, kind: str | None = None
 ) -> dict[Path, Path]:
     """Map each mask to write to its input. Refuse to overwrite an input, or to write two masks to one file.
 
     Args:
         channel_files: leave the number of a channel out of the mask's name.
+        kind: ending of what is written in place of masks; None: that of a mask.
     """
     inputs = {_identity(file) for file in files}
     targets: dict[Path, Path] = {}
     for file in files:
         place = output / (file.relative_to(source) if source.is_dir() else file.name)
         name = CHANNEL.sub("", stem(file)) if channel_files else stem(file)
-        target = place.with_name(f"{name}.png" if ending(file) in PICTURE else f"{name}{file.name[len(stem(file)) :]}")
+        own = ".png" if ending(file) in PICTURE else file.name[len(stem(file)) :]
+        target = place.with_name(f"{name}{kind or own}")
         if target.exists() and _identity(target) in inputs:
             raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
         if target in targets:

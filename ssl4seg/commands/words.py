@@ -22,7 +22,7 @@ from ssl4seg.commands.conf import (
 )
 from ssl4seg.commands.sweeps import SEARCHER, check_plugin
 from ssl4seg.errors import UserError, did_you_mean, nearest
-from ssl4seg.keys import KEYS, expect
+from ssl4seg.keys import Key, expect, keys_for
 from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
 from ssl4seg.shipped import conf_dir
@@ -65,7 +65,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
             if override.is_delete():
                 _check_removal(override, config)
             if override.key_or_group not in groups and not override.key_or_group.startswith("hydra"):
-                _check_key(override, config, groups, folders)
+                _check_key(override, config, groups, folders, keys_for(name))
         if name != "train":
             _check_used(name, config, parsed)
     _check_labels(parsed, plain)
@@ -201,17 +201,21 @@ def _configurations(name: str, config: Config, parsed: Sequence[Override]) -> li
 
 
 def _check_key(
-    override: Override, config: Config, groups: Mapping[str, Sequence[str]], folders: Sequence[Path]
+    override: Override,
+    config: Config,
+    groups: Mapping[str, Sequence[str]],
+    folders: Sequence[Path],
+    keys: Mapping[str, Key],
 ) -> None:
     key, added = override.key_or_group, override.is_add() or override.is_force_add()
     known = list(dotted_keys(config))
     if key not in known and not (added and (_is_argument(config, key) or choices(key, folders))):
         others = _with_key(key, groups, folders)
         raise UserError(_unknown(key, [*known, *groups], override.input_line or key, others))
-    if key in KEYS and not override.is_delete() and (not added or key in known):
+    if key in keys and not override.is_delete() and (not added or key in known):
         for value in _values(override):
             if not (isinstance(value, str) and "${" in value):
-                expect(key, value, KEYS[key])
+                expect(key, value, keys[key])
 
 
 def _check_used(name: str, config: Config, parsed: Sequence[Override]) -> None:

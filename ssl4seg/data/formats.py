@@ -355,6 +355,16 @@ def write_nifti(path: Path, label: npt.NDArray[Any], like: Any) -> None:
     nibabel.save(type(like)(voxels, like.affine, header), path)
 
 
+def write_nifti_shares(path: Path, shares: npt.NDArray[Any], like: Any) -> None:
+    """Probabilities [X, Y, (Z,) K] rounded to float16, as float32, which NIfTI has; else as `write_nifti`."""
+    voxels = shares.astype(np.float16).astype(np.float32)
+    voxels = voxels[:, :, None] if voxels.ndim == 3 else voxels
+    header = like.header.copy()
+    header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    nibabel.save(type(like)(voxels, like.affine, header), path)
+
+
 def _nifti_order(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """NIfTI's axes (columns, rows, slices, channels) in the order slices, channels, rows, columns."""
     if len(shape) not in (2, 3, 4):
@@ -366,7 +376,7 @@ def _nifti_order(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_tiff(path: Path, *, indices: bool = False, colored: bool = False) -> npt.NDArray[Any]:
-    """The first image of a TIFF with all its pages: [H, W], [S, H, W], or [S, C, H, W] where the file names channels.
+    """A TIFF with all its pages: [H, W], [S, H, W], or [S, C, H, W] where the file names channels.
 
     The tag Orientation is applied, and white is the largest number also where the file has it as 0 (MINISWHITE).
 
@@ -425,7 +435,7 @@ def write_tiff(path: Path, label: npt.NDArray[Any]) -> None:
 
 @contextmanager
 def _tiff(path: Path) -> Iterator[Any]:
-    """The first series of a TIFF's pages."""
+    """The series of a TIFF's pages."""
     # Only the file's own pages are read: the metadata of microscopes can name any file.
     with (
         _named_faults(path, "TIFF"),
@@ -433,12 +443,30 @@ def _tiff(path: Path) -> Iterator[Any]:
     ):
         if file.is_ome:
             _expect_planes(path, str(file.ome_metadata))
-        series = file.series[0]
+        series = _all_pages(path, file)
         if series.dtype is not None:
             scaled = series.dtype.itemsize > 1
             for shape in (series.shape, series.keyframe.chunks):  # a strip or tile is decoded whole
                 _expect_memory(path, shape, series.dtype, scaled=scaled)
         yield series
+
+
+def _all_pages(path: Path, file: tifffile.TiffFile) -> Any:
+    """The pages of a TIFF as one series. A program that writes page by page makes a series of each.
+
+    Of microscopes' files, which say what belongs together, the first series; reduced copies do not count.
+    """
+    first, *others = (series for series in file.series if not series.keyframe.is_reduced or series is file.series[0])
+    if not others or first.kind not in ("shaped", "generic"):
+        return first
+    if any((len(s.pages), s.shape, s.dtype) != (1, first.shape, first.dtype) for s in (first, *others)):
+        shapes = [" x ".join(map(str, series.shape)) for series in (first, *others)]
+        raise UserError(
+            f"{path}: holds {len(shapes)} images of {', '.join(dict.fromkeys(shapes))}, which are no slices of one "
+            "volume; save each in a file of its own"
+        )
+    pages = [series.pages[0] for series in (first, *others)]
+    return tifffile.TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, f"I{first.axes}", parent=file)
 
 
 def _expect_planes(path: Path, ome: str) -> None:

@@ -5,6 +5,7 @@ the dataset has channels, else slices: [3, H, W] is one image for 3 channels and
 NIfTI is always one of slices. NIfTI is laid as the dataset's `orientation.Space` says.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,12 @@ from ssl4seg.data.formats import (
     read_tiff,
     refuse_opacity,
     size_of,
+    stem,
     tiff_facts,
     whole_labels,
     write_h5_label,
     write_nifti,
+    write_nifti_shares,
     write_picture,
     write_tiff,
 )
@@ -306,3 +309,29 @@ def write_label(path: Path, label: npt.NDArray[Any], like: Path, *, space: Space
         write_h5_label(path, label, like)
     else:
         write_tiff(path, label)
+
+
+def shares_file(place: Path, like: Path) -> Path:
+    """Where the probabilities go, beside what else is predicted on an image.
+
+    Args:
+        place: its mask, or another file of its name.
+        like: the image.
+    """
+    kind = like.name[len(stem(like)) :] if ending(like) in NIFTI else ".npz"
+    return place.with_name(f"{stem(place)}_probabilities{kind}")
+
+
+def write_shares(path: Path, shares: npt.NDArray[Any], classes: Sequence[str], like: Path) -> None:
+    """Write the probabilities of classes, rounded to float16.
+
+    NIfTI holds them as [X, Y, Z, K] in float32, with the affine of `like`; an .npz file as `probabilities`
+    [K, (S,) H, W] in float16, with the names of the `classes` [K].
+
+    Args:
+        shares: [K, ...] in the axes of the array in the file `like`.
+    """
+    if ending(like) in NIFTI:
+        write_nifti_shares(path, np.moveaxis(shares, 0, -1), read_nifti_channels(like)[1])
+    else:
+        np.savez_compressed(path, probabilities=shares.astype(np.float16), classes=np.array(list(classes)))

@@ -17,7 +17,7 @@ from ssl4seg.data.items import facts_of, in_axes, pixels_of
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.volumes import as_stored, placed, sliced
 from ssl4seg.errors import UserError
-from ssl4seg.keys import Key, expect, is_list, is_number
+from ssl4seg.keys import IGNORE, Key, expect, is_list, is_number
 from ssl4seg.methods.base import Method
 from ssl4seg.run.assemble import postprocess_of, predictor_of
 from ssl4seg.run.device import fabric_of, out_of_memory_explained
@@ -67,6 +67,12 @@ class Found(NamedTuple):
     """[S, K, *X]"""
     place: Place
     """Where the image lies in its file or array."""
+
+    def unsure_below(self, confidence: float) -> "Found":
+        """The same with IGNORE in each pixel whose most probable class has less than `confidence`."""
+        assert self.probability is not None
+        sure = self.probability.max(axis=1) >= confidence
+        return self._replace(label=np.where(sure, self.label, IGNORE).astype(np.uint8))
 
     def own_label(self) -> LabelArray:
         """The label on the input's own grid."""
@@ -185,13 +191,17 @@ class Model:
     def _stored(self, file: Path) -> bool:
         return as_stored(file, self.data.get("h5_axes", ALIKE["h5_axes"]))
 
+    def probabilities_in(self, found: Found, file: Path) -> FloatArray | None:
+        """The probabilities [K, ...] in the axes of the array that the file holds."""
+        if (probability := found.own_probability()) is None:
+            return None
+        each = np.moveaxis(self.slices(probability, file), 1, 0)
+        return np.stack([as_in_file(part, file, space=self.space) for part in each])
+
     def _of_file(self, files: Sequence[Path], probabilities: bool) -> Prediction:
         found = self.of_files(files, probabilities=probabilities)
         labels = as_in_file(self.slices(found.own_label(), files[0]), files[0], space=self.space)
-        if (probability := found.own_probability()) is None:
-            return Prediction(labels, None)
-        each = np.moveaxis(self.slices(probability, files[0]), 1, 0)
-        return Prediction(labels, np.stack([as_in_file(part, files[0], space=self.space) for part in each]))
+        return Prediction(labels, self.probabilities_in(found, files[0]))
 
     def _of_array(self, image: npt.NDArray[Any], spacing: Sequence[float] | None, probabilities: bool) -> Prediction:
         if spacing is not None:

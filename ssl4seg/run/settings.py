@@ -162,5 +162,8 @@ class PredictSettings(TrainedSettings):
 
     input: str
     output: str
+    format: str
+    probabilities: bool
+    min_confidence: float | None
     overlay: bool
     mask_values: str

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import chain, combinations, product
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ssl4seg.keys import (
     expect,
     for_axes,
     is_list,
+    is_whole,
     number_in,
     one_of,
     optional,
@@ -40,40 +41,59 @@ SCALES = Key(
 )
 
 
+def _flip(axes: int) -> Key:
+    """What `flip` may be for images of `axes` axes."""
+    names = "0 rows, 1 columns" if axes == 2 else "0 x, 1 y, 2 z"
+
+    def fits(value: Any) -> bool:
+        several = is_list(value) and all(is_whole(axis) and 0 <= axis < axes for axis in value)
+        return isinstance(value, bool) or (several and 0 < len(value) == len({*value}))
+
+    return Key(fits, f"true or false, or a list of different axes ({names}), as [0,1]")
+
+
 class Inference(ABC):
     """One way to bring an image to the network.
 
     Args:
         shape: pixels of the training input along each axis.
         scales: multiples of its size at which the image is predicted; the probabilities are averaged.
-        flip: whether the image mirrored along its second axis (left and right) is predicted too, at each scale.
+        flip: axes along which the image is mirrored, counted from 0: rows and columns, or x, y and z. It is predicted
+            mirrored along every combination of them too, at each scale: 2, 4 or 8 passes. true is the second axis alone
+            (left and right in a picture), false none.
     """
 
     probabilities = False
     """Whether `scores` returns probabilities."""
 
-    def __init__(self, *, shape: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool = False) -> None:
+    def __init__(
+        self, *, shape: Sequence[int], scales: Sequence[float] = (1.0,), flip: bool | Sequence[int] = False
+    ) -> None:
         expect("inference.scales", scales, SCALES)
-        expect("inference.flip", flip, true_or_false)
-        self.shape, self.scales, self.flip = tuple(shape), tuple(scales), flip
+        expect("inference.flip", flip, _flip(len(shape)))
+        self.shape, self.scales = tuple(shape), tuple(scales)
+        axes = ([1] if flip else []) if isinstance(flip, bool) else flip
+        chosen = chain.from_iterable(combinations(axes, number) for number in range(len(axes) + 1))
+        self.mirrors = [tuple(2 + axis for axis in some) for some in chosen]
+        """The axes of [N, C, *X] that are mirrored in each pass; the first pass mirrors none."""
 
     @property
     def averages(self) -> bool:
         """Whether the scores are averaged probabilities; otherwise they are logits."""
-        return self.probabilities or self.flip or self.scales != (1.0,)
+        return self.probabilities or len(self.mirrors) > 1 or self.scales != (1.0,)
 
     @torch.inference_mode()
     def __call__(self, predict: Predict, image: Tensor) -> Tensor:
         """[N, C, *X] -> scores [N, K, *X] at native size: logits, or averaged probabilities (see `averages`)."""
-        if not self.flip and self.scales == (1.0,):
+        if len(self.mirrors) == 1 and self.scales == (1.0,):
             return self.scores(predict, image, 1.0)
         total = torch.zeros(())
-        for scale, flipped in product(self.scales, (False, True) if self.flip else (False,)):
-            z = self.scores(predict, image.flip(3) if flipped else image, scale)
+        for scale, axes in product(self.scales, self.mirrors):
+            z = self.scores(predict, image.flip(axes) if axes else image, scale)
             p = z if self.probabilities else z.softmax(dim=1)
-            p = p.flip(3) if flipped else p
+            p = p.flip(axes) if axes else p
             total = p if total.ndim == 0 else total.add_(p)
-        return total / (len(self.scales) * (1 + self.flip))
+        return total / (len(self.scales) * len(self.mirrors))
 
     @abstractmethod
     def scores(self, predict: Predict, image: Tensor, scale: float) -> Tensor:
@@ -127,7 +147,7 @@ class Sliding(Inference):
         accumulate_on: str = "auto",
         batch_size: int = 4,
         scales: Sequence[float] = (1.0,),
-        flip: bool = False,
+        flip: bool | Sequence[int] = False,
     ) -> None:
         super().__init__(shape=shape, scales=scales, flip=flip)
         expect("inference.window", window, optional(for_axes(len(shape), 16)))

@@ -1,6 +1,6 @@
 """Pictures of images, labels and predictions, for TensorBoard, predictions, folder checks and reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -169,11 +169,11 @@ def _tile(picture: Picture, height: int) -> Picture:
     return np.pad(scaled, ((0, 4), (0, 4), (0, 0)))
 
 
-def legend(classes: Sequence[str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
+def legend(classes: Sequence[str] | Mapping[int, str], shown: Sequence[int], colors: Palette, width: int) -> Picture:
     """A strip to go above or below a picture: names of classes, each beside its colour.
 
     Args:
-        classes: names of all classes.
+        classes: names of all classes, by their numbers.
         shown: numbers of the classes in the strip.
         width: of the picture.
     """

@@ -20,7 +20,7 @@ from ssl4seg.commands.conf import conf_dir, run_name
 from ssl4seg.commands.help import help_text
 from ssl4seg.commands.words import check
 from ssl4seg.errors import UserError
-from ssl4seg.keys import KEYS
+from ssl4seg.keys import KEYS, keys_for
 
 CONF = conf_dir()
 GROUPS = sorted({file.parent.name for file in CONF.glob("*/*.yaml")})
@@ -314,7 +314,7 @@ def test_the_values_in_conf_are_in_their_ranges() -> None:
     for path in CONF.rglob("*.yaml"):
         group = "" if path.parent == CONF else f"{path.parent.name}."
         keys = yaml.safe_load(path.read_text())
-        for key, fits in KEYS.items():
+        for key, fits in keys_for(path.stem if path.parent == CONF else "").items():
             name = key.removeprefix(group)
             if name in keys and key.startswith(group):
                 value = keys[name]

@@ -1,5 +1,6 @@
 """ssl4seg-eval and ssl4seg-predict: a finished run, onto its own cases and onto files of every kind."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from helpers import (
     write_h5,
 )
 from PIL import Image
+from pycocotools.coco import COCO
 
 from ssl4seg.commands.prediction import inputs_of, masks_to_write
 from ssl4seg.errors import UserError
@@ -247,6 +249,55 @@ def test_overlay_writes_a_picture_of_image_and_mask_beside_each(acdc_run: Path, 
     assert np.array_equal(captioned(volume, f"slice {at + 1} of {SHAPE[0]}"), volume)  # it says so already
     painted = (picture[:, : 7 * SHAPE[2]] != picture[:, 7 * SHAPE[2] :]).any(axis=2)
     assert (painted[::7, ::7] == (labels(out / "slice.png") > 0)).mean() > 0.99
+
+
+def test_probabilities_stand_beside_the_masks_which_leave_unsure_pixels_out(
+    acdc_run: Path, inputs: Path, tmp_path: Path
+) -> None:
+    keys = ("probabilities=true", "min_confidence=0.9", "overlay=true")
+    out = predicted(acdc_run, inputs / "deep", tmp_path / "out", *keys)
+    with np.load(out / "photo_probabilities.npz") as file:
+        photo, names = file["probabilities"], file["classes"]
+    assert names.tolist() == ["background", *CLASSES]
+    voxels = nibabel.load(out / "volume_probabilities.nii.gz")
+    assert np.array_equal(voxels.affine, nibabel.load(inputs / "deep/volume.nii.gz").affine)
+    volume = np.asarray(voxels.dataobj).transpose(3, 2, 1, 0)
+    assert volume.shape == (4, *SHAPE)
+    for shares, file in ((photo, "photo.png"), (volume, "volume.nii.gz")):
+        mask, most = labels(out / file), shares.max(axis=0)
+        assert np.abs(shares.sum(axis=0, dtype=float) - 1).max() < 2e-3
+        clear = np.abs(most - 0.9) > 1e-3  # of which rounding to half precision leaves no doubt
+        assert np.array_equal(mask[clear], np.where(most < 0.9, 255, shares.argmax(axis=0))[clear])
+        assert 0 < (mask == 255).mean() < 0.5
+    assert yaml.safe_load((out / "dataset.yaml").read_text()) == {
+        "classes": ["background", *CLASSES],
+        "ignore_index": 255,
+    }
+
+
+def test_predictions_go_back_to_annotation_tools(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:
+    masks = predicted(acdc_run, inputs, tmp_path / "masks")
+    (inputs / "volume.h5").unlink()
+    (inputs / "deep/slice.h5").unlink()
+    keys = (f"run={acdc_run}", f"input={inputs}", "output=coco", "format=coco", *MACHINE)
+    output = refused("predict", *keys, cwd=tmp_path)
+    assert "2 pictures annotated in coco/annotations.json" in output
+    assert "deep/volume.nii.gz: has 3 slices, but format=coco holds pictures; use format=masks" in output
+    read = COCO(tmp_path / "coco/annotations.json")
+    images = read.loadImgs(read.getImgIds())
+    assert {image["file_name"] for image in images} == {"slice.png", "deep/photo.JPG"}
+    for image in images:
+        mask = np.zeros(SHAPE[1:], np.uint8)
+        for each in read.loadAnns(read.getAnnIds(image["id"])):
+            mask[read.annToMask(each) > 0] = each["category_id"]  # the background has none
+        assert np.array_equal(mask, labels(masks / Path(image["file_name"]).with_suffix(".png")))
+    told = refused("predict", *keys, cwd=tmp_path)
+    assert "coco/annotations.json exist(s) already, perhaps with someone's work in it" in told
+    predicted(acdc_run, inputs / "slice.png", inputs, "format=labelme")
+    content = json.loads((inputs / "slice.json").read_text())
+    assert (content["imagePath"], content["imageHeight"]) == ("slice.png", SHAPE[1])
+    assert {shape["label"] for shape in content["shapes"]} <= {"background", *CLASSES}
+    assert "format=onnx: expected one of masks, coco, labelme" in refused("predict", *keys, "format=onnx", cwd=tmp_path)
 
 
 def test_predicting_goes_on_after_inputs_that_fail_and_names_them(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from ssl4seg.data.formats import palette_in, read_h5
-from ssl4seg.data.images import facts, read_image, read_values, write_label
+from ssl4seg.data.images import facts, read_image, read_values, shares_file, write_label, write_shares
 from ssl4seg.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -28,6 +28,14 @@ def png(path: Path, pixels: np.ndarray) -> None:
 
 def tiff(path: Path, pixels: np.ndarray, **keys) -> None:
     tifffile.imwrite(path, pixels, **{"photometric": "minisblack", **keys})
+
+
+def page_by_page(path: Path, pixels: np.ndarray) -> None:
+    """[S, H, W] or [S, C, H, W], each slice by a call of its own."""
+    with tifffile.TiffWriter(path) as file:
+        for page in pixels:
+            colors = page.ndim == 3
+            file.write(page.transpose(1, 2, 0) if colors else page, photometric="rgb" if colors else "minisblack")
 
 
 def nifti(path: Path, pixels: np.ndarray) -> None:
@@ -49,6 +57,8 @@ KINDS = [  # name, writer, what is written, channels of the dataset, expected [S
     ("a.tif", tiff, pixels := numbers(dtype="u2"), 1, pixels[None, None] / 65535),
     ("a.tiff", tiff, pixels := numbers().astype(np.float32), 1, pixels[None, None]),
     ("a.tif", tiff, pixels := numbers(4, dtype="u2"), 1, pixels[:, None] / 65535),  # pages are slices
+    ("a.tif", page_by_page, pixels := numbers(4, dtype="u2"), 1, pixels[:, None] / 65535),
+    ("a.tif", page_by_page, pixels := numbers(2, 3), 3, pixels),
     ("a.tif", tiff, pixels := numbers(4, dtype="u2"), 4, pixels[None] / 65535),  # unless there are so many channels
     ("a.tif", lambda p, x: tiff(p, x.transpose(1, 2, 0), planarconfig="contig"), pixels := numbers(5), 5, pixels[None]),
     ("a.tif", lambda p, x: tiff(p, x, planarconfig="separate"), pixels := numbers(5), 5, pixels[None]),
@@ -283,3 +293,33 @@ def test_h5_masks_beside_their_image(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["image"], file["label"] = numbers(2), numbers(2) % 2
     assert facts(tmp_path / "a.h5").labeled
+
+
+def test_pages_of_different_sizes_are_no_volume_but_a_reduced_copy_counts_for_nothing(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(numbers())
+        file.write(numbers()[:2])
+    with pytest.raises(UserError, match=r"a.tif: holds 2 images of .*, which are no slices of one volume"):
+        read_image(tmp_path / "a.tif", 1)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        file.write(pixels := numbers())
+        file.write(numbers()[:2], subfiletype=1)
+    assert np.array_equal(read_image(tmp_path / "b.tif", 1), pixels[None, None])
+
+
+def test_probabilities_are_written_in_half_precision_along_the_axes_of_the_image(tmp_path):
+    shares = np.random.default_rng(0).random((3, 6, 5, 4)).astype(np.float32)  # K, X, Y, Z
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.diag([2.0, 3, 4, 1])), tmp_path / "a.nii.gz")
+    place = shares_file(tmp_path / "out.nii.gz", tmp_path / "a.nii.gz")
+    assert place.name == "out_probabilities.nii.gz"
+    write_shares(place, shares, ["x", "y", "z"], tmp_path / "a.nii.gz")
+    image = nibabel.load(place)
+    assert image.shape == (6, 5, 4, 3)
+    assert np.array_equal(image.affine, np.diag([2.0, 3, 4, 1]))
+    assert np.array_equal(np.moveaxis(image.get_fdata(), -1, 0), shares.astype(np.float16))
+    place = shares_file(tmp_path / "out.png", tmp_path / "a.jpg")
+    write_shares(place, shares[:, 0], ["x", "y", "z"], tmp_path / "a.jpg")
+    with np.load(tmp_path / "out_probabilities.npz") as file:
+        assert np.array_equal(file["probabilities"], shares[:, 0].astype(np.float16))
+        assert file["probabilities"].dtype == np.float16
+        assert file["classes"].tolist() == ["x", "y", "z"]

@@ -185,6 +185,17 @@ def test_flip_of_sliding_is_the_average_with_the_mirrored_image():
 
 @torch.no_grad()
 @pytest.mark.parametrize("way", [Resized, Whole, Sliding])
+def test_flip_along_chosen_axes_averages_every_combination_of_them(way):
+    network, image = Net(), torch.rand(1, 3, 20, 28)
+    one = way(shape=(16, 16))
+    passes = [one(network, image.flip(axes)).softmax(dim=1).flip(axes) for axes in ((), (2,), (3,), (2, 3))]
+    torch.testing.assert_close(way(shape=(16, 16), flip=[0, 1])(network, image), sum(passes) / 4, atol=1e-5, rtol=0)
+    torch.testing.assert_close(way(shape=(16, 16), flip=[0])(network, image), sum(passes[:2]) / 2, atol=1e-5, rtol=0)
+    assert torch.equal(way(shape=(16, 16), flip=[1])(network, image), way(shape=(16, 16), flip=True)(network, image))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", [Resized, Whole, Sliding])
 def test_a_scale_may_leave_a_single_pixel(way):
     network = UNet(in_channels=3, num_classes=4, channels=[4, 4, 4], dropout=[0, 0, 0]).eval()
     scores = way(shape=(16, 16), scales=(0.01,))(network, torch.rand(1, 3, 20, 30))
@@ -210,7 +221,11 @@ def test_one_pass_gives_logits_and_no_gradient(way):
         (Sliding, {"scales": (-1,)}, "inference.scales"),
         (Whole, {"scales": 0.5}, r"inference.scales=0.5: expected a list"),
         (Whole, {"scales": ["half"]}, r"inference.scales=\['half'\]: expected a list"),
-        (Whole, {"flip": "yes"}, "inference.flip=yes: expected true or false"),
+        (Whole, {"flip": "yes"}, "inference.flip=yes: expected true or false, or a list of different axes"),
+        (Whole, {"flip": []}, r"inference.flip=\[\]: expected true or false"),
+        (Whole, {"flip": [0, 2]}, r"inference.flip=\[0, 2\]: expected .*\(0 rows, 1 columns\)"),
+        (Sliding, {"flip": [1, 1]}, r"inference.flip=\[1, 1\]: expected .* different axes"),
+        (Sliding, {"flip": [[1]]}, r"inference.flip=\[\[1\]\]: expected true or false"),
         (Sliding, {"window": 8}, "inference.window"),
         (Sliding, {"window": "large"}, "inference.window=large: expected a whole number from 16"),
         (Sliding, {"overlap": "half"}, "inference.overlap=half: expected a share"),

@@ -80,6 +80,19 @@ def test_resized_and_whole_are_trilinear():
     torch.testing.assert_close(flipped, both)
 
 
+def test_all_three_axes_of_a_volume_may_be_mirrored():
+    """A network that asks for the place of a voxel: of eight passes it is that of the middle of the axis."""
+    image = volume(6, 8, 10)
+    place = torch.arange(10.0).log().clamp(min=-9).expand(1, 1, 6, 8, 10)
+    logits = torch.cat([place, torch.zeros_like(place)], dim=1)
+    seen = []
+    scores = Whole(shape=(16, 16, 16), flip=[0, 1, 2])(lambda x: seen.append(x) or logits, image)
+    assert {tuple(a for a in (2, 3, 4) if torch.equal(x, image.flip(a))) for x in seen} >= {(2,), (3,), (4,)}
+    assert len({x.numpy().tobytes() for x in seen}) == 8
+    p = logits.softmax(1)
+    torch.testing.assert_close(scores, (p + p.flip(4)) / 2)
+
+
 @pytest.mark.parametrize(
     "keys", [{"window": [96, 96]}, {"stride": 0}, {"average": "labels"}, {"weights": "flat"}, {"pad": 1}]
 )
