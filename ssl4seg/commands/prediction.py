@@ -27,7 +27,7 @@ log = logging.getLogger("ssl4seg")
 
 
 def predict_files(runs: Sequence[Config]) -> None:
-    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG).
+    """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG, .mhd .mha).
 
     Where the run was trained on channel files, the files of one image are one input.
 
@@ -138,13 +138,18 @@ def masks_to_write(
     for file in files:
         place = output / (file.relative_to(source) if source.is_dir() else file.name)
         name = CHANNEL.sub("", stem(file)) if channel_files else stem(file)
-        target = place.with_name(f"{name}.png" if ending(file) in PICTURE else f"{name}{file.name[len(stem(file)) :]}")
+        target = place.with_name(f"{name}{_ending_of_mask(file)}")
         if target.exists() and _identity(target) in inputs:
             raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
         if target in targets:
             raise UserError(f"{file}: the mask of {targets[target]} has the same name, {target}; predict them apart")
         targets[target] = file
     return targets
+
+
+def _ending_of_mask(file: Path) -> str:
+    """That of the input, but PNG for every picture, since JPEG would blur classes, and .mha, one file, for .mhd."""
+    return ".png" if ending(file) in PICTURE else ".mha" if ending(file) == ".mhd" else file.name[len(stem(file)) :]
 
 
 def _identity(file: Path) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import numpy as np
 from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Volume, full_scale
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
-from ssl4seg.data.formats import H5, NIFTI, ending
+from ssl4seg.data.formats import H5, ending
 from ssl4seg.data.grid import FILES_OWN, FOREGROUND, Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
 from ssl4seg.data.intensities import Normalizer, Scaling
@@ -32,6 +32,7 @@ from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
+from ssl4seg.data.scans import SCAN
 from ssl4seg.data.volumes import as_stored, faults_of_axes, on_grid
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
@@ -127,8 +128,8 @@ class Folder(Dataset):
         channel_files: name_0000, name_0001 are channels of one image, as nnU-Net has them.
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
-        orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
-        h5_axes: of volumes in h5, see `volumes.as_stored`.
+        orientation, slice_axis: how scans (`scans.SCAN`) are laid, see `orientation.Space`; `space_of` completes them.
+        h5_axes: of volumes in h5 and npz, see `volumes.as_stored`.
         spacing, crop: the grid on which volumes are read, see `grid.Grid`.
     """
 
@@ -292,14 +293,14 @@ def as_name(text: str) -> str:
 
 
 def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str, *, axes: int) -> Space:
-    """How the NIfTI files of a folder are laid.
+    """How the scans of a folder are laid.
 
     Args:
-        orientation: None is canonical, or stored in a folder without NIfTI.
+        orientation: None is canonical, or stored in a folder without scans.
         slice_axis: auto is the axis along which most volumes have their largest spacing, or z if no volume has one.
         axes: of an image; with three there are no slices, and the order is x, y, z.
     """
-    files = [item.image for item in items if ending(item.image) in NIFTI]
+    files = [item.image for item in items if ending(item.image) in SCAN]
     laid_so = Space(orientation or ("canonical" if files else "stored"), "z")
     if axes == 3:
         return laid_so
@@ -324,8 +325,8 @@ def _thick_axes(files: Sequence[Path], space: Space) -> list[tuple[str | None, P
 
 
 def notes_on_volumes(items: Sequence[Item], space: Space, *, axes: int) -> list[str]:
-    """What a user should know of how NIfTI files are read."""
-    files = [item.image for item in items if ending(item.image) in NIFTI]
+    """What a user should know of how scans are read."""
+    files = [item.image for item in items if ending(item.image) in SCAN]
     if not files:
         return []
     how = "in canonical orientation (RAS+)" if space.orientation == "canonical" else "as they are stored"

@@ -13,13 +13,15 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ssl4seg.data.arrays import ARRAYS, array_facts
 from ssl4seg.data.case import FloatArray, ImageArray, Part, Spacing, full_scale
 from ssl4seg.data.dataset import Split, shape_of
-from ssl4seg.data.formats import ENDINGS, H5, NIFTI, PICTURE, TIFF, ending, h5_facts, hint, nifti_facts, stem
+from ssl4seg.data.formats import ENDINGS, PICTURE, TIFF, ending, hint, stem
 from ssl4seg.data.grid import Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, facts, read_image, stacked
 from ssl4seg.data.intensities import scaling_of
 from ssl4seg.data.orientation import AS_STORED, Axes, Space
+from ssl4seg.data.scans import SCAN, scan_facts
 from ssl4seg.data.volumes import as_stored, placed, spacing_of, stood
 from ssl4seg.data.walk import walk
 from ssl4seg.errors import UserError
@@ -41,7 +43,7 @@ class Item:
     more: tuple[Path, ...] = ()
     """The files of the other channels, in their order."""
     mask: Path | None
-    """The image file itself if it is an h5 file that holds both."""
+    """The image file itself if it is an h5 or npz file that holds both."""
     split: Split | None
     """None if the split is drawn."""
     group: str
@@ -157,7 +159,7 @@ def add_unlabeled(folder: Path, split: Split | None, layout: Layout, how: How) -
 
 
 def _mask_of(image: Path, mask: Path | None) -> Path | None:
-    if ending(image) in H5 and h5_facts(image)[1]:
+    if ending(image) in ARRAYS and array_facts(image)[1]:
         if mask:
             raise UserError(f"{mask}: is a second mask, {image.name} holds one itself (label)")
         return image
@@ -337,15 +339,15 @@ def axes_of_label(item: Item, mask: Path, fact: Facts | None, space: Space) -> A
     """How the axes of an item's mask are laid.
 
     Args:
-        fact: the header of the image; with it the shapes of NIfTI files are compared, those of others as they are read.
+        fact: the header of the image; with it the shapes of scans are compared, those of others as they are read.
 
     Raises:
         UserError: image and mask differ in place or shape, or the mask has an axis of channels.
     """
     axes = axes_of_mask(mask, item.image, space)
-    if fact is None or ending(mask) not in NIFTI:
+    if fact is None or ending(mask) not in SCAN:
         return axes
-    num, channels, *size = stacked(nifti_facts(mask)[0], None, mask)
+    num, channels, *size = stacked(scan_facts(mask)[0], None, mask)
     if channels > 1:
         raise UserError(f"{mask}: has 4 axes, the last of length {channels}; expected a mask with one value a voxel")
     stored = (num, *size)

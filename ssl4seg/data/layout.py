@@ -5,8 +5,8 @@
     ROOT/imagesTr  ROOT/labelsTr  ROOT/dataset.json          MSD's and nnU-Net's, see decathlon.py
     ROOT/unlabeled                                           optional, in every layout
 
-An image without a mask is unlabelled. Files may lie in subfolders, whose names become part of theirs. An h5 file may
-hold its own mask (`label` beside `image`). `items.py` says which mask belongs to which image.
+An image without a mask is unlabelled. Files may lie in subfolders, whose names become part of theirs. An h5 or npz file
+may hold its own mask (`label` beside `image`). `items.py` says which mask belongs to which image.
 
 A file in unlabeled/ with the name of an image is a copy of it and left out: otherwise a case of val or test would be
 trained on, or a case of train twice. If train/, val/ and test/ use the same names, as folders that count from 1 do,

@@ -107,8 +107,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"masks/p7_a\.png: is a mask without an image; .*images holds no p7_a",
     ),
     "image of a kind that is not read": (
-        lambda root: (root / "images/p0_a.png").rename(root / "images/p0_a.bmp"),
-        r"masks/p0_a\.png: is a mask without an image; p0_a\.bmp is not read \(convert to PNG\)",
+        lambda root: (root / "images/p0_a.png").rename(root / "images/p0_a.webp"),
+        r"masks/p0_a\.png: is a mask without an image; p0_a\.webp is not read \(convert to PNG\)",
     ),
     "labels that are no whole numbers": (
         lambda root: tifffile.imwrite(
@@ -177,7 +177,7 @@ def test_an_error_of_any_type_is_a_fault_of_its_file(root, monkeypatch, capsys):
     def numbers(file: Path, *args: object, **keys: object) -> np.ndarray:
         raise ZeroDivisionError("no such number")
 
-    monkeypatch.setattr("ssl4seg.data.images.read_h5", numbers)
+    monkeypatch.setattr("ssl4seg.data.images.read_array", numbers)
     with h5py.File(root / "images/p0_z.h5", "w") as file:
         file["image"] = drawn(0)[0]
     with pytest.raises(
