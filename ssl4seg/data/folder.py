@@ -22,6 +22,7 @@ import numpy as np
 
 from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Volume, full_scale
+from ssl4seg.data.classes import colors_of, is_class_map, with_classes
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
 from ssl4seg.data.formats import H5, ending
 from ssl4seg.data.grid import FILES_OWN, FOREGROUND, Place, grid_of
@@ -55,6 +56,8 @@ DEFAULTS: dict[str, Any] = {
     "name": None,
     "classes": None,
     "colors": None,
+    "class_map": None,
+    "snap_colors": 0,
     "ignore_index": None,
     "ignore_color": None,
     "channels": None,
@@ -95,6 +98,10 @@ COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
 OWN = {
     "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
+    "class_map": optional(
+        Key(is_class_map, "the class that each becomes, null for none, as {dog: animal, tree: null}")
+    ),
+    "snap_colors": Key(number_in("[0, 128]").fits, "a number in [0, 128], the largest distance of red, green and blue"),
     "ignore_color": optional(Key(is_color, COLORS)),
     "spacing": optional(or_word("none", Key(is_spacing, "a number of mm above 0, or three (x, y, z), as [1,1,1]"))),
     "crop": optional(one_of(FOREGROUND, "none")),
@@ -122,6 +129,7 @@ class Folder(Dataset):
         root: the folder.
         name: of the dataset, in run folders, results and reports; None is the folder's own.
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
+        class_map, snap_colors: which classes are merged, and how near odd colours count, see `masks.MaskReader`.
         ignore_color: colour in the masks that no loss and no metric counts.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
         skip_orphans: leave out masks without an image; else they are refused.
@@ -144,6 +152,8 @@ class Folder(Dataset):
         root: str | None,
         name: str | None = None,
         colors: Sequence[Color] | None = None,
+        class_map: Sequence[int] | None = None,
+        snap_colors: float = DEFAULTS["snap_colors"],
         ignore_color: Color | None = None,
         group: str | None = None,
         skip_orphans: bool = DEFAULTS["skip_orphans"],
@@ -162,12 +172,23 @@ class Folder(Dataset):
         folder = self.folder(root)
         own: dict[str, Any] = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
-        own |= {"channel_files": channel_files, "spacing": spacing, "crop": crop}
+        own |= {
+            "class_map": class_map,
+            "snap_colors": snap_colors,
+            "channel_files": channel_files,
+            "spacing": spacing,
+            "crop": crop,
+        }
         self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
-            num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
+            num_classes=self.num_classes,
+            colors=colors,
+            class_map=class_map,
+            ignore_index=self.ignore_index,
+            ignore_color=ignore_color,
+            snap=snap_colors,
         )
         self.grid = grid_of(own)
         self.grid.check(self.axes)
@@ -247,9 +268,8 @@ class Folder(Dataset):
 
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[Color] | None:
-        """`colors`."""
-        colors: Sequence[Color] | None = keys["colors"]
-        return colors
+        """`colors`; of classes that `class_map` merges the first."""
+        return colors_of(keys)
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,13 +280,14 @@ class Folder(Dataset):
         root = Path(str(keys["root"])).expanduser()
         configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
         check_keys(configured, KEYS, "dataset.")
-        full = dict(keys) | DEFAULTS | read_description(root, configured) | configured
+        full = with_classes(dict(keys) | DEFAULTS | read_description(root, configured) | configured)
         how = How(full["skip_orphans"], full["channel_files"])
         if full["classes"] is None:
             layout_of(root, full["group"], how)  # raises first if this is not such a folder at all
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
-                f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
+                f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold, and "
+                "dataset.num_classes=3 calls them background, class_1 and class_2"
             )
         full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
@@ -373,7 +394,7 @@ def _longer_side(sizes: Iterable[tuple[int, int]]) -> int:
 
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
     """The user's palette, else the colours in the masks unless one of them is a number."""
-    colors = keys["colors"] if keys["palette"] is None else keys["palette"]
+    colors = colors_of(keys) if keys["palette"] is None and keys["classes"] else keys["palette"]
     return colors if colors and all(map(is_rgb_color, colors)) else None
 
 
