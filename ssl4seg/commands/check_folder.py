@@ -29,6 +29,7 @@ from ssl4seg.data.folder import (
     by_kind,
     common_channels,
     fitting_side,
+    how_of,
     note_on_size,
     notes_on_volumes,
     palette_of,
@@ -39,7 +40,7 @@ from ssl4seg.data.folder import (
 from ssl4seg.data.formats import PICTURE, TIFF, ending
 from ssl4seg.data.grid import grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_values
-from ssl4seg.data.items import How, Item, Layout, as_read, axes_of_label, check_shape, facts_of_image, pixels_of
+from ssl4seg.data.items import Item, Layout, as_read, axes_of_label, check_shape, facts_of_image, pixels_of
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import (
     INSTANCES,
@@ -118,7 +119,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
     keys = _attempt(faults, partial(with_classes, keys), keys | {"class_map": None})
     described = not faults
-    how = How(keys["skip_orphans"], keys["channel_files"])
+    how = how_of(keys)
     layout = _attempt(faults, partial(find, root, keys["group"], how), None) or find(root, None, how)
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
@@ -408,6 +409,9 @@ def report(root: Path, layout: Layout, looks: Sequence[Look], keys: Mapping[str,
     splits = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
+    if keys["mask_name"] and (pairs := [(item.image, item.mask) for item in items if item.mask]):
+        shown = ", ".join(f"{mask.name} for {image.name}" for image, mask in pairs[:3])
+        print(f"  masks      {len(pairs)} by mask_name: {shown}{', ...' if len(pairs) > 3 else ''}")
     for note in layout.notes:
         print(f"  {note}")
     if layout.copies:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
 
 import numpy as np
@@ -28,9 +28,10 @@ from ssl4seg.data.formats import H5, ending
 from ssl4seg.data.grid import FILES_OWN, FOREGROUND, Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
 from ssl4seg.data.intensities import Normalizer, Scaling
-from ssl4seg.data.items import How, Item, Layout, check_shape, facts_of_item, pixels_of
+from ssl4seg.data.items import IMAGES, MASKS, How, Item, Layout, check_shape, facts_of_item, pixels_of
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import find
+from ssl4seg.data.mask_names import MASK_NAME
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
 from ssl4seg.data.scans import SCAN
@@ -73,6 +74,9 @@ DEFAULTS: dict[str, Any] = {
     "scoring": None,
     "background": True,
     "palette": None,
+    "image_folder": IMAGES,
+    "mask_folder": MASKS,
+    "mask_name": None,
     "group": None,
     "skip_orphans": False,
     "channel_files": False,
@@ -95,6 +99,15 @@ def is_spacing(value: Any) -> bool:
 
 
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
+
+
+def is_place(value: Any) -> bool:
+    """Whether it is the path of a folder below another one."""
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in str(path)
+
+
+PLACE = Key(is_place, "the name of a folder below dataset.root, with / and without ..")
 OWN = {
     "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
@@ -108,6 +121,9 @@ OWN = {
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
     "h5_axes": one_of("xyz", "zyx"),
+    "image_folder": PLACE,
+    "mask_folder": PLACE,
+    "mask_name": optional(MASK_NAME),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "skip_orphans": true_or_false,
     "channel_files": true_or_false,
@@ -131,6 +147,8 @@ class Folder(Dataset):
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
         class_map, snap_colors: which classes are merged, and how near odd colours count, see `masks.MaskReader`.
         ignore_color: colour in the masks that no loss and no metric counts.
+        image_folder, mask_folder: names of images/ and masks/.
+        mask_name: how the name of a mask follows from that of its image, see `mask_names.owners`.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
         skip_orphans: leave out masks without an image; else they are refused.
         channel_files: name_0000, name_0001 are channels of one image, as nnU-Net has them.
@@ -155,6 +173,9 @@ class Folder(Dataset):
         class_map: Sequence[int] | None = None,
         snap_colors: float = DEFAULTS["snap_colors"],
         ignore_color: Color | None = None,
+        image_folder: str = DEFAULTS["image_folder"],
+        mask_folder: str = DEFAULTS["mask_folder"],
+        mask_name: str | None = None,
         group: str | None = None,
         skip_orphans: bool = DEFAULTS["skip_orphans"],
         channel_files: bool = DEFAULTS["channel_files"],
@@ -173,6 +194,9 @@ class Folder(Dataset):
         own: dict[str, Any] = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
         own |= {
+            "image_folder": image_folder,
+            "mask_folder": mask_folder,
+            "mask_name": mask_name,
             "class_map": class_map,
             "snap_colors": snap_colors,
             "channel_files": channel_files,
@@ -195,7 +219,7 @@ class Folder(Dataset):
         self.places: dict[Item, Place] = {}
         # Of a volume that is cropped only what is left is scaled: `on_grid` does it.
         self.normalized = Normalizer(self.scaling if self.grid == FILES_OWN else Scaling())
-        layout = layout_of(folder, group, How(skip_orphans, channel_files))
+        layout = layout_of(folder, group, how_of(own))
         items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
@@ -281,7 +305,7 @@ class Folder(Dataset):
         configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
         check_keys(configured, KEYS, "dataset.")
         full = with_classes(dict(keys) | DEFAULTS | read_description(root, configured) | configured)
-        how = How(full["skip_orphans"], full["channel_files"])
+        how = how_of(full)
         if full["classes"] is None:
             layout_of(root, full["group"], how)  # raises first if this is not such a folder at all
             raise UserError(
@@ -440,6 +464,11 @@ def _unquoted(file: Path) -> str:
     """A hint if a colour has no quotes: YAML reads it as a comment."""
     bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text(errors="replace")[:MAX_YAML])
     return f'; # begins a comment, so colours need quotes: "{bare[1]}"' if bare else ""
+
+
+def how_of(keys: Mapping[str, Any]) -> How:
+    """How files become items, by the keys of a folder."""
+    return How(**{key: keys[key] for key in How._fields if key in DEFAULTS and key != "channels"})
 
 
 def layout_of(root: Path, group: str | None, how: How) -> Layout:
