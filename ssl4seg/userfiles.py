@@ -107,14 +107,17 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, limit: int = MAX_JSON) -> Any:
     """The content of a JSON file.
+
+    Args:
+        limit: bytes.
 
     Raises:
         UserError: as `read_text`; it is no JSON, or is nested deeper than Python reads.
     """
     try:
-        return json.loads(read_text(path, limit=MAX_JSON))
+        return json.loads(read_text(path, limit=limit))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 

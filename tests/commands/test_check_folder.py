@@ -193,9 +193,7 @@ def test_an_error_of_any_type_is_a_fault_of_its_file(root, monkeypatch, capsys):
 def test_masks_without_an_image_are_left_out_on_demand(root, capsys):
     save(root / "masks/p7_a.png", drawn(0)[1])
     save(root / "masks/p8_a.png", drawn(0)[1])
-    with pytest.raises(
-        UserError, match=r"p7_a; add the image, remove the mask, .*skip_orphans: true in dataset\.yaml"
-    ):
+    with pytest.raises(UserError, match=r"p7_a; add the image, remove the mask, .*skip_orphans: true in dataset\.yaml"):
         check_folder(root)
     expected = {split: [case.name for case in folder(root, skip_orphans=True).cases(split)] for split in SPLITS}
     describe(root, group=r"(p\d)_", skip_orphans=True)

@@ -1,0 +1,57 @@
+"""Masks in colours, whose classes a legend names; images and masks are paired by their names.
+
+images/a.jpg  masks/a.png  legend.csv        train/a.png  train_labels/a_L.png  class_dict.csv
+"""
+
+from functools import partial
+from pathlib import Path
+
+from ssl4seg.data.case import LabelArray
+from ssl4seg.data.imports.content import Choices, Content, Example, Source, split_of
+from ssl4seg.data.imports.legend import FILES, file_of, legend_of
+from ssl4seg.data.imports.pairing import pairs_in, without_image
+from ssl4seg.data.masks import MaskReader
+from ssl4seg.errors import UserError
+
+NAME = "colors"
+TITLE = "masks in colours, with a legend"
+CHOICES = ("images", "legend")
+
+
+def recognise(source: Source) -> bool:
+    is_voc = any((place / "SegmentationClass").is_dir() for place in (source.top, *source.top.glob("*/")))
+    return source.path.is_dir() and file_of(source.top) is not None and not is_voc
+
+
+def read(source: Source, choices: Choices) -> Content:
+    legend = legend_of(source.top, choices)
+    if legend is None:
+        raise UserError(f"{source.path}: has no legend ({', '.join(FILES)}); give it by --legend FILE")
+    images = source.images(choices)
+    pairs, reader = pairs_in(images), legend.reader()
+    faults = without_image(pairs.lost)
+    faults += [
+        f"{masks[1]}: is a second mask of {image.name}" for image, masks in pairs.masks.items() if len(masks) > 1
+    ]
+    examples = [
+        Example(
+            name=images.name_of(image),
+            image=image,
+            mask=partial(_mask, reader, masks[0]) if masks else None,
+            split=split_of(image.relative_to(images.top).parent),
+        )
+        for image, masks in pairs.masks.items()
+    ]
+    return Content(
+        classes=legend.classes,
+        examples=examples,
+        palette=legend.palette,
+        keys=legend.keys,
+        faults=faults,
+        notes=legend.notes,
+    )
+
+
+def _mask(reader: MaskReader, file: Path) -> LabelArray:
+    label: LabelArray = reader.read(file)[0]
+    return label

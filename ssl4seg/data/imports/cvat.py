@@ -1,0 +1,222 @@
+"""CVAT's XML, "CVAT for images 1.1": outlines, masks, boxes and ellipses.
+
+    annotations.xml  images/...
+
+Shapes are drawn as CVAT's own export of masks draws them: by their z_order, then by their order in the file. Tracks,
+which are of videos, are skipped. Source: https://docs.cvat.ai/docs/manual/advanced/formats/format-cvat/.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ssl4seg.data.imports.content import (
+    EMPTY,
+    Choices,
+    Classes,
+    Content,
+    Example,
+    Images,
+    Source,
+    counted,
+    holds,
+    size_in,
+    split_of,
+)
+from ssl4seg.data.imports.objects import Mask, Object, drawn
+from ssl4seg.data.imports.shapes import OUTLINES, coco_mask, lies, outlined, points_of
+from ssl4seg.errors import UserError
+from ssl4seg.keys import is_rgb_color
+from ssl4seg.userfiles import MAX_TEXT, read_text
+
+NAME = "cvat"
+TITLE = "CVAT XML (CVAT for images 1.1)"
+CHOICES = ("images", "order", "empty", "boundary")
+SHAPES = ("polygon", "mask", "box", "ellipse")
+WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid", "tag")
+ELLIPSE = np.linspace(0, 2 * math.pi, 128, endpoint=False)
+"""Angles of the points by which an ellipse is drawn."""
+
+
+def recognise(source: Source) -> bool:
+    return bool(_files(source))
+
+
+def _files(source: Source) -> list[Path]:
+    return [file for file in source.files(".xml") if holds(file, b"<annotations", b"<meta")]
+
+
+def read(source: Source, choices: Choices) -> Content:
+    coco_mask()
+    files = _files(source) or [source.only(".xml", "annotations and meta")]
+    if len(files) != 1:
+        shown = ", ".join(file.name for file in files[:4])
+        raise UserError(f"{source.path}: holds {len(files)} files of annotations ({shown}); give one of them as SOURCE")
+    root = _parsed(files[0])
+    tracks = root.findall("track")
+    if tracks and root.find("image") is None:
+        raise UserError(
+            f"{files[0]}: holds tracks of a video, which are not read; export the task as CVAT for images 1.1"
+        )
+    return _Reader(files[0], root, source.images(choices), choices).content()
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    """The root of an XML file without a document type: such could define entities that grow without end."""
+    text = read_text(file, limit=MAX_TEXT)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(
+            f"{file}: defines a document type (<!DOCTYPE), which CVAT does not write; such a file is not read"
+        )
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as XML ({error})") from None
+
+
+class _Reader:
+    def __init__(self, file: Path, root: ElementTree.Element, images: Images, choices: Choices) -> None:
+        self.file, self.root, self.images, self.choices = file, root, images, choices
+        self.classes = Classes()
+        self.faults: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    def content(self) -> Content:
+        colors = self._add_labels()
+        boundary = self.classes.boundary(self.choices)
+        if tracks := len(self.root.findall("track")):
+            self.counts["{} tracks are of a video, and are skipped"] += tracks
+        examples = [example for image in self.root.iter("image") for example in self._example(image, boundary)]
+        palette = None
+        if len(colors) > 1 and all(name in colors for name in self.classes.names[1:]):
+            palette = ["#000000", *(colors[name] for name in self.classes.names[1:])]
+        notes = [*self.classes.notes(), *counted(self.counts)]
+        names = self.classes.names
+        return Content(classes=names, examples=examples, palette=palette, faults=self.faults, notes=notes)
+
+    def _add_labels(self) -> dict[str, str]:
+        """Add the labels of the head that a shape uses; return their colours."""
+        used = {shape.get("label") for image in self.root.iter("image") for shape in image if shape.tag in SHAPES}
+        colors: dict[str, str] = {}
+        for label in self.root.iterfind("./meta//labels/label"):
+            name, color = (label.findtext(key) or "" for key in ("name", "color"))
+            if not name.strip():
+                self.faults.append(f"{self.file}: a label of the head has no name")
+                continue
+            self.classes.add(name, name.strip(), used=name in used)
+            if is_rgb_color(color.lower()):
+                colors[name.strip()] = color.lower()
+        return colors
+
+    def _example(self, image: ElementTree.Element, boundary: int | None) -> Iterator[Example]:
+        """An image; none if it has a fault."""
+        name = image.get("name") or ""
+        where = f"{self.file}: image {name or image.get('id')}"
+        try:
+            size = size_in({key: _whole(image.get(key)) for key in ("height", "width")}, "height", "width")
+            path = self.images.find(name, near=self.file.parent)
+        except UserError as error:
+            self.faults.append(f"{where}: {error}")
+            return
+        objects: list[tuple[int, Object]] = []
+        for place, shape in enumerate(image):
+            if shape.tag in WITHOUT_AREA:
+                self.counts["{} lines, points and tags have no area, and are left out"] += 1
+            elif shape.tag in SHAPES:
+                try:
+                    objects += [(_whole(shape.get("z_order")) or 0, each) for each in self._object(shape, size)]
+                except UserError as error:
+                    self.faults.append(f"{where}: shape {place} ({shape.tag}): {error}")
+        objects.sort(key=lambda each: each[0])
+        mask, by_area = None, self.choices.order == "area"
+        if objects or self.choices.empty == "background":
+            mask = partial(drawn, [each for _, each in objects], size, by_area=by_area, boundary=boundary)
+        if not objects:
+            self.counts[EMPTY[self.choices.empty]] += 1
+        split = split_of(Path(image.get("subset") or ""))
+        yield Example(name=self.images.name_of(path), image=path, mask=mask, size=size, split=split)
+
+    def _object(self, shape: ElementTree.Element, size: tuple[int, int]) -> Iterator[Object]:
+        label = shape.get("label") or ""
+        if label not in self.classes.numbers:
+            raise UserError(f"its label {label!r} is none of the head")
+        number = self.classes.numbers[label]
+        if shape.tag == "mask":
+            yield Object(number, _mask_of(shape, size))
+            return
+        outline = {"polygon": _polygon, "box": _box, "ellipse": _ellipse}[shape.tag](shape)
+        points = points_of(outline, size)
+        if (place := lies(points, size)) in OUTLINES:
+            self.counts[OUTLINES[place]] += 1
+        if place in ("inside", "across"):
+            yield Object(number, partial(outlined, [points], size))
+
+
+def _whole(text: str | None) -> int | None:
+    try:
+        return int(text or "")
+    except ValueError:
+        return None
+
+
+def _number(shape: ElementTree.Element, key: str, default: str = "") -> float:
+    try:
+        number = float(shape.get(key, default))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"its {key} is {shape.get(key)!r}; expected a number")
+    return number
+
+
+def _polygon(shape: ElementTree.Element) -> list[list[float]]:
+    try:
+        return [[float(value) for value in point.split(",")] for point in (shape.get("points") or "").split(";")]
+    except ValueError:
+        raise UserError("its points are not written x,y;x,y;...") from None
+
+
+def _box(shape: ElementTree.Element) -> list[list[float]]:
+    corners = np.array([_number(shape, key) for key in ("xtl", "ytl", "xbr", "ybr")]).reshape(2, 2)
+    (left, top), (right, bottom) = corners
+    return _turned(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), shape)
+
+
+def _ellipse(shape: ElementTree.Element) -> list[list[float]]:
+    x, y, across, down = (_number(shape, key) for key in ("cx", "cy", "rx", "ry"))
+    return _turned(np.stack([x + across * np.cos(ELLIPSE), y + down * np.sin(ELLIPSE)], axis=1), shape)
+
+
+def _turned(points: np.ndarray, shape: ElementTree.Element) -> list[list[float]]:
+    """Points turned clockwise around their middle by the degrees that the shape says."""
+    angle, middle = math.radians(_number(shape, "rotation", "0")), (points.min(axis=0) + points.max(axis=0)) / 2
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    turned: list[list[float]] = ((points - middle) @ turn.T + middle).tolist()
+    return turned
+
+
+def _mask_of(shape: ElementTree.Element, size: tuple[int, int]) -> partial[Mask]:
+    """A mask: run lengths along the rows of its box, off and on by turns."""
+    left, top, width, height = (_whole(shape.get(key)) for key in ("left", "top", "width", "height"))
+    if left is None or top is None or width is None or height is None or min(left, top) < 0 or min(width, height) < 1:
+        raise UserError("its left, top, width and height are no numbers of pixels")
+    if left + width > size[1] or top + height > size[0]:
+        raise UserError(f"its box of {height} x {width} at row {top}, column {left} reaches out of the image")
+    try:
+        runs = [int(run) for run in (shape.get("rle") or "").split(",")]
+    except ValueError:
+        raise UserError("its rle is no list of numbers") from None
+    if min(runs) < 0 or sum(runs) != width * height:
+        raise UserError(f"its rle is of {sum(runs)} pixels, but its box of {height} x {width} has {width * height}")
+    return partial(_filled, runs, (slice(top, top + height), slice(left, left + width)), size)
+
+
+def _filled(runs: list[int], box: tuple[slice, slice], size: tuple[int, int]) -> Mask:
+    mask = np.zeros(size, bool)
+    mask[box] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(mask[box].shape)
+    return mask

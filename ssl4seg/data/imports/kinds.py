@@ -1,0 +1,57 @@
+"""The kinds that can be imported, and which of them a source is."""
+
+from dataclasses import fields
+
+from ssl4seg.data import layout
+from ssl4seg.data.imports import coco, colors, cvat, instances, labelme, masks, panoptic, voc
+from ssl4seg.data.imports.content import Choices, Kind, Source
+from ssl4seg.data.items import How
+from ssl4seg.errors import UserError, did_you_mean
+
+KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances)
+"""In the order in which they are tried and listed."""
+
+
+def expect_read(kind: Kind, choices: Choices) -> None:
+    """Refuse a choice that the kind does not read.
+
+    Raises:
+        UserError: names the word, and the kinds that read it.
+    """
+    for each in fields(choices):
+        if getattr(choices, each.name) != each.default and each.name not in kind.CHOICES:
+            readers = ", ".join(other.NAME for other in KINDS if each.name in other.CHOICES)
+            raise UserError(
+                f"--{each.name.replace('_', '-')}: {kind.NAME} does not read it, but {readers}; leave it out"
+            )
+
+
+def kind_of(source: Source, name: str | None = None) -> Kind:
+    """The kind of a source.
+
+    Args:
+        name: that the user gave; None: it is recognised.
+
+    Raises:
+        UserError: no kind has the name, none is recognised, or several are.
+    """
+    names = [kind.NAME for kind in KINDS]
+    if name is not None:
+        if name not in names:
+            raise UserError(f"--from {name}: expected one of {', '.join(names)}{did_you_mean(name, names)}")
+        return KINDS[names.index(name)]
+    found = [kind for kind in KINDS if kind.recognise(source)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"{source.path}: looks like {' and like '.join(kind.TITLE for kind in found)}; say which by --from "
+            f"{' or --from '.join(kind.NAME for kind in found)}"
+        )
+    if known := next((each for each in layout.KINDS if source.path.is_dir() and each.found(source.path, How())), None):
+        raise UserError(
+            f"{source.path}: holds {known.mark}, which dataset=folder reads without an import: ssl4seg-prepare check "
+            f"{source.path}"
+        )
+    listed = "".join(f"\n  --from {kind.NAME}: {kind.TITLE}" for kind in KINDS)
+    raise UserError(f"{source.path}: looks like nothing that can be imported; expected one of{listed}")

@@ -1,0 +1,197 @@
+"""What all kinds share: which one a source is, the folder that is written, and a second import."""
+
+import hashlib
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import folder
+from helpers import Command, refused, succeed
+from PIL import Image
+from sources import SOURCES, box, coco, imported, labelme, mask_in, outline, picture, save, shape, some_coco
+
+from ssl4seg.data.imports.content import Source
+from ssl4seg.data.imports.kinds import KINDS, kind_of
+from ssl4seg.errors import UserError
+
+
+def contents(top: Path) -> dict[str, str]:
+    """A digest of each file, and when it was changed."""
+    return {
+        file.relative_to(top).as_posix(): f"{hashlib.sha256(file.read_bytes()).hexdigest()} {file.stat().st_mtime_ns}"
+        for file in sorted(top.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_kind_is_recognised_and_its_source_is_not_touched(tmp_path: Path, kind: str) -> None:
+    assert [*SOURCES] == [each.NAME for each in KINDS]
+    source = SOURCES[kind](tmp_path / "in")
+    before = contents(source)
+    assert kind == kind_of(Source(source)).NAME
+    out = imported(source, tmp_path / "out")
+    assert contents(source) == before
+    assert json.loads((out / "import.json").read_text())["kind"] == kind
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_what_is_no_kind_or_several_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        imported(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"looks like nothing that can be imported; expected one of\n  --from coco: "):
+        imported(tmp_path / "empty", tmp_path / "out")
+    source = labelme(some_coco(tmp_path / "in"), [shape("cat", [[5, 5], [9, 5], [9, 9]])])
+    with pytest.raises(
+        UserError, match=r"looks like COCO JSON .* and like LabelMe JSON .*; say which by --from coco or"
+    ):
+        imported(source, tmp_path / "out")
+    with pytest.raises(UserError, match=r"--from labelmi: expected one of .*; did you mean labelme\?"):
+        imported(source, tmp_path / "out", kind="labelmi")
+    (tmp_path / "msd/imagesTr").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds imagesTr/, which dataset=folder reads without an import"):
+        imported(tmp_path / "msd", tmp_path / "out")
+
+
+def test_a_word_that_the_kind_does_not_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--by-folder: coco does not read it, but masks; leave it out"):
+        imported(some_coco(tmp_path / "in"), tmp_path / "out", by_folder=True)
+    with pytest.raises(UserError, match=r"in: holds 0 files \.xml, and none with annotations and meta"):
+        imported(tmp_path / "in", tmp_path / "out", kind="cvat")
+
+
+def test_the_folder_is_a_dataset_with_its_groups(tmp_path: Path) -> None:
+    source = some_coco(tmp_path / "in")
+    out = imported(source, tmp_path / "out", group=r"(\d)")
+    dataset = folder(out)
+    cases = [case for split in ("train", "val", "test") for case in dataset.cases(split)]  # type: ignore[arg-type]
+    assert sorted(case.group for case in cases) == [str(number) for number in range(8)]
+    assert sum(case.labeled for case in cases) == 6
+    with pytest.raises(UserError, match=r"--group \(p\\d\): does not match 8 of 8 names, as 0"):
+        imported(source, tmp_path / "out2", group=r"(p\d)")
+
+
+def test_images_are_links_copies_or_become_png(tmp_path: Path) -> None:
+    source = coco(tmp_path / "in", [{"segmentation": [outline(1, 9, 1, 9)]}])
+    out = imported(source, tmp_path / "out")
+    assert (out / "images/0.png").readlink() == source / "0.png"
+    out = imported(source, tmp_path / "copy", copy=True)
+    assert not (out / "images/0.png").is_symlink()
+    assert (out / "images/0.png").read_bytes() == (source / "0.png").read_bytes()
+    pixels = np.array(Image.open(source / "0.png"))
+    (source / "0.png").unlink()
+    save(source / "0.webp", pixels, lossless=True)
+    file = source / "instances.json"
+    file.write_text(file.read_text().replace("0.png", "0.webp"))
+    out = imported(source, tmp_path / "png")
+    assert np.array_equal(np.array(Image.open(out / "images/0.png")), pixels)
+
+
+def test_annotations_apart_from_the_images(tmp_path: Path) -> None:
+    source = coco(tmp_path / "in", [{"segmentation": [outline(1, 9, 1, 9)]}])
+    (source / "0.png").rename(picture(tmp_path / "elsewhere/0.png"))
+    out = imported(source / "instances.json", tmp_path / "out", images=tmp_path / "elsewhere")
+    assert np.array_equal(mask_in(out / "masks/0.png"), box(1, 9, 1, 9))
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_import_changes_nothing_or_what_the_source_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = some_coco(tmp_path / "in")
+    out = imported(source, tmp_path / "out")
+    before = contents(out)
+    imported(source, out)
+    assert "all as it was" in capsys.readouterr().out
+    after = contents(out)
+    assert {path for path in before if before[path] != after[path]} == {"import.json"}
+
+    content = json.loads((source / "instances.json").read_text())
+    content["images"] = [each for each in content["images"] if each["id"] != 7]
+    content["annotations"][0]["segmentation"] = [outline(0, 3, 0, 3)]
+    (source / "instances.json").write_text(json.dumps(content))
+    imported(source, out)
+    said = capsys.readouterr().out
+    assert "2 files differ from the earlier import\n  removed images/7.png\n  replaced masks/0.png\n" in said
+    assert np.array_equal(mask_in(out / "masks/0.png") == 1, box(0, 3, 0, 3))
+    assert not (out / "images/7.png").is_symlink()
+
+
+def test_what_somebody_has_changed_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = some_coco(tmp_path / "in")
+    out = imported(source, tmp_path / "out")
+    with (out / "dataset.yaml").open("a") as file:
+        file.write("val_ratio: 0.3\n")
+    (out / "notes.txt").write_text("mine")
+    imported(source, out)
+    assert "dataset.yaml was edited, and is left as it is" in capsys.readouterr().out
+    assert "val_ratio: 0.3" in (out / "dataset.yaml").read_text()
+    assert (out / "notes.txt").read_text() == "mine"
+    save(out / "masks/1.png", np.zeros((40, 48), np.uint8))
+    before = contents(out)
+    with pytest.raises(UserError, match=r"masks/1\.png: is not as the import wrote it, and importing again would"):
+        imported(source, out)
+    assert contents(out) == before
+
+
+def test_only_a_new_folder_or_that_of_the_same_source_is_written(tmp_path: Path) -> None:
+    source, other = some_coco(tmp_path / "in"), some_coco(tmp_path / "in2")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine: exists, and no import wrote it; give a folder that is new or empty"):
+        imported(source, tmp_path / "mine")
+    out = imported(source, tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds the import of another source, .*in; this one is .*in2"):
+        imported(other, out)
+    for dest in (source / "out", source, tmp_path):
+        with pytest.raises(UserError, match="give a folder apart from it: the source is not touched"):
+            imported(source, dest)
+
+
+def test_a_record_that_leads_out_of_the_folder_removes_nothing(tmp_path: Path) -> None:
+    source, out = some_coco(tmp_path / "in"), tmp_path / "out"
+    imported(source, out)
+    (tmp_path / "thesis.txt").write_text("mine")
+    record = json.loads((out / "import.json").read_text())
+    record["files"]["../thesis.txt"] = hashlib.sha256(b"mine").hexdigest()
+    (out / "import.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"import\.json: names \.\./thesis\.txt, which leads out of"):
+        imported(source, out)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_killed_import_leaves_no_folder_and_can_be_repeated(tmp_path: Path) -> None:
+    source, words = some_coco(tmp_path / "in"), ("import", tmp_path / "in", tmp_path / "out")
+    killed = Command.start("prepare", *words, cwd=tmp_path, killed_writing="dataset.yaml").wait()
+    assert killed.code == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    before = contents(source)
+    said = succeed("prepare", *words, "--empty", "background", cwd=tmp_path)
+    assert "2 images without annotations are background everywhere" in said
+    assert contents(source) == before
+    assert sorted(file.name for file in tmp_path.iterdir() if not file.name.endswith(".log")) == ["in", "out"]
+    file = source / "instances.json"
+    file.write_text(file.read_text()[:-1])
+    assert "instances.json: cannot be read as JSON" in refused("prepare", *words, cwd=tmp_path)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = labelme(tmp_path / "in", [shape("cat", [[5, 5], [9, 5], [9, 9]])])
+    picture(source / "0.jpg")
+    with pytest.raises(UserError, match="0: 2 images would have this name; give each a name of its own"):
+        imported(source, tmp_path / "out")
+
+
+def test_without_pycocotools_the_command_to_install_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = some_coco(tmp_path / "in")
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(UserError, match=r"this import needs pycocotools: pip install 'ssl4seg\[import\]'"):
+        imported(source, tmp_path / "out")

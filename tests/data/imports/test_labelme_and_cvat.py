@@ -1,0 +1,177 @@
+"""LabelMe JSON and CVAT XML: shapes pixel by pixel, and the faults of files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from sources import SIZE, box, cvat, imported, labelme, mask_in, picture, png, shape
+
+from ssl4seg.errors import UserError
+
+ROW, COLUMN = np.mgrid[: SIZE[0], : SIZE[1]]
+
+# -- LabelMe ----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_are_drawn_with_their_outline_as_labelme_does(tmp_path: Path) -> None:
+    part = box(0, 5, 0, 3, (5, 6))
+    source = labelme(
+        tmp_path / "in",
+        [
+            shape("cat", [[5, 5], [20, 5], [20, 15], [5, 15]]),
+            shape("_background_", [[7, 7], [9, 9]], "rectangle"),
+            shape("dog", [[30, 20], [30, 26]], "circle"),
+            shape("__ignore__", [[2, 30], [7, 34]], "mask", mask=png(part)),
+            shape("cat", [[0, 0], [40, 40]], "line"),
+        ],
+    )
+    (source / "labels.txt").write_text("__ignore__\n_background_\ndog\ncat\nbird\n")
+    out = imported(source, tmp_path / "out")
+    expected = np.zeros(SIZE, np.uint8)
+    expected[box(5, 16, 5, 21)], expected[box(7, 10, 7, 10)] = 2, 0
+    expected[(ROW - 20) ** 2 + (COLUMN - 30) ** 2 <= 6.2**2] = 1
+    expected[box(30, 35, 2, 5)] = 255
+    mask = mask_in(out / "masks/0.png")
+    assert np.count_nonzero(mask != expected) <= 8  # Pillow's circle, at its eight corners
+    assert np.array_equal(np.delete(mask, np.s_[22:40], 1), np.delete(expected, np.s_[22:40], 1))
+    keys = yaml.safe_load((out / "dataset.yaml").read_text())
+    assert keys == {"classes": ["background", "dog", "cat"], "ignore_index": 255}
+
+
+def test_images_without_a_file_or_without_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = labelme(tmp_path / "in", [shape("cat", [[5, 5], [9, 5], [9, 9]])])
+    labelme(source, [], "1")
+    picture(source / "2.png")
+    out = imported(source, tmp_path / "out")
+    assert [file.name for file in sorted((out / "masks").iterdir())] == ["0.png"]
+    said = capsys.readouterr().out
+    assert "1 images without annotations are unlabelled" in said
+    assert "1 images without a .json file are unlabelled" in said
+
+
+def test_shapes_of_a_group_do_not_touch_one_another(tmp_path: Path) -> None:
+    halves = [[[5, 5], [9, 9]], [[10, 5], [14, 9]]]
+    for group, touch in ((1, False), (None, True)):
+        source = labelme(tmp_path / f"in{group}", [shape("cat", each, "rectangle", group_id=group) for each in halves])
+        mask = mask_in(imported(source, tmp_path / f"out{group}", boundary="edge") / "masks/0.png")
+        assert np.array_equal(mask == 2, box(5, 10, 9, 11) if touch else box(0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([shape("cat", [[5, 5], [9, 1e9], [9, 9]])], r"0\.json: shape 0: its outline reaches to x=9, y=1e\+09"),
+        ([shape("cat", [[5, 5]], "circle")], "shape 0: is a circle of 1 points; expected 2"),
+        (
+            [shape("cat", [[5, 5], [9, 9]], "spline")],
+            "its shape_type is 'spline'; expected polygon, rectangle, circle or mask",
+        ),
+        ([shape("", [[5, 5], [9, 9], [9, 5]])], "its label is ''"),
+        ([shape("cat", [[5, 5], [9, 9]], "mask", mask="AAAA")], "its mask is no PNG in base64"),
+        ([shape("cat", [[0, 0], [99, 5]], "mask", mask="")], "mask whose corners do not lie within the image"),
+        (
+            [shape("cat", [[5, 5], [9, 9]], "mask", mask=png(box(0, 3, 0, 3, (4, 4))))],
+            "mask of 4 x 4 in a box of 5 x 5",
+        ),
+        (["no shape"], "shape 0: its label is None"),
+    ],
+)
+def test_a_shape_is_refused_by_its_place(tmp_path: Path, wrong: list[object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        imported(labelme(tmp_path / "in", wrong), tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_a_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    good = [shape("cat", [[5, 5], [9, 5], [9, 9]])]
+    source = labelme(tmp_path / "in", good)
+    picture(tmp_path / "secret.png")
+    for number, (keys, message) in enumerate(
+        (
+            ({"imagePath": "../secret.png"}, "leads out of"),
+            ({"imagePath": "other.png"}, r"other\.png is missing in"),
+            ({"imageHeight": 41}, r"1\.png: is 40 x 48 \(height x width\), but its annotation is 41 x 48"),
+            ({"imagePath": "0.png"}, r"is about 0\.png, as 0\.json is; unite both"),
+            ({"imagePath": 3}, "its imagePath is 3; expected a text"),
+        )
+    ):
+        labelme(source, good, "1", **keys)
+        with pytest.raises(UserError, match=message):
+            imported(source, tmp_path / f"out{number}")
+
+
+def test_paths_of_an_output_folder_beside_the_images_are_followed(tmp_path: Path) -> None:
+    source = labelme(tmp_path / "in/json", [shape("cat", [[5, 5], [9, 5], [9, 9]])], imagePath="..\\images\\0.png")
+    (source / "0.png").rename(picture(tmp_path / "in/images/0.png"))
+    assert mask_in(imported(tmp_path / "in", tmp_path / "out") / "masks/0.png").any()
+
+
+# -- CVAT -------------------------------------------------------------------------------------------------------------
+
+RLE = '<mask label="car" occluded="0" rle="1, 2, 3, 4" left="30" top="30" width="5" height="2" z_order="0"/>'
+POLYGON = '<polygon label="car" occluded="0" points="5.00,5.00;20.00,5.00;20.00,15.00;5.00,15.00" z_order="{}"/>'
+BOX = '<box label="road" source="manual" occluded="0" xtl="10.00" ytl="0.00" xbr="30.00" ybr="10.00" z_order="0"/>'
+
+
+@pytest.mark.parametrize("above", [1, -1])
+def test_shapes_are_drawn_by_their_order_in_depth(tmp_path: Path, above: int) -> None:
+    out = imported(cvat(tmp_path / "in", POLYGON.format(above) + BOX + RLE), tmp_path / "out")
+    expected = np.zeros(SIZE, np.uint8)
+    for number, mask in [(2, box(0, 10, 10, 30)), (1, box(5, 15, 5, 20))][::above]:
+        expected[mask] = number
+    expected[30, 31:33], expected[31, 31:35] = 1, 1  # runs 1 2 3 4 over two rows of five: .##.. .####
+    assert np.array_equal(mask_in(out / "masks/0.png"), expected)
+    keys = yaml.safe_load((out / "dataset.yaml").read_text())
+    assert keys == {"classes": ["background", "car", "road"], "palette": ["#000000", "#fa3253", "#00ff00"]}
+
+
+def test_an_ellipse_is_turned(tmp_path: Path) -> None:
+    source = cvat(
+        tmp_path / "in", '<ellipse label="road" cx="24" cy="20" rx="12" ry="5" rotation="90.00" z_order="0"/>'
+    )
+    mask = mask_in(imported(source, tmp_path / "out") / "masks/0.png")
+    inside = ((COLUMN + 0.5 - 24) / 5) ** 2 + ((ROW + 0.5 - 20) / 12) ** 2
+    assert mask[inside < 0.8].all()
+    assert not mask[inside > 1.2].any()
+
+
+def test_tracks_and_lines_are_skipped_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = '<polyline label="car" points="1,1;5,5" z_order="0"/>'
+    imported(cvat(tmp_path / "in", POLYGON.format(0) + line, '<track id="0" label="car"></track>'), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "1 lines, points and tags have no area, and are left out" in said
+    assert "1 tracks are of a video, and are skipped" in said
+
+
+LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    ("find", "put", "message"),
+    [
+        ("<annotations>", f"{LAUGHS}<annotations>", r"annotations\.xml: defines a document type"),
+        ("</annotations>", "", r"annotations\.xml: cannot be read as XML"),
+        ('label="car"', 'label="bus"', r"image 0\.png: shape 0 \(polygon\): its label 'bus' is none of the head"),
+        ("5.00,5.00", "5.00;x,y", r"shape 0 \(polygon\): its points are not written x,y;x,y"),
+        ('rle="1, 2', 'rle="1, 3', r"shape 1 \(mask\): its rle is of 11 pixels, but its box of 2 x 5 has 10"),
+        ('left="30"', 'left="44"', r"its box of 2 x 5 at row 30, column 44 reaches out of the image"),
+        ('name="0.png"', 'name="../0.png"', r"leads out of"),
+        ('name="0.png"', 'name="1.png"', r"image 1\.png: 1\.png is missing in"),
+        ('height="40"', 'height="41"', r"0\.png: is 40 x 48 \(height x width\), but its annotation is 41 x 48"),
+        ('height="40"', 'height="many"', "its height and width are None and 48"),
+    ],
+)
+def test_what_cvat_would_not_write_is_refused(tmp_path: Path, find: str, put: str, message: str) -> None:
+    source = cvat(tmp_path / "in", POLYGON.format(0) + RLE)
+    file = source / "annotations.xml"
+    file.write_text(file.read_text().replace(find, put))
+    with pytest.raises(UserError, match=message):
+        imported(source, tmp_path / "out")
+
+
+def test_a_video_is_refused_with_the_form_to_export(tmp_path: Path) -> None:
+    source = cvat(tmp_path / "in", "", '<track id="0" label="car"></track>')
+    text = (source / "annotations.xml").read_text()
+    (source / "annotations.xml").write_text(text.replace("<image", "<picture").replace("</image", "</picture"))
+    with pytest.raises(UserError, match=r"holds tracks of a video, .* export the task as CVAT for images 1\.1"):
+        imported(source, tmp_path / "out")
