@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 
 from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import ImageArray, LabelArray, Volume, checked, full_scale
+from ssl4seg.data.classes import colors_of, numbered, with_classes
 from ssl4seg.data.dataset import SPLITS, byte_counts, moments, shape_of, statistics_of
 from ssl4seg.data.folder import (
     DEFAULTS,
@@ -28,6 +29,7 @@ from ssl4seg.data.folder import (
     by_kind,
     common_channels,
     fitting_side,
+    how_of,
     note_on_size,
     notes_on_volumes,
     palette_of,
@@ -38,7 +40,7 @@ from ssl4seg.data.folder import (
 from ssl4seg.data.formats import PICTURE, TIFF, ending
 from ssl4seg.data.grid import grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, convertible, facts, read_values
-from ssl4seg.data.items import How, Item, Layout, as_read, axes_of_label, check_shape, facts_of_image, pixels_of
+from ssl4seg.data.items import Item, Layout, as_read, axes_of_label, check_shape, facts_of_image, pixels_of
 from ssl4seg.data.layout import find
 from ssl4seg.data.masks import (
     INSTANCES,
@@ -48,6 +50,7 @@ from ssl4seg.data.masks import (
     code_of,
     codes_of,
     differing_palettes,
+    distances,
     is_colored,
     name_of,
 )
@@ -71,6 +74,10 @@ THIN = 16
 """Where volumes usually have fewer voxels than this along one axis, and half of the others', they are thin stacks."""
 SHORTEST = 4
 """An image with fewer voxels along an axis is no volume; the least of dataset.image_size."""
+COMMON, MOST_ODD = 0.01, 0.3
+"""Colours with at least this share of the pixels may be classes, if all others together have at most that share."""
+NEAR = 16
+"""The largest distance of colours that JPEG makes of one."""
 DIM = 0.25
 """If no value of the images reaches this, they may hold 10 or 12 bits in 16."""
 
@@ -95,6 +102,8 @@ class Look:
     """Pixels of each number or colour in the mask, or of each class if the classes are known."""
     refused: Counter[float] = field(default_factory=Counter)
     """Pixels of each number or colour in a mask that is refused, because some belong to no known class."""
+    odd: int = 0
+    """Pixels of the mask that have none of the colours, and are snapped to the nearest."""
 
 
 def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, every: bool = False) -> None:
@@ -108,8 +117,9 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
         raise UserError(f"{root}: there is no such folder")
     faults: list[str] = []
     keys = DEFAULTS | _attempt(faults, partial(read_description, root), {})
+    keys = _attempt(faults, partial(with_classes, keys), keys | {"class_map": None})
     described = not faults
-    how = How(keys["skip_orphans"], keys["channel_files"])
+    how = how_of(keys)
     layout = _attempt(faults, partial(find, root, keys["group"], how), None) or find(root, None, how)
     faults += layout.faults
     looks, reader = _looks(layout.items, keys, faults)
@@ -200,8 +210,8 @@ def _palettes_differ(items: Sequence[Item], keys: Mapping[str, Any], faults: lis
 
 
 def _reader(keys: Mapping[str, Any]) -> MaskReader:
-    ignored = {key: keys[key] for key in ("ignore_index", "ignore_color")}
-    return MaskReader(num_classes=len(keys["classes"]), colors=keys["colors"], **ignored)
+    given = {key: keys[key] for key in ("colors", "class_map", "ignore_index", "ignore_color")}
+    return MaskReader(num_classes=len(keys["classes"]), snap=keys["snap_colors"], **given)
 
 
 def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, colored: bool) -> Look:
@@ -256,15 +266,33 @@ def _look_at_mask(look: Look, mask: Path, reader: MaskReader | None, colored: bo
         check_shape(look.item, (look.facts.num_images, *look.facts.size), codes.shape)
     try:
         counts = _counts(reader.label(codes, mask) if reader else codes)
+        look.odd = reader.num_odd(codes) if reader else 0
     except UserError:
         if len(counts := _counts(codes)) <= MAX_CODES:
             look.refused = counts
         raise
     if len(counts) > 4 * MAX_CODES:
         raise UserError(
-            f"{mask}: holds {len(counts)} different values; a mask has one for each class (JPEG blurs them){INSTANCES}"
+            f"{mask}: holds {len(counts)} different values; a mask has one for each class{_mostly(counts) or INSTANCES}"
         )
     look.codes = counts
+
+
+def _mostly(pixels: Counter[float]) -> str:
+    """The hint that a few colours with COMMON of the pixels each are the classes, the rest is blur; "" if not so."""
+    total, main = pixels.total(), list[float]()
+    for code, count in pixels.most_common(MAX_CODES):
+        if count >= COMMON * total and (not main or distances([code], main).min() > NEAR):
+            main.append(code)
+    odd = 1 - sum(pixels[code] for code in main) / total
+    if not 2 <= len(main) <= MANY or odd > MOST_ODD:
+        return ""
+    shown = _as_yaml({"colors": _colors({*main}, pixels)}).strip()
+    return (
+        f"; {odd:.2%} of the pixels are odd ones beside {len(main)} common colours: JPEG or smoothed edges "
+        f"(anti-aliasing)? Save masks as PNG with hard edges, or write into {DESCRIPTION}: {shown}, snap_colors: 8 "
+        "(the largest distance that counts), and classes"
+    )
 
 
 def _counts(codes: npt.NDArray[Any]) -> Counter[float]:
@@ -284,13 +312,15 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
     if not codes:
         return None
     shown = ", ".join(name_of(code) for code in sorted(codes)[:8]) + (", ..." if len(codes) > 8 else "")
-    if not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
+    pixels = sum((look.codes for look in looks), Counter[float]())
+    blurred = any(ending(look.item.mask) in (".jpg", ".jpeg") for look in looks if look.item.mask) and _mostly(pixels)
+    if blurred or not 2 <= len(codes) <= MAX_CODES or any(code != int(code) for code in codes):
         raise UserError(
             f"the masks hold {len(codes)} different value(s) ({shown}); expected 2 to {MAX_CODES} whole numbers or "
-            f"colours, one for each class{INSTANCES if len(codes) > 2 else ''}"
+            f"colours, one for each class{_mostly(pixels) or (INSTANCES if len(codes) > 2 else '')}"
         )
     if keys["colors"]:
-        return {"classes": _names(len(keys["colors"]))}
+        return {"classes": numbered(len(keys["colors"]))}
     suggested: dict[str, Any] = {}
     ids = codes - {IGNORE}
     if ids == {*range(len(ids))} and 1 < len(ids) <= IGNORE:
@@ -299,8 +329,8 @@ def suggest(looks: Sequence[Look], keys: Mapping[str, Any]) -> dict[str, Any] | 
             suggested["ignore_index"] = IGNORE
     else:
         number = len(codes)
-        suggested["colors"] = _colors(codes, sum((look.codes for look in looks), Counter()))
-    return {"classes": _names(number), **suggested, "channels": keys["channels"], **_statistics(looks, keys)}
+        suggested["colors"] = _colors(codes, pixels)
+    return {"classes": numbered(number), **suggested, "channels": keys["channels"], **_statistics(looks, keys)}
 
 
 def _colors(codes: Set[float], pixels: Counter[float]) -> list[Color]:
@@ -311,10 +341,6 @@ def _colors(codes: Set[float], pixels: Counter[float]) -> list[Color]:
     return [
         name_of(code) if is_colored(code) else f"#{3 * f'{int(code):02x}'}" if colored else int(code) for code in order
     ]
-
-
-def _names(number: int) -> list[str]:
-    return ["background", *(f"class_{i}" for i in range(1, number))]
 
 
 def _ignored(keys: Mapping[str, Any]) -> set[float]:
@@ -383,6 +409,9 @@ def report(root: Path, layout: Layout, looks: Sequence[Look], keys: Mapping[str,
     splits = [split for split in SPLITS if any(item.split == split for item in items)]
     print(f"{root}: {len(items)} image files, {masks} with a mask, {len(items) - masks} without; " + _places(splits))
     headers = [look.facts for look in looks if look.facts]
+    if keys["mask_name"] and (pairs := [(item.image, item.mask) for item in items if item.mask]):
+        shown = ", ".join(f"{mask.name} for {image.name}" for image, mask in pairs[:3])
+        print(f"  masks      {len(pairs)} by mask_name: {shown}{', ...' if len(pairs) > 3 else ''}")
     for note in layout.notes:
         print(f"  {note}")
     if layout.copies:
@@ -453,6 +482,8 @@ def _print_classes(keys: Mapping[str, Any], looks: Sequence[Look], *, of_file: b
     for number, (name, code, masks) in enumerate(zip(classes, codes, held, strict=True)):
         share = pixels[code] / total
         print(f"  {number:<3} {name:<{width}} {share:9.3%} of the pixels, in {masks} of {len(counts)} masks")
+    if odd := sum(look.odd for look in looks):
+        print(f"  snapped to the nearest colour {odd / pixels.total():.3%} of all pixels")
     if num_ignored:
         print(f"  ignored {num_ignored / pixels.total():.3%} of all pixels")
     if (
@@ -471,7 +502,8 @@ def _missing_classes(root: Path, keys: Mapping[str, Any], looks: Sequence[Look])
     if not masked or not all(look.codes for look in masked):
         return []
     missing = [k for k in range(len(keys["classes"])) if not any(look.codes[k] for look in masked)]
-    codes = [code_of(keys["colors"][k]) if keys["colors"] else k for k in missing]
+    colors = colors_of(keys)
+    codes = [code_of(colors[k]) if colors else k for k in missing]
     file = DESCRIPTION if (root / DESCRIPTION).exists() else decathlon.DESCRIPTION
     return [
         f"{file}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"

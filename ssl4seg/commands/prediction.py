@@ -20,7 +20,9 @@ log = logging.getLogger("ssl4seg")
 
 
 def predict_files(runs: Sequence[Config]) -> None:
-    """Write for every input a mask of native size in its own kind of file (pictures become PNG), or its annotations.
+    """Write for every input a mask of native size, or its annotations.
+
+    A mask is written in its input's own kind of file; pictures become PNG, .mhd becomes .mha.
 
     Where the run was trained on channel files, the files of one image are one input.
 
@@ -96,14 +98,18 @@ def masks_to_write(
     for file in files:
         place = output / (file.relative_to(source) if source.is_dir() else file.name)
         name = CHANNEL.sub("", stem(file)) if channel_files else stem(file)
-        own = ".png" if ending(file) in PICTURE else file.name[len(stem(file)) :]
-        target = place.with_name(f"{name}{kind or own}")
+        target = place.with_name(f"{name}{kind or _ending_of_mask(file)}")
         if target.exists() and _identity(target) in inputs:
             raise UserError(f"output={output}: the mask of {file} would overwrite an input; give another folder")
         if target in targets:
             raise UserError(f"{file}: the mask of {targets[target]} has the same name, {target}; predict them apart")
         targets[target] = file
     return targets
+
+
+def _ending_of_mask(file: Path) -> str:
+    """That of the input, but PNG for every picture, since JPEG would blur classes, and .mha, one file, for .mhd."""
+    return ".png" if ending(file) in PICTURE else ".mha" if ending(file) == ".mhd" else file.name[len(stem(file)) :]
 
 
 def _identity(file: Path) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class Dataset(ABC):
         num_classes: K; it must agree with `classes`, which guards against a forgotten change.
         channels: C of the images.
         image_size: side of the square training input in pixels; of volumes a list with the length of each axis. The
-            axes of NIfTI and of stacks of slices are x, y, z (slices last), those of h5 as they are stored.
+            axes of scans and of stacks of slices are x, y, z (slices last), those of h5 and npz as they are stored.
         window: [low, high], to which intensities are cut off before they are scaled; None leaves them as they are.
         normalize: how intensities are scaled, see `intensities.normalized`; new images are cut off and scaled in the
             same way for prediction.

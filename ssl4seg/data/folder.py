@@ -15,23 +15,26 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
 
 import numpy as np
 
 from ssl4seg.data import decathlon, leaks
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Volume, full_scale
+from ssl4seg.data.classes import colors_of, is_class_map, with_classes
 from ssl4seg.data.dataset import SPLITS, Common, Dataset, Split, shape_of
-from ssl4seg.data.formats import H5, NIFTI, ending
+from ssl4seg.data.formats import H5, ending
 from ssl4seg.data.grid import FILES_OWN, FOREGROUND, Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, contradiction, facts
 from ssl4seg.data.intensities import Normalizer, Scaling
-from ssl4seg.data.items import How, Item, Layout, check_shape, facts_of_item, pixels_of
+from ssl4seg.data.items import IMAGES, MASKS, How, Item, Layout, check_shape, facts_of_item, pixels_of
 from ssl4seg.data.keys import COMMON
 from ssl4seg.data.layout import find
+from ssl4seg.data.mask_names import MASK_NAME
 from ssl4seg.data.masks import Color, MaskReader, differing_palettes, is_color
 from ssl4seg.data.orientation import ORIENTATIONS, Space, thickest
+from ssl4seg.data.scans import SCAN
 from ssl4seg.data.volumes import as_stored, faults_of_axes, on_grid
 from ssl4seg.errors import UserError
 from ssl4seg.keys import (
@@ -54,6 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "name": None,
     "classes": None,
     "colors": None,
+    "class_map": None,
+    "snap_colors": 0,
     "ignore_index": None,
     "ignore_color": None,
     "channels": None,
@@ -69,6 +74,9 @@ DEFAULTS: dict[str, Any] = {
     "scoring": None,
     "background": True,
     "palette": None,
+    "image_folder": IMAGES,
+    "mask_folder": MASKS,
+    "mask_name": None,
     "group": None,
     "skip_orphans": False,
     "channel_files": False,
@@ -91,15 +99,31 @@ def is_spacing(value: Any) -> bool:
 
 
 COLORS = '"#rrggbb" (in quotes), [red, green, blue] or a grey value'
+
+
+def is_place(value: Any) -> bool:
+    """Whether it is the path of a folder below another one."""
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath("/")
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in str(path)
+
+
+PLACE = Key(is_place, "the name of a folder below dataset.root, with / and without ..")
 OWN = {
     "name": optional(Key(is_name, "up to 100 letters, digits, - and _")),
     "colors": optional(Key(lambda value: is_list(value) and all(map(is_color, value)), f"a list of {COLORS} each")),
+    "class_map": optional(
+        Key(is_class_map, "the class that each becomes, null for none, as {dog: animal, tree: null}")
+    ),
+    "snap_colors": Key(number_in("[0, 128]").fits, "a number in [0, 128], the largest distance of red, green and blue"),
     "ignore_color": optional(Key(is_color, COLORS)),
     "spacing": optional(or_word("none", Key(is_spacing, "a number of mm above 0, or three (x, y, z), as [1,1,1]"))),
     "crop": optional(one_of(FOREGROUND, "none")),
     "orientation": optional(one_of(*ORIENTATIONS)),
     "slice_axis": one_of("auto", "x", "y", "z"),
     "h5_axes": one_of("xyz", "zyx"),
+    "image_folder": PLACE,
+    "mask_folder": PLACE,
+    "mask_name": optional(MASK_NAME),
     "group": optional(Key(lambda value: isinstance(value, str), "a regular expression, as '(patient\\d+)_'")),
     "skip_orphans": true_or_false,
     "channel_files": true_or_false,
@@ -121,14 +145,17 @@ class Folder(Dataset):
         root: the folder.
         name: of the dataset, in run folders, results and reports; None is the folder's own.
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
+        class_map, snap_colors: which classes are merged, and how near odd colours count, see `masks.MaskReader`.
         ignore_color: colour in the masks that no loss and no metric counts.
+        image_folder, mask_folder: names of images/ and masks/.
+        mask_name: how the name of a mask follows from that of its image, see `mask_names.owners`.
         group: regular expression whose first group, matched in an image's name, is its patient; patients are not split.
         skip_orphans: leave out masks without an image; else they are refused.
         channel_files: name_0000, name_0001 are channels of one image, as nnU-Net has them.
         val_ratio, test_ratio: shares of the groups with masks that a drawn split takes; test_ratio=0 makes no test.
         seed: of the drawn split, and of the order in which training groups are labelled.
-        orientation, slice_axis: how NIfTI is laid, see `orientation.Space`; `space_of` completes them.
-        h5_axes: of volumes in h5, see `volumes.as_stored`.
+        orientation, slice_axis: how scans (`scans.SCAN`) are laid, see `orientation.Space`; `space_of` completes them.
+        h5_axes: of volumes in h5 and npz, see `volumes.as_stored`.
         spacing, crop: the grid on which volumes are read, see `grid.Grid`.
     """
 
@@ -143,7 +170,12 @@ class Folder(Dataset):
         root: str | None,
         name: str | None = None,
         colors: Sequence[Color] | None = None,
+        class_map: Sequence[int] | None = None,
+        snap_colors: float = DEFAULTS["snap_colors"],
         ignore_color: Color | None = None,
+        image_folder: str = DEFAULTS["image_folder"],
+        mask_folder: str = DEFAULTS["mask_folder"],
+        mask_name: str | None = None,
         group: str | None = None,
         skip_orphans: bool = DEFAULTS["skip_orphans"],
         channel_files: bool = DEFAULTS["channel_files"],
@@ -161,19 +193,33 @@ class Folder(Dataset):
         folder = self.folder(root)
         own: dict[str, Any] = {"name": name, "colors": colors, "ignore_color": ignore_color, "group": group}
         own |= {"orientation": orientation, "slice_axis": slice_axis, "h5_axes": h5_axes, "skip_orphans": skip_orphans}
-        own |= {"channel_files": channel_files, "spacing": spacing, "crop": crop}
+        own |= {
+            "image_folder": image_folder,
+            "mask_folder": mask_folder,
+            "mask_name": mask_name,
+            "class_map": class_map,
+            "snap_colors": snap_colors,
+            "channel_files": channel_files,
+            "spacing": spacing,
+            "crop": crop,
+        }
         self.h5_axes = h5_axes
         check_keys(own | {"val_ratio": val_ratio, "test_ratio": test_ratio, "seed": seed}, OWN, "dataset.")
         self.name = name or name_of(folder)  # type: ignore[misc]  # of the object, not of the class
         self.masks = MaskReader(
-            num_classes=self.num_classes, colors=colors, ignore_index=self.ignore_index, ignore_color=ignore_color
+            num_classes=self.num_classes,
+            colors=colors,
+            class_map=class_map,
+            ignore_index=self.ignore_index,
+            ignore_color=ignore_color,
+            snap=snap_colors,
         )
         self.grid = grid_of(own)
         self.grid.check(self.axes)
         self.places: dict[Item, Place] = {}
         # Of a volume that is cropped only what is left is scaled: `on_grid` does it.
         self.normalized = Normalizer(self.scaling if self.grid == FILES_OWN else Scaling())
-        layout = layout_of(folder, group, How(skip_orphans, channel_files))
+        layout = layout_of(folder, group, how_of(own))
         items = layout.items
         if colors is None and (fault := differing_palettes([item.mask for item in items if item.mask])):
             raise UserError(fault)
@@ -246,9 +292,8 @@ class Folder(Dataset):
 
     @classmethod
     def mask_colors(cls, keys: Mapping[str, Any]) -> Sequence[Color] | None:
-        """`colors`."""
-        colors: Sequence[Color] | None = keys["colors"]
-        return colors
+        """`colors`; of classes that `class_map` merges the first."""
+        return colors_of(keys)
 
     @classmethod
     def completed(cls, keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,13 +304,14 @@ class Folder(Dataset):
         root = Path(str(keys["root"])).expanduser()
         configured = {key: value for key in KEYS if (value := keys.get(key)) is not None}
         check_keys(configured, KEYS, "dataset.")
-        full = dict(keys) | DEFAULTS | read_description(root, configured) | configured
-        how = How(full["skip_orphans"], full["channel_files"])
+        full = with_classes(dict(keys) | DEFAULTS | read_description(root, configured) | configured)
+        how = how_of(full)
         if full["classes"] is None:
             layout_of(root, full["group"], how)  # raises first if this is not such a folder at all
             raise UserError(
                 f"dataset.classes is not set, and {root / DESCRIPTION} does not name them; "
-                f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold"
+                f"`ssl4seg-prepare check {root} --write` writes classes for what the masks hold, and "
+                "dataset.num_classes=3 calls them background, class_1 and class_2"
             )
         full["name"] = full["name"] or name_of(root)
         full["palette"] = palette_of(full)
@@ -292,14 +338,14 @@ def as_name(text: str) -> str:
 
 
 def space_of(items: Sequence[Item], orientation: str | None, slice_axis: str, *, axes: int) -> Space:
-    """How the NIfTI files of a folder are laid.
+    """How the scans of a folder are laid.
 
     Args:
-        orientation: None is canonical, or stored in a folder without NIfTI.
+        orientation: None is canonical, or stored in a folder without scans.
         slice_axis: auto is the axis along which most volumes have their largest spacing, or z if no volume has one.
         axes: of an image; with three there are no slices, and the order is x, y, z.
     """
-    files = [item.image for item in items if ending(item.image) in NIFTI]
+    files = [item.image for item in items if ending(item.image) in SCAN]
     laid_so = Space(orientation or ("canonical" if files else "stored"), "z")
     if axes == 3:
         return laid_so
@@ -324,8 +370,8 @@ def _thick_axes(files: Sequence[Path], space: Space) -> list[tuple[str | None, P
 
 
 def notes_on_volumes(items: Sequence[Item], space: Space, *, axes: int) -> list[str]:
-    """What a user should know of how NIfTI files are read."""
-    files = [item.image for item in items if ending(item.image) in NIFTI]
+    """What a user should know of how scans are read."""
+    files = [item.image for item in items if ending(item.image) in SCAN]
     if not files:
         return []
     how = "in canonical orientation (RAS+)" if space.orientation == "canonical" else "as they are stored"
@@ -372,7 +418,7 @@ def _longer_side(sizes: Iterable[tuple[int, int]]) -> int:
 
 def palette_of(keys: Mapping[str, Any]) -> Sequence[Color] | None:
     """The user's palette, else the colours in the masks unless one of them is a number."""
-    colors = keys["colors"] if keys["palette"] is None else keys["palette"]
+    colors = colors_of(keys) if keys["palette"] is None and keys["classes"] else keys["palette"]
     return colors if colors and all(map(is_rgb_color, colors)) else None
 
 
@@ -418,6 +464,11 @@ def _unquoted(file: Path) -> str:
     """A hint if a colour has no quotes: YAML reads it as a comment."""
     bare = re.search(r"[\s\[,](#[0-9a-fA-F]{6})\b", file.read_text(errors="replace")[:MAX_YAML])
     return f'; # begins a comment, so colours need quotes: "{bare[1]}"' if bare else ""
+
+
+def how_of(keys: Mapping[str, Any]) -> How:
+    """How files become items, by the keys of a folder."""
+    return How(**{key: keys[key] for key in How._fields if key in DEFAULTS and key != "channels"})
 
 
 def layout_of(root: Path, group: str | None, how: How) -> Layout:

@@ -1,4 +1,4 @@
-"""Read and write h5, NIfTI, TIFF, PNG and JPEG; a file that cannot be read is a UserError that names it."""
+"""Read and write h5, NIfTI, TIFF and pictures; a file that cannot be read is a UserError that names it."""
 
 import math
 import struct
@@ -18,31 +18,30 @@ from nibabel.openers import ImageOpener
 from PIL import ExifTags, Image
 
 from ssl4seg.data.case import LabelArray, Part, Spacing
+from ssl4seg.data.guards import MANY_BYTES, checked_spacing, expect_memory, expect_numbers, named_faults
+from ssl4seg.data.itk import ITK
 from ssl4seg.data.orientation import Affine, check_affine
 from ssl4seg.errors import UserError
-from ssl4seg.memory import free_memory
-from ssl4seg.userfiles import expect_regular
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit of 179 million pixels; `_expect_memory` has that of the machine
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit of 179 million pixels; `expect_memory` has that of the machine
 NIFTI = (".nii.gz", ".nii")
 H5 = (".h5", ".hdf5")
+NPZ = (".npz",)
 TIFF = (".tif", ".tiff")
-PICTURE = (".png", ".jpg", ".jpeg")
+PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 PILLOWS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """What a picture may be, whatever its ending says. Pillow would give EPS, by whatever name, to Ghostscript to run."""
-ENDINGS = NIFTI + H5 + TIFF + PICTURE
+ENDINGS = NIFTI + ITK + H5 + NPZ + TIFF + PICTURE
 CONVERT = {
-    "PNG": (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
-    "NIfTI": (".dcm", ".dicom", ".mha", ".mhd", ".nrrd", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
-    "h5 or TIFF": (".npy", ".npz", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
+    "PNG": (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
+    "NIfTI": (".dcm", ".dicom", ".nhdr", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
+    "h5 or TIFF": (".npy", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
 }
 """Kinds of images that are not read: what they should become."""
 OME_COUNTS = ("SizeZ", "SizeC", "SizeT", "FirstZ", "FirstC", "FirstT", "PlaneCount", "NumPlanes")
 """Numbers of planes in the metadata of OME-TIFF."""
 MAX_HEAD = 2**24
 """Bytes of a NIfTI header with its extensions."""
-MANY_BYTES = 2**26
-"""Arrays up to this size are read without a look at the machine's memory."""
 
 
 def stem(path: Path) -> str:
@@ -66,68 +65,6 @@ def hint(name: str) -> str:
     """What to do with a file of a kind that is not read."""
     goal = next((goal for goal, endings in CONVERT.items() if name.lower().endswith(endings)), None)
     return f"convert to {goal}" if goal else "no kind that is read"
-
-
-@contextmanager
-def _named_faults(path: Path, kind: str) -> Iterator[None]:
-    """Turn every error in the block into a UserError that names the file: damaged files raise errors of many types.
-
-    What is no regular file is refused before the block opens it.
-    """
-    expect_regular(path)
-    try:
-        yield
-    except UserError:
-        raise
-    except MemoryError as error:
-        reason = str(error) or "what a header declares cannot be allocated"
-        raise UserError(f"{path}: its pixels do not fit in the memory of this machine ({reason})") from None
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
-
-
-def _spacing(values: Any, path: Path) -> Spacing:
-    """Three spacings, each finite and above 0.
-
-    Raises:
-        UserError: names the file and the axis.
-    """
-    axes = ("slices", "rows", "columns")
-    flat = np.asarray(values, float).ravel()
-    if len(flat) != 3:
-        raise UserError(f"{path}: has {len(flat)} spacings; expected 3, in mm between {', '.join(axes)}")
-    for axis, value in zip(axes, flat.tolist(), strict=True):
-        if not (math.isfinite(value) and value > 0):
-            raise UserError(
-                f"{path}: the spacing between {axis} is {value:g} mm; expected a finite number above 0: mend the header"
-            )
-    slices, rows, columns = flat.tolist()
-    return slices, rows, columns
-
-
-def _expect_numbers(path: Path, dtype: np.dtype[Any]) -> None:
-    """Refuse strings, complex numbers, records, references and whatever else is no plain number."""
-    if dtype.kind not in "biuf":
-        raise UserError(f"{path}: holds values of type {dtype}; expected bool, whole numbers or float")
-
-
-def _expect_memory(path: Path, shape: Sequence[int], dtype: np.dtype[Any], *, scaled: bool) -> None:
-    """Refuse an array that its header declares larger than memory, before a byte of it is decoded.
-
-    Args:
-        scaled: whether a copy in float32 follows, as of all but pictures of 8 bit.
-    """
-    need = math.prod(shape) * (dtype.itemsize + 4 * scaled)
-    if need <= MANY_BYTES:
-        return
-    free = free_memory()
-    if free is not None and need > free:
-        size = " x ".join(map(str, shape))
-        raise UserError(
-            f"{path}: declares {size} values of {dtype}, which take {need / 2**30:.3g} GiB of memory to read; this "
-            f"machine has {free / 2**30:.3g} GiB free: divide or shrink the file, or take a larger machine"
-        )
 
 
 NEARLY = 1e-3
@@ -189,7 +126,7 @@ def read_h5(path: Path, key: str, part: Part = ()) -> npt.NDArray[Any]:
         index = (*part[:1], *channels, *part[1:])
         shape = [len(range(*each.indices(n))) for each, n in zip(index, array.shape, strict=True)]
         for lengths in (shape, array.chunks or ()):  # a chunk, which may be larger than the array, is decoded whole
-            _expect_memory(path, lengths, array.dtype, scaled=True)
+            expect_memory(path, lengths, array.dtype, scaled=True)
         return np.asarray(array[index])
 
 
@@ -197,15 +134,7 @@ def h5_facts(path: Path) -> tuple[tuple[int, ...], bool, Spacing | None]:
     """Shape of `image`, whether there is a `label`, and the voxel spacing in mm, without reading pixels."""
     with _h5(path, "image") as file:
         spacing = file.attrs.get("spacing")
-        return file["image"].shape, "label" in file, None if spacing is None else _spacing(spacing, path)
-
-
-def write_h5_label(path: Path, label: npt.NDArray[Any], like: Path) -> None:
-    """A mask [S, H, W] as the array `label`, without the axis S if the image in `like` has none."""
-    shape = h5_facts(like)[0]
-    has_slices = len(shape) > 2 and len(label) == shape[0]
-    with h5py.File(path, "w") as file:
-        file.create_dataset("label", data=label if has_slices else label[0], compression="gzip")
+        return file["image"].shape, "label" in file, None if spacing is None else checked_spacing(spacing, path)
 
 
 @contextmanager
@@ -214,7 +143,7 @@ def _h5(path: Path, key: str) -> Iterator[Any]:
 
     Other files are never read: an h5 file from a stranger could name any file of this machine.
     """
-    with _named_faults(path, "h5"), h5py.File(path, "r") as file:
+    with named_faults(path, "h5"), h5py.File(path, "r") as file:
         if key not in file and file.get(key, getlink=True) is None:
             raise UserError(f"{path}: has no array {key!r}, only {sorted(file)[:20]}")
         if not isinstance(file.get(key, getlink=True), h5py.HardLink):
@@ -227,7 +156,7 @@ def _h5(path: Path, key: str) -> Iterator[Any]:
                 f"{path}: the pixels of {key!r} lie in other files (external or virtual storage); copy the array "
                 "itself into the file"
             )
-        _expect_numbers(path, array.dtype)
+        expect_numbers(path, array.dtype)
         yield file
 
 
@@ -245,7 +174,7 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[Any], Any]:
 def read_nifti_channels(path: Path) -> tuple[npt.NDArray[Any], Any]:
     """The same for a file whose fourth axis may be one of channels: voxels [H, W], [S, H, W] or [S, C, H, W]."""
     image = _nifti(path)
-    with _named_faults(path, "NIfTI"):
+    with named_faults(path, "NIfTI"):
         voxels = _checked_voxels(path, image) if path.name.lower().endswith(".gz") else np.asanyarray(image.dataobj)
     return voxels.transpose(_nifti_order(path, image.shape)), image
 
@@ -286,12 +215,12 @@ def nifti_spacing(image: Any) -> Spacing:
     """Millimetres between slices, rows and columns, of the header's pixdim and unit."""
     zooms = [float(zoom) * _millimetres(image) for zoom in image.header.get_zooms()[:3]]
     path = Path(image.get_filename())
-    return _spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1], path)
+    return checked_spacing(([*zooms, 1.0])[2::-1] if len(zooms) == 2 else zooms[::-1], path)
 
 
 def _nifti(path: Path) -> Any:
     """Nibabel's image, its header checked; the last ones are remembered, for a header is asked for many times."""
-    with _named_faults(path, "NIfTI"):
+    with named_faults(path, "NIfTI"):
         status = path.stat()
     return _nifti_of(path, status.st_mtime_ns, status.st_size)
 
@@ -302,20 +231,20 @@ def _nifti_of(path: Path, _changed: int, _size: int) -> Any:
 
     The header on the disk is looked at, because nibabel replaces a pixdim of 0 by 1 and drops the sign of another.
     """
-    with _named_faults(path, "NIfTI"):
+    with named_faults(path, "NIfTI"):
         _expect_small_head(path)
         image: Any = nibabel.load(path)
         with image.file_map["image"].get_prepare_fileobj("rb") as file:
             raw = type(image.header).from_fileobj(file, check=False)
-        _expect_numbers(path, image.get_data_dtype())
+        expect_numbers(path, image.get_data_dtype())
         if min(image.shape, default=0) < 1:
             raise UserError(f"{path}: has the dimensions {image.shape}, and so no voxels; mend or remove the file")
         is_whole = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
         dtype = image.get_data_dtype() if is_whole else np.dtype(float)
-        _expect_memory(path, image.shape, dtype, scaled=True)
+        expect_memory(path, image.shape, dtype, scaled=True)
         pixdim = np.ones(3)
         pixdim[: min(3, image.ndim)] = raw["pixdim"][1 : 1 + min(3, image.ndim)]
-        _spacing(pixdim[::-1], path)
+        checked_spacing(pixdim[::-1], path)
     return image
 
 
@@ -389,7 +318,7 @@ def read_tiff(path: Path, *, indices: bool = False, colored: bool = False) -> np
         if colors is not None and not indices:
             raise UserError(f"{path}: is a TIFF with a palette; save it in grey or RGB")
         order, shape = _tiff_order(path, series)
-        _expect_numbers(path, series.dtype)
+        expect_numbers(path, series.dtype)
         pixels: npt.NDArray[Any] = _white_is_high(path, series, series.asarray().transpose(order)).reshape(shape)
         pixels = upright(pixels, _tiff_orientation(series), (-2, -1))
     if colors is None or not colored:
@@ -402,7 +331,7 @@ def tiff_facts(path: Path) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     with _tiff(path) as series:
         shape, tag = _tiff_order(path, series)[1], _tiff_orientation(series)
         changed = tag in TURNS or series.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-        _expect_numbers(path, series.dtype)
+        expect_numbers(path, series.dtype)
         return (*shape[:-2], *_upright_size(shape[-2:], tag)), series.dtype, changed
 
 
@@ -438,7 +367,7 @@ def _tiff(path: Path) -> Iterator[Any]:
     """The series of a TIFF's pages."""
     # Only the file's own pages are read: the metadata of microscopes can name any file.
     with (
-        _named_faults(path, "TIFF"),
+        named_faults(path, "TIFF"),
         tifffile.TiffFile(path, _multifile=False, is_ndtiff=False, is_mmstack=False) as file,
     ):
         if file.is_ome:
@@ -447,7 +376,7 @@ def _tiff(path: Path) -> Iterator[Any]:
         if series.dtype is not None:
             scaled = series.dtype.itemsize > 1
             for shape in (series.shape, series.keyframe.chunks):  # a strip or tile is decoded whole
-                _expect_memory(path, shape, series.dtype, scaled=scaled)
+                expect_memory(path, shape, series.dtype, scaled=scaled)
         yield series
 
 
@@ -493,22 +422,38 @@ def _tiff_order(path: Path, series: Any) -> tuple[list[int], tuple[int, ...]]:
     return [*single, *order], (1, *shape) if axes["channels"] and not axes["slices"] else shape
 
 
-# -- pictures: PNG and JPEG -------------------------------------------------------------------------------------------
+# -- pictures: PNG, JPEG, BMP and GIF ---------------------------------------------------------------------------------
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """A picture of which only the header is read; an error in the block counts as a fault of the file."""
-    with _named_faults(path, "a picture"), Image.open(path, formats=PILLOWS) as picture:
+    with named_faults(path, "a picture"), Image.open(path, formats=PILLOWS) as picture:
+        if (frames := getattr(picture, "n_frames", 1)) > 1:
+            raise UserError(f"{path}: has {frames} frames (an animation); save one picture, or a TIFF of pages")
         is_deep = picture.mode[0] in "IF"
         shape = (picture.height, picture.width, len(picture.getbands()))
-        _expect_memory(path, shape, np.dtype(np.int32 if is_deep else np.uint8), scaled=is_deep)
+        expect_memory(path, shape, np.dtype(np.int32 if is_deep else np.uint8), scaled=is_deep)
         yield picture
 
 
 def picture_channels(picture: Image.Image) -> int:
     """1 for grey, 3 for colours; an opacity (alpha) does not count."""
-    return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" else 3
+    return 1 if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF" or _is_grey_gif(picture) else 3
+
+
+def _is_grey_gif(picture: Image.Image) -> bool:
+    """Whether it is a GIF of greys alone: the format has no other way to hold greys than a palette."""
+    return picture.format == "GIF" and all(len({*color}) == 1 for color in _palette(picture))
+
+
+def _palette(picture: Image.Image) -> tuple[bytes, ...]:
+    """The colours of a palette, three bytes each; none without a palette. BMP has blue first, and a byte more."""
+    if picture.mode != "P" or picture.palette is None:
+        return ()
+    order, flat = picture.palette.rawmode or picture.palette.mode, bytes(picture.palette.palette)
+    colors = (flat[i : i + len(order)] for i in range(0, len(flat), len(order)))
+    return tuple(color[2::-1] if order.startswith("BGR") else color[:3] for color in colors)
 
 
 def picture_orientation(picture: Image.Image) -> int:
@@ -561,7 +506,9 @@ def read_picture_values(path: Path, *, colored: bool) -> npt.NDArray[Any]:
     with opened(path) as picture:
         has_opacity = picture.has_transparency_data and picture.mode[0] not in "IF"
         opacity = np.asarray(picture.convert("RGBA"))[..., 3] if has_opacity else None
-        if picture.mode == "P":
+        if _is_grey_gif(picture):
+            values = picture_pixels(picture, "L")
+        elif picture.mode == "P":
             num_colors = len(palette_in(path) or ())
             if colored and picture_pixels(picture).max(initial=0) >= num_colors:
                 raise UserError(f"{path}: holds numbers beyond its palette of {num_colors} colours; mend the mask")
@@ -593,8 +540,7 @@ def palette_in(path: Path) -> tuple[bytes, ...] | None:
             colors = series.keyframe.colormap
             return None if colors is None else tuple(color.tobytes() for color in (colors >> 8).astype(np.uint8).T)
     with opened(path) as picture:
-        flat = bytes(picture.palette.palette) if picture.mode == "P" and picture.palette else b""
-    return tuple(flat[i : i + 3] for i in range(0, len(flat), 3)) or None
+        return None if _is_grey_gif(picture) else _palette(picture) or None
 
 
 def write_picture(path: Path, label: npt.NDArray[Any]) -> None:

@@ -2,7 +2,7 @@
 
 The kinds are those of `formats.ENDINGS`. A file with one axis more than an image holds channels if it is as long as
 the dataset has channels, else slices: [3, H, W] is one image for 3 channels and three slices for 1. The third axis of
-NIfTI is always one of slices. NIfTI is laid as the dataset's `orientation.Space` says.
+a scan (NIfTI, NRRD, MetaImage) is always one of slices. Scans are laid as the dataset's `orientation.Space` says.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ssl4seg.data.arrays import ARRAYS, array_facts, read_array, write_array_label
 from ssl4seg.data.case import ImageArray, Part, Spacing
 from ssl4seg.data.formats import (
-    H5,
     NIFTI,
     PICTURE,
     TIFF,
     TURNS,
     ending,
-    h5_facts,
-    in_nifti,
-    nifti_affine,
-    nifti_facts,
     opened,
     picture_channels,
     picture_orientation,
     picture_pixels,
-    read_h5,
     read_nifti_channels,
     read_picture_values,
     read_tiff,
@@ -37,13 +32,12 @@ from ssl4seg.data.formats import (
     stem,
     tiff_facts,
     whole_labels,
-    write_h5_label,
-    write_nifti,
     write_nifti_shares,
     write_picture,
     write_tiff,
 )
 from ssl4seg.data.orientation import AS_STORED, ROUNDING, STORED, Axes, Space, axes_of, back, corners, laid
+from ssl4seg.data.scans import SCAN, in_scan, read_scan, scan_affine, scan_facts, write_scan
 from ssl4seg.errors import UserError
 
 PILLOW_LUMA = (0.299, 0.587, 0.114)
@@ -67,7 +61,7 @@ class Facts(NamedTuple):
     spacing: Spacing | None
     """Millimetres between slices, rows and columns; None where unknown."""
     labeled: bool
-    """Whether the file also holds its mask (h5)."""
+    """Whether the file also holds its mask (h5, npz)."""
     opacity: bool = False
     """Whether the picture has an opacity (alpha), which is left out."""
     changed: bool = False
@@ -79,14 +73,14 @@ def facts(path: Path, channels: int | None = None, space: Space = AS_STORED) -> 
 
     Args:
         channels: of the dataset, if known; decides whether a third axis is one of slices or of channels.
-        space: how NIfTI is laid.
+        space: how scans are laid.
     """
     kind, is_bytes, spacing, labeled, opacity, changed = ending(path), False, None, False, False, False
     shape: tuple[int, ...]
-    if kind in NIFTI:
-        shape, spacing = nifti_facts(path)
-    elif kind in H5:
-        shape, labeled, spacing = h5_facts(path)
+    if kind in SCAN:
+        shape, spacing = scan_facts(path)
+    elif kind in ARRAYS:
+        shape, labeled, spacing = array_facts(path)
     elif kind in TIFF:
         shape, dtype, changed = tiff_facts(path)
         is_bytes = dtype.itemsize == 1 and dtype.kind in "ub"
@@ -94,8 +88,8 @@ def facts(path: Path, channels: int | None = None, space: Space = AS_STORED) -> 
         with opened(path) as picture:
             shape, is_bytes = (1, picture_channels(picture), *size_of(picture)), picture.mode[0] not in "IF"
             opacity, changed = picture.has_transparency_data, picture_orientation(picture) in TURNS
-    num, in_file, *size = stacked(shape, None if kind in NIFTI else channels, path)
-    if kind in NIFTI:
+    num, in_file, *size = stacked(shape, None if kind in SCAN else channels, path)
+    if kind in SCAN:
         order = axes_in(path, space).order
         num, *size = ((num, *size)[axis] for axis in order)
         spacing = spacing and (spacing[order[0]], spacing[order[1]], spacing[order[2]])
@@ -113,14 +107,14 @@ def stacked(shape: tuple[int, ...], channels: int | None, path: Path) -> tuple[i
     return (1, length, height, width) if length == channels else (length, 1, height, width)
 
 
-# -- axes of NIfTI ----------------------------------------------------------------------------------------------------
+# -- axes of scans ----------------------------------------------------------------------------------------------------
 
 
 def axes_in(path: Path, space: Space) -> Axes:
-    """How the axes of a file are laid; other kinds than NIfTI are read as they are stored."""
-    if ending(path) not in NIFTI:
+    """How the axes of a file are laid; other kinds than scans are read as they are stored."""
+    if ending(path) not in SCAN:
         return STORED
-    return axes_of(_stored(path), nifti_affine(path), space)
+    return axes_of(_stored(path), scan_affine(path), space)
 
 
 def axes_of_mask(mask: Path, image: Path, space: Space, what: str = "the mask and its image") -> Axes:
@@ -133,9 +127,9 @@ def axes_of_mask(mask: Path, image: Path, space: Space, what: str = "the mask an
         UserError: image and mask lie at different places.
     """
     axes = axes_in(image, space)
-    if mask == image or ending(image) not in NIFTI or ending(mask) not in NIFTI:
+    if mask == image or ending(image) not in SCAN or ending(mask) not in SCAN:
         return axes
-    affine, affine_of_image = nifti_affine(mask), nifti_affine(image)
+    affine, affine_of_image = scan_affine(mask), scan_affine(image)
     if affine is None or affine_of_image is None:
         return axes
     shape, own = _stored(mask), axes_in(mask, space)
@@ -143,7 +137,7 @@ def axes_of_mask(mask: Path, image: Path, space: Space, what: str = "the mask an
     if shapes[0] == shapes[1]:  # else `folder.check_shape` refuses the mask
         ends = corners(_stored(image), affine_of_image, axes)
         away = float(np.abs(corners(shape, affine, own) - ends).max())
-        if away > ROUNDING * min(nifti_facts(image)[1]):
+        if away > ROUNDING * min(scan_facts(image)[1]):
             raise UserError(
                 f"{mask}: the affines of {what} {image.name} differ, by {away:.4g} mm at a corner; "
                 "mend the header, or bring the mask to the image's grid"
@@ -153,10 +147,10 @@ def axes_of_mask(mask: Path, image: Path, space: Space, what: str = "the mask an
 
 def contradiction(path: Path) -> str | None:
     """The sentence about a NIfTI file whose pixdim is not the spacing of its affine; None if it is."""
-    affine = nifti_affine(path) if ending(path) in NIFTI else None
+    affine = scan_affine(path) if ending(path) in SCAN else None
     if affine is None:
         return None
-    spacing, norms = nifti_facts(path)[1], np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    spacing, norms = scan_facts(path)[1], np.linalg.norm(affine[:3, :3], axis=0)[::-1]
     if np.allclose(spacing, norms, rtol=0.01):
         return None
     pixdim, by_affine = (" x ".join(f"{value:.4g}" for value in values) for values in (spacing, norms))
@@ -166,8 +160,8 @@ def contradiction(path: Path) -> str | None:
 
 
 def _stored(path: Path) -> tuple[int, int, int]:
-    """Slices, rows and columns of a NIfTI file as it stores them."""
-    num, _, height, width = stacked(nifti_facts(path)[0], None, path)
+    """Slices, rows and columns of a scan as its file stores them."""
+    num, _, height, width = stacked(scan_facts(path)[0], None, path)
     return num, height, width
 
 
@@ -182,20 +176,20 @@ def read_image(path: Path, channels: int, part: Part = (), *, space: Space = AS_
 
     Args:
         part: read only this part of an h5 volume of several slices.
-        space: how NIfTI is laid.
+        space: how scans are laid.
     """
     kind = ending(path)
     if kind in PICTURE:
         return read_picture(path, channels)[None]
-    if kind in NIFTI:
-        pixels = read_nifti_channels(path)[0]
-    elif kind in H5:
-        pixels = read_h5(path, "image", part)
+    if kind in SCAN:
+        pixels = read_scan(path)
+    elif kind in ARRAYS:
+        pixels = read_array(path, "image", part)
     else:
         pixels = read_tiff(path)
     # The part of a volume has slices, even as many as there are channels.
-    image = pixels.reshape(stacked(pixels.shape, None if kind in NIFTI or part else channels, path))
-    if kind in NIFTI:
+    image = pixels.reshape(stacked(pixels.shape, None if kind in SCAN or part else channels, path))
+    if kind in SCAN:
         image = laid(image, axes_in(path, space), (0, 2, 3))
     if kind in TIFF and pixels.dtype.itemsize == 1 and pixels.dtype.kind in "ub":
         return _converted(image.astype(np.uint8) * (255 if pixels.dtype == bool else 1), channels, path)
@@ -204,7 +198,7 @@ def read_image(path: Path, channels: int, part: Part = (), *, space: Space = AS_
 
 
 def read_picture(path: Path, channels: int) -> ImageArray:
-    """A PNG or JPEG as [C, H, W]: grey for 1 channel, RGB for 3; uint8, or float32 in [0, 1] from 16 bit."""
+    """A picture as [C, H, W]: grey for 1 channel, RGB for 3; uint8, or float32 in [0, 1] from 16 bit."""
     with opened(path) as picture:
         check_channels(path, picture_channels(picture), channels, opacity=picture.has_transparency_data)
         is_deep = picture.mode.startswith("I")
@@ -260,10 +254,10 @@ def _stored_values(path: Path, *, colored: bool, part: Part) -> npt.NDArray[Any]
     kind = ending(path)
     if kind in PICTURE:
         return read_picture_values(path, colored=colored)[None]
-    if kind in NIFTI:
-        numbers = read_nifti_channels(path)[0]
-    elif kind in H5:
-        numbers = read_h5(path, "label", part)
+    if kind in SCAN:
+        numbers = read_scan(path)
+    elif kind in ARRAYS:
+        numbers = read_array(path, "label", part)
     else:
         numbers = read_tiff(path, indices=True, colored=colored)
         if numbers.dtype == bool:
@@ -281,18 +275,18 @@ def _stored_values(path: Path, *, colored: bool, part: Part) -> npt.NDArray[Any]
 
 
 def as_in_file(slices: npt.NDArray[Any], like: Path, *, space: Space = AS_STORED) -> npt.NDArray[Any]:
-    """Slices [S, H, W] in the axes of the array that the file `like` holds: [X, Y, Z] for NIfTI, [H, W] for one slice.
+    """Slices [S, H, W] in the axes of the array that the file `like` holds: [X, Y, Z] for NIfTI, [H, W] for one.
 
     Args:
         space: how `like` was laid as it was read.
     """
-    if ending(like) in NIFTI:
-        return in_nifti(back(slices, axes_in(like, space)), read_nifti_channels(like)[1])
+    if ending(like) in SCAN:
+        return in_scan(back(slices, axes_in(like, space)), like)
     return slices[0] if len(slices) == 1 else slices
 
 
 def write_label(path: Path, label: npt.NDArray[Any], like: Path, *, space: Space = AS_STORED) -> None:
-    """Write a mask in the kind of file that its image `like` is; in NIfTI with that file's axes, affine and header.
+    """Write a mask in the kind of file that its image `like` is; in scans with that file's axes and place.
 
     Args:
         space: how `like` was laid as it was read.
@@ -303,10 +297,10 @@ def write_label(path: Path, label: npt.NDArray[Any], like: Path, *, space: Space
         raise UserError(f"{path}: holds numbers, not colours")
     if kind in PICTURE:
         write_picture(path, label[0])
-    elif kind in NIFTI:
-        write_nifti(path, back(label, axes_in(like, space)), read_nifti_channels(like)[1])
-    elif kind in H5:
-        write_h5_label(path, label, like)
+    elif kind in SCAN:
+        write_scan(path, back(label, axes_in(like, space)), like)
+    elif kind in ARRAYS:
+        write_array_label(path, label, like)
     else:
         write_tiff(path, label)
 

@@ -1,11 +1,11 @@
 """Images with their masks: the record of one, the files that it is read from, and how names bring both together.
 
-A mask has the name of its image, with or without one of SUFFIXES. Names are compared, and cases called, in the Unicode
-form NFC: a macOS disk may spell the mask of "é" with two characters.
+mask_names.py says which mask has the name of an image. Names are compared, and cases called, in the Unicode form NFC: a
+macOS disk may spell the mask of "é" with two characters.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +13,20 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ssl4seg.data.arrays import ARRAYS, array_facts
 from ssl4seg.data.case import FloatArray, ImageArray, Part, Spacing, full_scale
 from ssl4seg.data.dataset import Split, shape_of
-from ssl4seg.data.formats import ENDINGS, H5, NIFTI, PICTURE, TIFF, ending, h5_facts, hint, nifti_facts, stem
+from ssl4seg.data.formats import ENDINGS, PICTURE, TIFF, ending, hint, stem
 from ssl4seg.data.grid import Place, grid_of
 from ssl4seg.data.images import Facts, axes_of_mask, check_channels, facts, read_image, stacked
 from ssl4seg.data.intensities import scaling_of
+from ssl4seg.data.mask_names import SUFFIXES, owners
 from ssl4seg.data.orientation import AS_STORED, Axes, Space
+from ssl4seg.data.scans import SCAN, scan_facts
 from ssl4seg.data.volumes import as_stored, placed, spacing_of, stood
 from ssl4seg.data.walk import walk
 from ssl4seg.errors import UserError
 
-SUFFIXES = ("_mask", "_gt", "_label", "_seg")
 IMAGES, MASKS, UNLABELED = "images", "masks", "unlabeled"
 CHANNEL = re.compile(r"_(\d{4})$")
 """The number of a channel, the last thing in the name of a file that holds this channel alone."""
@@ -41,7 +43,7 @@ class Item:
     more: tuple[Path, ...] = ()
     """The files of the other channels, in their order."""
     mask: Path | None
-    """The image file itself if it is an h5 file that holds both."""
+    """The image file itself if it is an h5 or npz file that holds both."""
     split: Split | None
     """None if the split is drawn."""
     group: str
@@ -82,6 +84,11 @@ class How(NamedTuple):
     """Leave out masks without an image; else each is a fault."""
     channel_files: bool = False
     """Whether name_0000, name_0001 are channels of one image."""
+    mask_name: str | None = None
+    """How the name of a mask follows from that of its image, see `mask_names.owners`."""
+    image_folder: str = IMAGES
+    mask_folder: str = MASKS
+    """The folders of images and of masks, in the layouts whose names are ours."""
     channels: int | None = None
     """In the files of every image, where a description counts them; None: any number."""
 
@@ -95,13 +102,15 @@ def pair(images: Path, masks: Path, split: Split | None, layout: Layout, how: Ho
     if not found:
         fault = "holds no image" if images.is_dir() else "is missing"
         layout.faults.append(f"{images}: {fault} ({', '.join(ENDINGS)})")
+    image_of, unclear = owners(found, masked, how.mask_name)
+    layout.faults.extend(f"{found[name][0]}: {fault}" for name, fault in unclear.items())
     owned: dict[str, Path] = {}
     for name, mask in masked.items():
-        owner = next((image for image in (name, *_without_suffix(name)) if image in found), None)
+        owner = image_of[name]
         if owner is None and how.skip_orphans:
             layout.orphans.append(mask)
         elif owner is None:
-            layout.faults.append(f"{mask}: is a mask without an image; {_why_without(name, images, layout)}")
+            layout.faults.append(f"{mask}: is a mask without an image; {_why_without(name, images, layout, how)}")
         elif owner in owned:
             layout.faults.append(f"{mask}: is a second mask of {owner}, beside {owned[owner].name}")
         else:
@@ -120,14 +129,16 @@ def _item(name: str, files: Sequence[Path], mask: Path | None, split: Split | No
     return Item(name=name, image=files[0], more=more, mask=mask, split=split, group="", channels=how.channels)
 
 
-def _why_without(name: str, folder: Path, layout: Layout) -> str:
+def _why_without(name: str, folder: Path, layout: Layout, how: How) -> str:
     """Why no image of a folder belongs to the mask of this name, and what to do."""
     alike = (file for file in layout.others if file.is_relative_to(folder) and _name(file, folder) == name)
     if file := next(alike, None):
         return f"{file.name} is not read ({hint(file.name)})"
+    held = f"nothing in {folder} fits mask_name={how.mask_name}" if how.mask_name else f"{folder} holds no {name}"
+    named = "" if how.mask_name else ", say how names of masks differ with mask_name in dataset.yaml"
     return (
-        f"{folder} holds no {name}; add the image, remove the mask, or leave such masks out with "
-        "dataset.skip_orphans=true (skip_orphans: true in dataset.yaml)"
+        f"{held}; add the image, remove the mask{named}, or leave such masks out with dataset.skip_orphans=true "
+        "(skip_orphans: true in dataset.yaml)"
     )
 
 
@@ -141,7 +152,8 @@ def expect_masks(items: Sequence[Item], place: Path, masks: Path, layout: Layout
     if items and not any(item.mask for item in items):
         layout.faults.append(
             f"{place}: no image has a mask; {masks} must hold files with the names of the images "
-            f"(or with {' '.join(SUFFIXES)} after them)"
+            f"(or with {' '.join(SUFFIXES)} after them), or mask_name in dataset.yaml say how their names differ, as "
+            "'labels{id}'"
         )
 
 
@@ -157,15 +169,11 @@ def add_unlabeled(folder: Path, split: Split | None, layout: Layout, how: How) -
 
 
 def _mask_of(image: Path, mask: Path | None) -> Path | None:
-    if ending(image) in H5 and h5_facts(image)[1]:
+    if ending(image) in ARRAYS and array_facts(image)[1]:
         if mask:
             raise UserError(f"{mask}: is a second mask, {image.name} holds one itself (label)")
         return image
     return mask
-
-
-def _without_suffix(name: str) -> Iterator[str]:
-    return (name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix))
 
 
 def files_in(folder: Path, layout: Layout) -> dict[str, Path]:
@@ -337,15 +345,15 @@ def axes_of_label(item: Item, mask: Path, fact: Facts | None, space: Space) -> A
     """How the axes of an item's mask are laid.
 
     Args:
-        fact: the header of the image; with it the shapes of NIfTI files are compared, those of others as they are read.
+        fact: the header of the image; with it the shapes of scans are compared, those of others as they are read.
 
     Raises:
         UserError: image and mask differ in place or shape, or the mask has an axis of channels.
     """
     axes = axes_of_mask(mask, item.image, space)
-    if fact is None or ending(mask) not in NIFTI:
+    if fact is None or ending(mask) not in SCAN:
         return axes
-    num, channels, *size = stacked(nifti_facts(mask)[0], None, mask)
+    num, channels, *size = stacked(scan_facts(mask)[0], None, mask)
     if channels > 1:
         raise UserError(f"{mask}: has 4 axes, the last of length {channels}; expected a mask with one value a voxel")
     stored = (num, *size)

@@ -5,15 +5,17 @@
     ROOT/imagesTr  ROOT/labelsTr  ROOT/dataset.json          MSD's and nnU-Net's, see decathlon.py
     ROOT/unlabeled                                           optional, in every layout
 
-An image without a mask is unlabelled. Files may lie in subfolders, whose names become part of theirs. An h5 file may
-hold its own mask (`label` beside `image`). `items.py` says which mask belongs to which image.
+`image_folder` and `mask_folder` may give images/ and masks/ other names, and `mask_name` other names to masks.
+
+An image without a mask is unlabelled. Files may lie in subfolders, whose names become part of theirs. An h5 or npz file
+may hold its own mask (`label` beside `image`).
 
 A file in unlabeled/ with the name of an image is a copy of it and left out: otherwise a case of val or test would be
 trained on, or a case of train twice. If train/, val/ and test/ use the same names, as folders that count from 1 do,
 names cannot tell copies and nothing is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +36,7 @@ class Kind(NamedTuple):
     mark: str
     """The folder by which it is known."""
     expected: str
-    found: Callable[[Path], bool]
+    found: Callable[[Path, How], bool]
     fill: Callable[[Path, Layout, How], None]
     """Adds what the folder holds to a layout."""
 
@@ -45,8 +47,10 @@ def find(root: Path, pattern: str | None = None, how: How = How()) -> Layout:  #
     Args:
         pattern: regular expression whose first group, matched in an item's name, is the item's group (the patient).
     """
-    layout = Layout()
-    kinds = [kind for kind in KINDS if kind.found(root)]
+    layout = Layout(faults=[*_not_there(root, how)])
+    if layout.faults:
+        return layout
+    kinds = [kind for kind in KINDS if kind.found(root, how)]
     expected = ", or ".join(kind.expected for kind in KINDS)
     if len(kinds) > 1:
         marks = " and ".join(kind.mark for kind in kinds)
@@ -54,7 +58,10 @@ def find(root: Path, pattern: str | None = None, how: How = How()) -> Layout:  #
         return layout
     if not kinds:
         marks = " nor ".join(kind.mark for kind in KINDS)
-        layout.faults.append(f"{root}: has neither {marks}; expected {expected}{_meant(root)}")
+        layout.faults.append(
+            f"{root}: has neither {marks}; expected {expected}"
+            f"{_meant(root) or '; for folders of other names set image_folder and mask_folder in dataset.yaml'}"
+        )
         return layout
     kinds[0].fill(root, layout, how)
     layout.notes.extend(_notes(root, layout))
@@ -65,9 +72,18 @@ def _meant(root: Path) -> str:
     """The question after another folder: the one above, or one below."""
     whole = root.resolve()
     inside = whole.name in (IMAGES, MASKS, UNLABELED, decathlon.IMAGES)
-    below = [] if inside else [folder for folder in sorted(root.glob("*/")) if any(k.found(folder) for k in KINDS)]
+    below = (
+        [] if inside else [folder for folder in sorted(root.glob("*/")) if any(k.found(folder, How()) for k in KINDS)]
+    )
     near = whole.parent if inside else below[0] if below else None
     return f" (is {near} meant?)" if near else ""
+
+
+def _not_there(root: Path, how: How) -> Iterator[str]:
+    """A fault for each folder that the user names and that is nowhere."""
+    for key, name, usual in (("image_folder", how.image_folder, IMAGES), ("mask_folder", how.mask_folder, MASKS)):
+        if name != usual and not any((root / split / name).is_dir() for split in ("", *SPLITS)):
+            yield f"dataset.{key}={name}: {root} holds no such folder, nor do its train/, val/ and test/"
 
 
 # -- our own layouts --------------------------------------------------------------------------------------------------
@@ -79,8 +95,8 @@ def _split_folders(root: Path) -> list[Split]:
 
 def _drawn(root: Path, layout: Layout, how: How) -> None:
     """One folder, whose split is drawn."""
-    pair(root / IMAGES, root / MASKS, None, layout, how)
-    expect_masks(layout.items, root, root / MASKS, layout)
+    pair(root / how.image_folder, root / how.mask_folder, None, layout, how)
+    expect_masks(layout.items, root, root / how.mask_folder, layout)
     add_unlabeled(root / UNLABELED, None, layout, how)
 
 
@@ -94,21 +110,27 @@ def _given(root: Path, layout: Layout, how: How) -> None:
         )
     for split in splits:
         place = root / split
-        pair(place / IMAGES, place / MASKS, split, layout, how)
+        masks = place / how.mask_folder
+        pair(place / how.image_folder, masks, split, layout, how)
         if split != "test":
-            expect_masks([item for item in layout.items if item.split == split], place, place / MASKS, layout)
+            expect_masks([item for item in layout.items if item.split == split], place, masks, layout)
     add_unlabeled(root / UNLABELED, "train", layout, how)
 
 
+def _is_named(root: Path, how: How) -> bool:
+    """Whether the user names the folder of images: train/ is then no split, if it is that folder."""
+    return how.image_folder != IMAGES and (root / how.image_folder).is_dir()
+
+
 KINDS = (
-    Kind("images/", "images/ and masks/", lambda root: (root / IMAGES).is_dir(), _drawn),
+    Kind("images/", "images/ and masks/", lambda root, how: (root / how.image_folder).is_dir(), _drawn),
     Kind(
         "train/",
         "train/, val/ and test/ that each hold images/ and masks/",
-        lambda root: bool(_split_folders(root)),
+        lambda root, how: bool(_split_folders(root)) and not _is_named(root, how),
         _given,
     ),
-    Kind("imagesTr/", "imagesTr/ and labelsTr/", lambda root: (root / decathlon.IMAGES).is_dir(), decathlon.fill),
+    Kind("imagesTr/", "imagesTr/ and labelsTr/", lambda root, how: (root / decathlon.IMAGES).is_dir(), decathlon.fill),
 )
 
 

@@ -64,6 +64,8 @@ def is_colored(code: float) -> bool:
 
 MANY = 8
 """With more unknown numbers than this, a mask may number objects."""
+MOST_COLORS = 2**16
+"""A mask with more odd colours than this is a photograph, and none of them is compared with those of the classes."""
 INSTANCES = (
     "; if the numbers count single objects (instance masks), save masks of classes: numpy.where(mask > 0, 1, 0) makes "
     "every object class 1"
@@ -118,13 +120,30 @@ def differing_palettes(masks: Sequence[Path]) -> str | None:
     return None
 
 
+def distances(codes: npt.ArrayLike, others: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """[N, M]: how far codes [N] are from others [M], in that of red, green and blue in which they differ most."""
+    channels = _channels(np.asarray(codes))
+    return np.stack([np.abs(channels - color).max(axis=1) for color in _channels(np.asarray(others))], axis=1)
+
+
+def _channels(codes: Codes) -> npt.NDArray[np.float64]:
+    """[N, 3]: red, green and blue of codes [N]; a number has itself three times."""
+    colored = (codes >= FIRST_COLOR) & (codes < FIRST_COLOR + 2**24)
+    packed = np.where(colored, codes, 0).astype(np.int64) - FIRST_COLOR
+    rgb = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=1)
+    return np.where(colored[:, None], rgb, codes[:, None]).astype(np.float64)
+
+
 class MaskReader:
     """Reads masks of any kind of file.
 
     Args:
         num_classes: K.
         colors: the colour or grey value of each class in the masks; with None the masks hold the classes 0..K-1.
+        class_map: the class of each of `colors`, or of each number from 0, of which IGNORE is none; None: each its own.
         ignore_index, ignore_color: a number and a colour that become IGNORE.
+        snap: a pixel of another colour becomes the class (or IGNORE) of the nearest one, if its red, green and blue
+            each lie at most so far from that; of two that are as near the first counts. 0: such a mask is refused.
     """
 
     def __init__(
@@ -132,20 +151,33 @@ class MaskReader:
         *,
         num_classes: int,
         colors: Sequence[Color] | None,
+        class_map: Sequence[int] | None = None,
         ignore_index: int | None = None,
         ignore_color: Color | None = None,
+        snap: float = 0,
     ) -> None:
-        if colors is not None and len(colors) != num_classes:
-            raise UserError(f"dataset.colors={colors}: expected {num_classes} colours, one for each class")
-        codes = [code_of(color) for color in (range(num_classes) if colors is None else colors)]
-        table = {code: number for number, code in enumerate(codes)}
-        if len(table) < num_classes:
+        numbers = range(num_classes) if class_map is None else class_map
+        if colors is not None and len(colors) != len(numbers):
+            raise UserError(
+                f"dataset.colors={list(colors)}: expected {len(numbers)} colours, one for each class in the masks"
+            )
+        if {*numbers} - {IGNORE} != {*range(num_classes)}:
+            raise UserError(
+                f"dataset.class_map={list(numbers)}: expected every class from 0 to {num_classes - 1}; {IGNORE}: none"
+            )
+        if snap and colors is None:
+            raise UserError(
+                f"dataset.snap_colors={snap:g}: needs dataset.colors, the colour of each class in the masks"
+            )
+        codes = [code_of(color) for color in (range(len(numbers)) if colors is None else colors)]
+        table = dict(zip(codes, numbers, strict=True))
+        if len(table) < len(numbers):
             raise UserError(f"dataset.colors={colors}: two classes have the same colour")
         for key, color in (("ignore_index", ignore_index), ("ignore_color", ignore_color)):
             number = IGNORE if color is None else table.setdefault(code_of(color), IGNORE)
             if number != IGNORE:
                 raise UserError(f"dataset.{key}={color}: class {number} has it in the masks; expected another")
-        self.num_classes, self.colored = num_classes, colors is not None
+        self.num_held, self.colored, self.snap = len(numbers), colors is not None, snap
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
@@ -162,22 +194,46 @@ class MaskReader:
             label, known = class_of[codes], is_known[codes]
         else:
             label, known = self._look_up(codes)
-        if not known.all():
-            raise UserError(f"{path}: {self._unknown(*np.unique(codes[~known], return_counts=True), ending(path))}")
+        if known.all():
+            return label
+        odd, place, counts = np.unique(codes[~known], return_inverse=True, return_counts=True)
+        classes, is_near = self._nearest(odd)
+        if not is_near.all():
+            far = ~is_near
+            raise UserError(f"{path}: {self._unknown(odd[far], counts[far], ending(path), codes.size)}")
+        label[~known] = classes[place]
         return label
+
+    def num_odd(self, codes: Codes) -> int:
+        """The number of pixels that have none of the colours, and are snapped to the nearest."""
+        return int((~self._look_up(codes)[1]).sum()) if self.snap else 0
+
+    def _nearest(self, odd: Codes) -> tuple[LabelArray, npt.NDArray[np.bool_]]:
+        """The class of the colour that is nearest to each of the codes [N], and whether it is within `snap`."""
+        if not self.snap or len(odd) > MOST_COLORS:
+            return np.zeros(len(odd), np.uint8), np.zeros(len(odd), bool)
+        away = distances(odd, self.codes)
+        return self.classes[away.argmin(axis=1)], away.min(axis=1) <= self.snap
 
     def _look_up(self, codes: Codes) -> tuple[LabelArray, npt.NDArray[np.bool_]]:
         """The class of each code, and whether the code is known."""
         place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         return self.classes[place], self.codes[place] == codes
 
-    def _unknown(self, codes: Codes, counts: Codes, kind: str) -> str:
-        """The message about unknown codes in a file of the ending `kind`."""
+    def _unknown(self, codes: Codes, counts: Codes, kind: str, size: int) -> str:
+        """The message about unknown codes in a file of the ending `kind` with so many pixels."""
         by_count = np.argsort(-counts, kind="stable")
         shown = ", ".join(f"{name_of(codes[i])} ({counts[i]} pixels)" for i in by_count[:5])
         shown += ", ..." if len(codes) > 5 else ""
-        if kind in (".jpg", ".jpeg"):
-            return f"unknown colours {shown}; JPEG blurs masks, keep them as PNG"
+        if kind in (".jpg", ".jpeg") or (self.colored and len(codes) > MANY):
+            share = f"{counts.sum() / size:.2%} of its pixels have unknown colours, as {shown}"
+            cause = "JPEG blurs masks" if kind in (".jpg", ".jpeg") else "its edges may be smoothed (anti-aliased)"
+            if self.snap:
+                return f"{share}, farther than snap_colors={self.snap:g} from the nearest colour; {cause}"
+            return (
+                f"{share}; {cause}: save masks as PNG with hard edges, or let snap_colors: 8 in dataset.yaml take the "
+                "nearest of its colors up to that distance"
+            )
         if any(code % 1 for code in codes.tolist()):
             return (
                 f"holds values that are no whole numbers: {shown}; a mask has one whole number for each class: was it "
@@ -189,7 +245,7 @@ class MaskReader:
             return f"has colours {shown}; name the colour of each class in dataset.yaml (colors)"
         hint = f"; if {IGNORE} is a class: colors: [0, {IGNORE}], if it is to be ignored: ignore_index: {IGNORE}"
         return (
-            f"label values {shown} lie outside the {self.num_classes} classes 0..{self.num_classes - 1}; add them to "
+            f"label values {shown} lie outside the {self.num_held} classes 0..{self.num_held - 1}; add them to "
             f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [IGNORE] else ''}"
             f"{INSTANCES if len(codes) > MANY else ''}"
         )

@@ -1,4 +1,4 @@
-"""The regular expression of the user's own that finds the group (the patient) in names, with a limit of time."""
+"""Regular expressions of the user's own, searched in names with a limit of time."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pattern, names = json.load(sys.stdin)
 try:
     compiled = re.compile(pattern)
     matches = [compiled.search(name) if compiled.groups else None for name in names]
-    json.dump([compiled.groups, [match and match[1] for match in matches]], sys.stdout)
+    json.dump([compiled.groups, [match and match.groups() for match in matches]], sys.stdout)
 except Exception as error:
     json.dump(str(error) or type(error).__name__, sys.stdout)
 """
@@ -31,11 +31,24 @@ def first_groups(pattern: str, names: Sequence[str], key: str) -> list[str | Non
     Raises:
         UserError: it is no regular expression, has no group, or takes longer than SECONDS.
     """
-    return list(_first_groups(pattern, tuple(names), key))
+    groups = all_groups(pattern, names, key, "the part that names the patient, as in '(patient\\d+)_'")
+    return [found[0] if found else None for found in groups]
+
+
+def all_groups(pattern: str, names: Sequence[str], key: str, what: str) -> list[tuple[str | None, ...] | None]:
+    """All groups in each name.
+
+    Args:
+        what: the words for that which has to be in a group.
+
+    Raises:
+        UserError: see `first_groups`.
+    """
+    return list(_all_groups(pattern, tuple(names), key, what))
 
 
 @lru_cache(16)  # a folder is listed several times in a run
-def _first_groups(pattern: str, names: tuple[str, ...], key: str) -> tuple[str | None, ...]:
+def _all_groups(pattern: str, names: tuple[str, ...], key: str, what: str) -> tuple[tuple[str | None, ...] | None, ...]:
     """The search runs in a child process, which can be ended: Python's `re` has no limit of time of its own.
 
     An alarm signal would do only in the main thread and not on Windows, and a thread cannot be ended.
@@ -61,5 +74,5 @@ def _first_groups(pattern: str, names: tuple[str, ...], key: str) -> tuple[str |
         raise UserError(f"{key}={pattern}: is no regular expression ({result})")
     num_groups, found = result
     if not num_groups:
-        raise UserError(f"{key}={pattern}: has no (...) around the part that names the patient, as in '(patient\\d+)_'")
-    return tuple(found)
+        raise UserError(f"{key}={pattern}: has no (...) around {what}")
+    return tuple(groups and tuple(groups) for groups in found)

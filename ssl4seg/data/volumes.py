@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ssl4seg.data.arrays import ARRAYS
 from ssl4seg.data.case import Case, ImageArray, LabelArray, Part, Spacing, Volume
-from ssl4seg.data.formats import H5, ending
+from ssl4seg.data.formats import ending
 from ssl4seg.data.grid import Place
 from ssl4seg.data.images import Facts
 from ssl4seg.data.intensities import Scaling, normalized
@@ -20,9 +21,9 @@ def as_stored(file: Path, h5_axes: str) -> bool:
     """Whether the axes of a file's volume keep the order in which arrays have them.
 
     Args:
-        h5_axes: of h5 files: xyz as they are, or zyx, slices first. NIfTI and stacks are read with slices first.
+        h5_axes: of h5 and npz: xyz as they are, or zyx, slices first. Scans and stacks are read with slices first.
     """
-    return ending(file) in H5 and h5_axes == "xyz"
+    return ending(file) in ARRAYS and h5_axes == "xyz"
 
 
 def stood(slices: npt.NDArray[Any], *, stored: bool) -> npt.NDArray[Any]:

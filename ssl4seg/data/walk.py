@@ -9,6 +9,9 @@ from typing import NamedTuple
 from ssl4seg.data.formats import ENDINGS, hint
 from ssl4seg.userfiles import irregular
 
+VOXELS = (".raw", ".zraw")
+"""Files of these endings beside an .mhd hold its voxels, and are read with it."""
+
 
 class Found(NamedTuple):
     """The files below a folder, in the order in which folders are walked through."""
@@ -27,7 +30,8 @@ def walk(top: Path) -> Found:
     for place, names in _folders(top):
         for file in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
             if not file.name.lower().endswith(ENDINGS):
-                found.others.append(file)
+                if not (file.suffix in VOXELS and file.with_suffix(".mhd").name in names):
+                    found.others.append(file)
             elif fault := fault_of(file):
                 found.faults[file] = fault
             else:

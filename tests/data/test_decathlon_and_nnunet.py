@@ -288,8 +288,8 @@ FAULTS: dict[str, tuple[Callable, Callable[[Path], object], str]] = {
     "labels that are none": (write_nnunet, labelled([]), "dataset.json: labels=[]: expected"),
     "kind of file that is not read": (
         write_nnunet,
-        lambda root: describe(root, NNUNET | {"file_ending": ".nrrd"}),
-        "dataset.json: file_ending .nrrd is not read (convert to NIfTI); expected .nii.gz",
+        lambda root: describe(root, NNUNET | {"file_ending": ".mgz"}),
+        "dataset.json: file_ending .mgz is not read (convert to NIfTI); expected .nii.gz",
     ),
     "another pair than the list has": (
         write_msd,

@@ -212,7 +212,9 @@ def test_labelled_lists_may_name_files_in_subfolders(tmp_path):
 # -- dataset.yaml and the command line --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("place", "meant"), [("", "$"), ("images", r" \(is .*/mine meant\?\)$")])
+@pytest.mark.parametrize(
+    ("place", "meant"), [("", "; for folders of other names .*$"), ("images", r" \(is .*/mine meant\?\)$")]
+)
 def test_what_is_no_folder_of_images_is_not_asked_for_its_classes(tmp_path, place, meant):
     root = tmp_path / "mine" / place
     root.mkdir(parents=True)

@@ -529,7 +529,7 @@ def test_a_small_array_in_chunks_or_tiles_larger_than_the_memory_is_refused(tmp_
         read_tiff(tmp_path / "a.tif")
     assert read_h5(tmp_path / "a.h5", "image").shape == (4, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ssl4seg.data.formats.free_memory", lambda: 2**30)
+        patch.setattr("ssl4seg.data.guards.free_memory", lambda: 2**30)
         with pytest.raises(UserError, match=r"a\.h5: declares 32768 x 32768 values of uint8, which take"):
             read_h5(tmp_path / "a.h5", "image")
 

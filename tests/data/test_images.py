@@ -1,5 +1,6 @@
 """Image files of every kind become slices x channels x height x width; masks go back into the kind they came from."""
 
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -7,9 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
+from numpy.lib import format as npy
 from PIL import Image
 
-from ssl4seg.data.formats import palette_in, read_h5
+from ssl4seg.data.arrays import array_facts, read_array
+from ssl4seg.data.formats import palette_in
 from ssl4seg.data.images import facts, read_image, read_values, shares_file, write_label, write_shares
 from ssl4seg.errors import UserError
 
@@ -49,10 +52,17 @@ def h5(path: Path, pixels: np.ndarray) -> None:
         file["image"] = pixels
 
 
+def npz(path: Path, pixels: np.ndarray) -> None:
+    np.savez_compressed(path, image=pixels)
+
+
 KINDS = [  # name, writer, what is written, channels of the dataset, expected [S, C, H, W] as the file has it
     ("a.png", png, pixels := numbers(1), 1, pixels[None]),
     ("a.png", png, pixels := numbers(3), 3, pixels[None]),
     ("a.png", png, pixels := numbers(1, dtype="u2"), 1, pixels[None] / 65535),
+    ("a.bmp", png, pixels := numbers(1), 1, pixels[None]),
+    ("a.bmp", png, pixels := numbers(3), 3, pixels[None]),
+    ("a.gif", png, pixels := numbers(1), 1, pixels[None]),
     ("a.tif", tiff, pixels := numbers(), 1, pixels[None, None]),
     ("a.tif", tiff, pixels := numbers(dtype="u2"), 1, pixels[None, None] / 65535),
     ("a.tiff", tiff, pixels := numbers().astype(np.float32), 1, pixels[None, None]),
@@ -77,6 +87,9 @@ KINDS = [  # name, writer, what is written, channels of the dataset, expected [S
     ("a.h5", h5, pixels := numbers(3, dtype="i2"), 1, pixels[:, None]),
     ("a.h5", h5, pixels := numbers(3, dtype="i2"), 3, pixels[None]),
     ("a.h5", h5, pixels := numbers(4, 2).astype(np.float32), 2, pixels),
+    ("a.npz", npz, pixels := numbers(dtype="i2"), 1, pixels[None, None]),
+    ("a.npz", npz, pixels := numbers(3, dtype="i2"), 3, pixels[None]),
+    ("a.npz", lambda p, x: npz(p, np.asfortranarray(x)), pixels := numbers(4, 2).astype(np.float32), 2, pixels),
 ]
 
 
@@ -180,7 +193,7 @@ def test_numbers_without_a_black_cannot_have_0_as_white(tmp_path):
         read_image(tmp_path / "a.tif", 1)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.gif"])
 def test_the_colours_of_a_palette(tmp_path, name):
     picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8))
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 128, 7])
@@ -273,6 +286,8 @@ def test_the_indices_of_a_palette_are_a_mask_but_no_image(tmp_path):
         ("a.h5", h5, numbers(1), 1, (1, H, W)),
         ("a.h5", h5, numbers(3), 3, (H, W)),
         ("a.h5", h5, numbers(2, 3), 3, (2, H, W)),
+        ("a.npz", npz, numbers(1), 1, (1, H, W)),
+        ("a.npz", npz, numbers(3), 3, (H, W)),
         ("a.nii", nifti, numbers(3), 1, (3, H, W)),
         ("a.nii", nifti, numbers(3, 2), 2, (3, H, W)),
     ],
@@ -285,8 +300,43 @@ def test_a_mask_is_written_in_its_images_kind_and_shape(tmp_path, name, write, i
     if name == "a.nii":
         assert nibabel.load(target).shape == shape[::-1]
     else:
-        written = read_h5(target, "label") if name == "a.h5" else tifffile.imread(target)
+        written = tifffile.imread(target) if name == "a.tif" else read_array(target, "label")
         assert (written.shape, written.dtype) == (shape, np.uint8)
+
+
+def test_an_npz_holds_image_label_and_spacing(tmp_path):
+    np.savez(tmp_path / "a.npz", image=numbers(2), label=numbers(2) % 2, spacing=[8, 2, 1.5])
+    fact = facts(tmp_path / "a.npz")
+    assert (fact.labeled, fact.spacing) == (True, (8, 2, 1.5))
+
+
+def test_an_npz_runs_no_code_and_declares_no_more_than_it_holds(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, numbers(2))
+    with pytest.raises(UserError, match=r"a\.npz: has no array 'image', only \['arr_0'\]"):
+        array_facts(file)
+    np.savez(file, image=np.array([[{}]], object))
+    with pytest.raises(UserError, match=r"a\.npz: holds values of type object"):
+        read_array(file, "image")
+    np.savez(file, image=numbers(2))
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b"(2, 5, 7)", b"(2, 5, 6)"))
+    with pytest.raises(UserError, match=r"a\.npz: .*(goes on after|Bad CRC)"):
+        read_array(file, "image")
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive, archive.open("image.npy", "w") as entry:
+        npy.write_array_header_1_0(entry, {"descr": "|u1", "fortran_order": False, "shape": (2**20, 2**21)})
+    with pytest.raises(UserError, match=r"b\.npz: declares 1048576 x 2097152 values of uint8, which take"):
+        array_facts(tmp_path / "b.npz")
+    file.write_bytes(whole[:-60])
+    with pytest.raises(UserError, match=r"a\.npz: cannot be read as npz, perhaps truncated"):
+        array_facts(file)
+
+
+def test_an_animated_gif_is_no_picture(tmp_path):
+    frames = [Image.fromarray(numbers()) for _ in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=r"a\.gif: has 3 frames \(an animation\)"):
+        facts(tmp_path / "a.gif")
 
 
 def test_h5_masks_beside_their_image(tmp_path):

@@ -15,22 +15,22 @@ from ssl4seg.errors import UserError
 
 
 def test_links_are_followed_once_and_hidden_files_do_not_count(tmp_path):
-    for name in ("top/a.png", "elsewhere/b.PNG", "elsewhere/.c.png", "top/.hidden/d.png", "top/e.bmp"):
+    for name in ("top/a.png", "elsewhere/b.PNG", "elsewhere/.c.png", "top/.hidden/d.png", "top/e.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "top/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "top")
     found = walk(tmp_path / "top")
     assert [str(file.relative_to(tmp_path / "top")) for file in found.files] == ["a.png", "linked/b.PNG"]
-    assert [file.name for file in found.others] == ["e.bmp"]
+    assert [file.name for file in found.others] == ["e.webp"]
     assert inputs_of(tmp_path / "top", tmp_path / "out") == found
 
 
 def test_files_of_other_kinds_are_named_with_the_reason(tmp_path):
-    names = ["a.bmp", "b.BMP", "deep/scan.dcm", "mean.npy", "notes.txt", "README", *(f"{i}.k{i}" for i in range(4))]
+    names = ["a.webp", "b.WEBP", "deep/scan.dcm", "mean.npy", "notes.txt", "README", *(f"{i}.k{i}" for i in range(4))]
     (sentence,) = passed_over([tmp_path / name for name in names], tmp_path)
     assert sentence == (
-        "10 files are not read: 2 .bmp, as a.bmp (convert to PNG); 1 .dcm, as deep/scan.dcm (convert to NIfTI); "
+        "10 files are not read: 2 .webp, as a.webp (convert to PNG); 1 .dcm, as deep/scan.dcm (convert to NIfTI); "
         "1 .npy, as mean.npy (convert to h5 or TIFF); 1 .txt, as notes.txt (no kind that is read); "
         "1 without an ending, as README (no kind that is read); 4 of 4 more kinds"
     )
@@ -40,16 +40,16 @@ def test_files_of_other_kinds_are_named_with_the_reason(tmp_path):
 def test_check_training_and_prediction_say_the_same_of_a_file_that_is_not_read(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     root = write_root(tmp_path / "mine")
-    (root / "images/z.bmp").touch()
-    words = "1 file is not read: 1 .bmp, as {}z.bmp (convert to PNG)"
+    (root / "images/z.webp").touch()
+    words = "1 file is not read: 1 .webp, as {}z.webp (convert to PNG)"
     check_folder(root)
     assert words.format("images/") in capsys.readouterr().out
     assert words.format("images/") in folder(root).notes
     found = inputs_of(root / "images", tmp_path)  # an output folder around the input hides nothing
     assert passed_over(found.others, root / "images") == [words.format("")]
     (tmp_path / "only").mkdir()
-    (tmp_path / "only/z.bmp").touch()
-    with pytest.raises(UserError, match=r"holds no image .*; 1 file is not read: 1 \.bmp, as z\.bmp"):
+    (tmp_path / "only/z.webp").touch()
+    with pytest.raises(UserError, match=r"holds no image .*; 1 file is not read: 1 \.webp, as z\.webp"):
         inputs_of(tmp_path / "only", tmp_path)
 
 

@@ -124,13 +124,13 @@ def test_training_and_prediction_walk_alike_and_no_fifo_hangs_them(finished: Pat
     (mine / "linked/c.png").symlink_to(mine / "images/p0_a.png")
     (mine / "images/more").symlink_to(mine / "linked")
     os.mkfifo(mine / "images/p0_fifo.png")
-    (mine / "images/p0_c.bmp").touch()
+    (mine / "images/p0_c.webp").touch()
     assert "images/p0_fifo.png: is a FIFO; only regular files are read" in refused("train", *folder, cwd=tmp_path)
     predicted = (f"run={finished}", f"input={mine / 'images'}", "output=out", "device=cpu")
     output = refused("predict", *predicted, cwd=tmp_path)
     assert "1 of 14 inputs could not be predicted:" in output
     assert "p0_fifo.png: is a FIFO" in output
-    assert "1 file is not read: 1 .bmp, as p0_c.bmp (convert to PNG)" in output
+    assert "1 file is not read: 1 .webp, as p0_c.webp (convert to PNG)" in output
     assert (tmp_path / "out/more/c.png").is_file()
     assert len(list((tmp_path / "out").rglob("*.png"))) == 13
     assert_nothing_trained(tmp_path / "outputs")

@@ -29,7 +29,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import is_whole
 from ssl4seg.userfiles import irregular
 
-PICTURES = (*PICTURE, *TIFF, ".bmp", ".gif", ".webp")
+PICTURES = (*PICTURE, *TIFF, ".webp")
 """Endings of single images; those that are not read otherwise become PNG."""
 BACKGROUND = "background"
 """The name of class 0."""

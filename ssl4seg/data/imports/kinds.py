@@ -5,6 +5,7 @@ from dataclasses import fields
 from ssl4seg.data import layout
 from ssl4seg.data.imports import coco, colors, cvat, instances, labelme, masks, panoptic, voc
 from ssl4seg.data.imports.content import Choices, Kind, Source
+from ssl4seg.data.items import How
 from ssl4seg.errors import UserError, did_you_mean
 
 KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances)
@@ -47,7 +48,7 @@ def kind_of(source: Source, name: str | None = None) -> Kind:
             f"{source.path}: looks like {' and like '.join(kind.TITLE for kind in found)}; say which by --from "
             f"{' or --from '.join(kind.NAME for kind in found)}"
         )
-    if known := next((each for each in layout.KINDS if source.path.is_dir() and each.found(source.path)), None):
+    if known := next((each for each in layout.KINDS if source.path.is_dir() and each.found(source.path, How())), None):
         raise UserError(
             f"{source.path}: holds {known.mark}, which dataset=folder reads without an import: ssl4seg-prepare check "
             f"{source.path}"
