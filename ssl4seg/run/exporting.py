@@ -19,7 +19,9 @@ from ssl4seg.files import writing
 from ssl4seg.methods.base import Method
 from ssl4seg.run.graph import (
     ROUNDING,
+    GraphError,
     Predicting,
+    expect_onnx,
     image_of_another_size,
     largest_difference,
     runner_of_onnx,
@@ -52,31 +54,46 @@ def write_weights(method: Method, file: Path) -> None:
 def write_graph(
     method: Method, settings: ExportSettings, file: Path, images: Sequence[Tensor], spacing: Sequence[float] | None
 ) -> None:
-    """Write the graph and compare it with the network.
+    """Write the graph and compare it with the network; where they differ, try one with fewer free dimensions.
 
     Args:
         images: of the dataset, [1, C, *X] of the training input's size.
         spacing: of the first of them.
     """
+    if settings.format == "onnx":
+        expect_onnx()
     network = Predicting(method).eval()
-    program, free = traced(network, settings.dataset["channels"], shape_of(settings.dataset["image_size"]))
     save, runner = {"onnx": (save_onnx, runner_of_onnx), "pt2": (save_pt2, runner_of_pt2)}[settings.format]
-    save(program, file, facts(method, settings, free, spacing))
+    fault = ""
+    for program, free in traced(network, settings.dataset["channels"], shape_of(settings.dataset["image_size"])):
+        try:
+            save(program, file, facts(method, settings, free, spacing))
+            difference = largest_difference(runner(file), network, _three(images, free))
+        except GraphError as error:
+            fault = str(error)
+        else:
+            if difference <= ROUNDING:  # NaN is not
+                break
+            fault = (
+                "probabilities of the exported graph differ from those of the network by "
+                f"{difference:.2g} on images of {settings.dataset['_target_']}; at most {ROUNDING:g} is accepted"
+            )
+        file.unlink(missing_ok=True)
+        log.info(f"format={settings.format} with {', '.join(free) or 'no dimension'} free: {fault}")
+    else:
+        raise UserError(f"format={settings.format}: {fault}. No file was kept; use format=weights, or another network")
+    fixed = f"; {', '.join(free)} may differ from the training input" if free else "; the input has one size"
+    log.info(f"written: {file}, {file.stat().st_size / 2**20:,.2f} MiB{fixed}")
+    log.info(f"checked on {CHECKED} images: probabilities differ by at most {difference:.2g} (accepted: {ROUNDING:g})")
+
+
+def _three(images: Sequence[Tensor], free: Sequence[str]) -> list[Tensor]:
+    """Three images; the second in a batch of two, the third of another size, where these are free."""
     three = [images[place % len(images)] for place in range(CHECKED)]
     if "batch" in free:
         three[1] = torch.cat(three[:2])
     three[2] = image_of_another_size(three[2], free)
-    difference = largest_difference(runner(file), network, three)
-    if not difference <= ROUNDING:  # NaN too
-        file.unlink()
-        raise UserError(
-            f"format={settings.format}: probabilities of the exported graph differ from those of the network by "
-            f"{difference:.2g} on images of {settings.dataset['_target_']}; at most {ROUNDING:g} is accepted. The file "
-            "was removed; use format=weights, or another network"
-        )
-    fixed = f"; {', '.join(free)} may differ from the training input" if free else "; the input has one size"
-    log.info(f"written: {file}, {file.stat().st_size / 2**20:.1f} MiB{fixed}")
-    log.info(f"checked on {CHECKED} images: probabilities differ by at most {difference:.2g} (accepted: {ROUNDING:g})")
+    return three
 
 
 def facts(

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,10 @@ Runner = Callable[[Tensor], Tensor]
 """Images [N, C, *X] -> logits [N, K, *X]"""
 
 
+class GraphError(UserError):
+    """A traced program does not become a file that runs."""
+
+
 class Predicting(nn.Module):
     """What a method predicts with, as a module that owns all networks in it.
 
@@ -46,15 +50,17 @@ class Predicting(nn.Module):
         return self.call(image)
 
 
-def traced(network: nn.Module, channels: int, shape: Sequence[int]) -> tuple[ExportedProgram, tuple[str, ...]]:
-    """Trace a network on the CPU, with as many free dimensions as it allows.
+def traced(
+    network: nn.Module, channels: int, shape: Sequence[int]
+) -> Iterator[tuple[ExportedProgram, tuple[str, ...]]]:
+    """Trace a network on the CPU, with as many free dimensions as it allows, then with fewer and fewer.
 
     Args:
         channels: C of the images.
         shape: of the training input.
 
-    Returns:
-        The program, and the names of the dimensions in which images may differ from the training input: batch, and
+    Yields:
+        A program, and the names of the dimensions in which images may differ from the training input: batch, and
         those of NAMES.
 
     Raises:
@@ -62,6 +68,7 @@ def traced(network: nn.Module, channels: int, shape: Sequence[int]) -> tuple[Exp
     """
     names = NAMES[len(shape)]
     reason = ""
+    found = False
     for free in (("batch", *names), names, ("batch",), ()):
         image = torch.rand(2 if "batch" in free else 1, channels, *shape)
         try:
@@ -73,9 +80,12 @@ def traced(network: nn.Module, channels: int, shape: Sequence[int]) -> tuple[Exp
             reason = (str(error) or type(error).__name__).splitlines()[0]
             continue
         if same:
-            return program, free
-        reason = "the traced network computes something else"
-    raise UserError(f"the network cannot be traced by torch.export ({reason[:200]}); use format=weights")
+            found = True
+            yield program, free
+        else:
+            reason = "the traced network computes something else"
+    if not found:
+        raise UserError(f"the network cannot be traced by torch.export ({reason[:200]}); use format=weights")
 
 
 def image_of_another_size(image: Tensor, free: Sequence[str]) -> Tensor:
@@ -98,29 +108,26 @@ def save_pt2(program: ExportedProgram, file: Path, facts: Mapping[str, object]) 
         torch.export.save(program, handle, extra_files={FACTS: json.dumps(facts)})
 
 
+def expect_onnx() -> None:
+    """Refuse where the packages of ssl4seg[export] are missing."""
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  # torch.onnx uses it
+    except ImportError as error:
+        raise UserError(f"format=onnx: {error}; install ssl4seg[export], or use format=pt2") from None
+
+
 def save_onnx(program: ExportedProgram, file: Path, facts: Mapping[str, object]) -> None:
     """Write an ONNX file, with the facts as JSON texts in its metadata.
 
     Raises:
-        UserError: the packages of ssl4seg[export] are missing, or ONNX lacks an operation of the network.
+        GraphError: ONNX lacks an operation of the network.
     """
-    try:
-        import onnxscript  # noqa: F401  # torch.onnx uses it
-    except ImportError as error:
-        raise UserError(f"format=onnx: {error}; install ssl4seg[export], or use format=pt2") from None
-    try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-            onnx = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["image"],
-                output_names=["logits"],
-                verbose=False,
-            )
-    except Exception as error:  # of the exporter, of many kinds
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"format=onnx: the network cannot be exported ({reason[:200]}); use format=pt2") from None
+    quiet = warnings.catch_warnings(action="ignore")
+    with _graph("the network cannot be exported"), quiet, contextlib.redirect_stdout(io.StringIO()):
+        onnx = torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, input_names=["image"], output_names=["logits"], verbose=False
+        )
     assert onnx is not None
     onnx.model.metadata_props.update({key: json.dumps(value) for key, value in facts.items()})
     with writing(file) as partial:
@@ -134,11 +141,33 @@ def runner_of_pt2(file: Path) -> Runner:
 
 
 def runner_of_onnx(file: Path) -> Runner:
-    """The file in onnxruntime, on the CPU."""
+    """The file in onnxruntime, on the CPU.
+
+    Raises:
+        GraphError: onnxruntime cannot read the file or, in a call, cannot run it.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4  # the errors that it prints are raised as well
+
+    def run(image: Tensor) -> Tensor:
+        with _graph("onnxruntime cannot run it"):
+            return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+    with _graph("onnxruntime cannot read it"):
+        session = onnxruntime.InferenceSession(file, quiet, providers=["CPUExecutionProvider"])
+    return run
+
+
+@contextlib.contextmanager
+def _graph(fault: str) -> Iterator[None]:
+    """Raise a GraphError for errors of the exporter and of onnxruntime, which are of many kinds."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise GraphError(f"{fault} ({reason[:200]})") from None
 
 
 @torch.no_grad()

@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 import torch
 from helpers import MACHINE, PHANTOM, refused, results, small_network, succeed
+from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import ssl4seg
 from ssl4seg.errors import UserError
 from ssl4seg.methods.parts.two_networks import MeanOf
 from ssl4seg.methods.supervised import Supervised
-from ssl4seg.networks.unet import UNet
 from ssl4seg.run.assemble import network_maker
 from ssl4seg.run.exporting import write_graph
 from ssl4seg.run.graph import (
@@ -98,7 +98,7 @@ def test_exported_weights_score_as_the_run_by_the_command_of_their_card(exported
 def test_a_network_keeps_its_size_free_and_its_numbers(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = network_maker(small_network(name), 1, 3, axes=len(shape), load=False)().eval()
-    program, free = traced(network, 1, shape)
+    program, free = next(traced(network, 1, shape))
     assert len(free) == 1 + len(shape)
     image = torch.rand(3, 1, *shape)
     images = [image, image_of_another_size(image, free)]
@@ -121,7 +121,16 @@ def test_the_difference_is_that_of_probabilities() -> None:
     assert largest_difference(ours, theirs, [image]) == pytest.approx(0.25)
 
 
-class Drifting(UNet):
+class Small(nn.Conv2d):
+    """A network of one convolution that does not standardise."""
+
+    mean = std = None
+
+    def __init__(self):
+        super().__init__(1, 2, 1)
+
+
+class Drifting(Small):
     """Its logits rise a little with each call, which a traced graph cannot know."""
 
     calls = 0
@@ -131,9 +140,17 @@ class Drifting(UNet):
         return super().forward(image) + torch.tensor([0, 9e-4 * self.calls]).view(1, 2, 1, 1)
 
 
-def test_a_graph_that_differs_is_removed_and_refused(tmp_path: Path) -> None:
-    keys = {"in_channels": 1, "num_classes": 2, "channels": [4, 8], "dropout": [0.0, 0.0], "upsampling": "bilinear"}
-    method = Supervised(network=lambda: Drifting(**keys)).eval()
+class Pooling(Small):
+    """Its logits are averages over fifths of the image, whose borders ONNX cannot compute from a free size."""
+
+    def forward(self, image):
+        means = nn.functional.adaptive_avg_pool2d(super().forward(image), 5)
+        return nn.functional.interpolate(means, image.shape[2:])
+
+
+def write(network: type[Small], kind: str, file: Path) -> None:
+    """Export a supervised run of a network on images of 16 x 16."""
+    method = Supervised(network=network).eval()
     data = {"classes": ["a", "b"], "channels": 1, "image_size": 16, "normalize": "none", "_target_": "discs.Discs"}
     settings = ExportSettings(
         dataset=data,
@@ -144,14 +161,50 @@ def test_a_graph_that_differs_is_removed_and_refused(tmp_path: Path) -> None:
         precision="32",
         num_threads=1,
         run="run",
-        format="pt2",
+        format=kind,
         output=None,
         checkpoint="best",
     )
+    write_graph(method, settings, file, [torch.rand(1, 1, 16, 16)], None)
+
+
+def test_a_graph_that_differs_is_removed_and_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.pt2"
     with pytest.raises(UserError, match=r"differ from those of the network by .*on images of discs\.Discs"):
-        write_graph(method, settings, file, [torch.rand(1, 1, 16, 16)], None)
+        write(Drifting, "pt2", file)
     assert not file.exists()
+
+
+def test_a_dimension_that_onnx_cannot_leave_free_is_fixed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "model.onnx"
+    with caplog.at_level("INFO", "ssl4seg"):
+        write(Pooling, "onnx", file)
+    assert "format=onnx with batch, height, width free: onnxruntime cannot run it" in caplog.text
+    assert "batch may differ from the training input" in caplog.text
+    session = onnxruntime.InferenceSession(file)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["free"]) == ["batch"]
+    assert session.get_inputs()[0].shape[1:] == [1, 16, 16]
+
+
+def test_resampled_positions_are_those_of_timm(tmp_path: Path) -> None:
+    """onnxscript before 0.7.1 computed another antialiased cubic: dinov2_dpt was off by 0.03."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.grid = nn.Parameter(torch.randn(1, 9 * 9, 3))
+
+        def forward(self, image):
+            new = resample_abs_pos_embed(self.grid, [*image.shape[2:]], num_prefix_tokens=0)
+            return image + new.reshape(1, *image.shape[2:], 3).permute(0, 3, 1, 2)
+
+    torch.manual_seed(0)
+    network = Positions()
+    program, free = next(traced(network, 3, (4, 5)))
+    save_onnx(program, tmp_path / "model.onnx", {})
+    images = [torch.rand(1, 3, *size) for size in ((4, 5), (6, 8), (9, 9), (13, 20))]
+    assert free == ("batch", "height", "width")
+    assert largest_difference(runner_of_onnx(tmp_path / "model.onnx"), network, images) < 1e-5
 
 
 def test_two_networks_that_predict_together_are_one_graph() -> None:
@@ -164,7 +217,7 @@ def test_two_networks_that_predict_together_are_one_graph() -> None:
         predictor = property(lambda self: self.mean)
 
     method = Both().eval()
-    program, _ = traced(Predicting(method), 1, (8, 8))
+    program, _ = next(traced(Predicting(method), 1, (8, 8)))
     image = torch.rand(2, 1, 8, 8)
     assert largest_difference(program.module(), method.predict, [image]) < ROUNDING
     p = (method.student(image).softmax(1) + method.peer(image).softmax(1)) / 2
