@@ -218,6 +218,14 @@ PASSES = ("auto", "together", "apart")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 COMPILE = ("default", "reduce-overhead")
+FOLD = Key(
+    lambda v: (
+        isinstance(v, str)
+        and (m := re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", v)) is not None
+        and int(m[1]) <= int(m[2]) >= 3
+    ),
+    "NUMBER/FOLDS of at least 3 folds, as 2/5 for the second of five",
+)
 RANKINGS = ("entropy", "disagreement", "diversity", "combined")
 DISTANT = ("diversity", "combined")
 """Rankings that compare features with those of the labelled cases, and so need the run's data."""
@@ -232,6 +240,8 @@ KEYS: dict[str, Key] = {
     "labeled_cases": optional(whole(1)),
     "split_seed": optional(SEED),
     "seed": SEED,
+    "dataset.fold": optional(FOLD),
+    "dataset.fold_seed": optional(SEED),
     "iterations": whole(1, STEPS),
     "eval_every": whole(1, STEPS),
     "batch_size": BATCH,

@@ -46,13 +46,21 @@ logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # its errors
 
 
 def run_name(
-    network: str, ratio: float, cases: int | None, list_file: str | None, split: int | None, seed: int, tag: str | None
+    network: str,
+    ratio: float,
+    cases: int | None,
+    list_file: str | None,
+    split: int | None,
+    fold: str | None,
+    seed: int,
+    tag: str | None,
 ) -> str:
-    """<network>-<labelled>-s<seed>[-<tag>], the last part of a run folder's path."""
+    """<network>-<labelled>[-<fold>]-s<seed>[-<tag>], the last part of a run folder's path."""
     labelled = Path(list_file).stem if list_file else f"{cases}cases" if cases is not None else f"{ratio}"
     shuffled = "" if split is None else f"-p{split}"
+    part = "" if fold is None else f"-fold{str(fold).replace('/', 'of')}"
     ending = "" if tag is None or tag == "" else f"-{tag}"
-    return _folder_name(f"{network}-{labelled}{shuffled}-s{seed}{ending}")
+    return _folder_name(f"{network}-{labelled}{shuffled}{part}-s{seed}{ending}")
 
 
 def _folder_name(name: str) -> str:

@@ -29,6 +29,7 @@ class ACDC(Dataset):
     """
 
     name = "acdc"
+    published_test = True
     place = "the folder of ACDC, dataset.root=DATA/ACDC"
     remedy = "mend dataset.patients"
 

@@ -31,6 +31,7 @@ class Cityscapes(NaturalImages):
     """
 
     name = "cityscapes"
+    published_test = True
     place = "the folder of Cityscapes, dataset.root=DATA/cityscapes"
 
     def __init__(

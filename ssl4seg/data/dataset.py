@@ -111,6 +111,8 @@ class Dataset(ABC):
     """Memory of one channel of one pixel: 4 for float32, 1 for uint8."""
     tested_on: Split = "test"
     """"val" if the test split has no masks: the model is then tested on the cases that chose it."""
+    published_test: bool = False
+    """Whether the cases of test are given, so that `dataset.fold` must not deal them anew."""
     notes: Sequence[str] = ()
     """Sentences for the log, on how files are read."""
     doubts: Sequence[str] = ()

@@ -238,6 +238,7 @@ class Folder(Dataset):
         volumes = all(fact.num_images > 1 for fact in self.facts.values())
         self.doubts = [*filter(None, [leaks.by_names(self.splits, volumes=volumes) if group is None else ""])]
         self.tested_on = "test" if self.splits["test"] else "val"
+        self.published_test = any(item.split == "test" for item in items)
 
     def cases(self, split: Split) -> list[Case]:
         """The cases of a split. To crop them, all its images are read here: their sizes must be known."""

@@ -39,6 +39,7 @@ class H5Volumes(Dataset):
 
     name = "h5_volumes"
     words = ("cases", "slices")
+    published_test = True
     place = "the folder of its lists and h5 files, dataset.root=DATA/LA"
     remedy = "mend the lists of the dataset"
 

@@ -37,6 +37,7 @@ class VOC2012(NaturalImages):
     """
 
     name = "voc2012"
+    published_test = True
     place = "the folder that holds VOC2012, dataset.root=DATA/VOCdevkit"
 
     def __init__(

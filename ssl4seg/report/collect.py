@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ssl4seg.data.folds import Fold
 from ssl4seg.errors import UserError, plain
-from ssl4seg.keys import FOREGROUND_MEAN, MEAN, MEANS
+from ssl4seg.keys import FOLD, FOREGROUND_MEAN, MEAN, MEANS
 from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
 from ssl4seg.scoring.metrics import METRICS, Metric, score_in
 from ssl4seg.scoring.selection import LAST, selected_by
@@ -65,6 +66,14 @@ class Run:
     """The hash in split.json; empty if there is none."""
     data: str = ""
     """The fingerprint of its data in split.json; empty if there is none."""
+    parts: tuple["Run", ...] = ()
+    """The folds of one seed that this run pools (`folds.pooled`); empty for the run of one folder."""
+
+    @property
+    def fold(self) -> Fold | None:
+        """The fold of cross-validation that the run tests; None without folds."""
+        text = self.result.get("fold")
+        return Fold.parsed(str(text)) if FOLD.fits(text) else None
 
     @property
     def seed(self) -> int:
@@ -98,7 +107,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The finished runs that differ only in their seed."""
+    """The finished runs that differ only in their seed (and fold, until `folds.pooled` joins these)."""
 
     runs: tuple[Run, ...]
     differs: str = ""
@@ -157,6 +166,12 @@ class Row:
     def own_metrics(self) -> dict[str, Metric]:
         """The user's own metrics (`metrics.more`) by name."""
         return own_metrics(self.first)
+
+    @property
+    def folds(self) -> str:
+        """ "5 of 5", the folds that each seed pools; "" without folds."""
+        first = self.runs[0]
+        return f"{len(first.parts)} of {first.fold.of}" if first.parts and first.fold else ""
 
     @property
     def variant(self) -> str:
@@ -315,11 +330,14 @@ def own_metrics(result: Mapping[str, Any]) -> dict[str, Metric]:
 def _settings(config: Mapping[str, Any], result: Mapping[str, Any]) -> Settings:
     """The settings in the order of their keys. Nulls are dropped: a null equals a key that an older version lacked.
 
-    `select` is the score that chose the model, or last: what auto means has changed, and no row may pool the two.
+    The number of a fold is dropped as the seed is, but not how many folds there are. `select` is the score that chose
+    the model, or last: what auto means has changed, and no row may pool the two.
     """
-    left_out = (*MAY_DIFFER, "seed", "recipe.select")
+    left_out = (*MAY_DIFFER, "seed", "recipe.select", "dataset.fold")
     _, metric, name = selected_by(result)
     leaves = {**dict(_leaves(config)), "select": "last" if takes_last(result) else f"{metric}/{name}"}
+    if FOLD.fits(fold := leaves.get("dataset.fold")):
+        leaves["dataset.folds"] = Fold.parsed(str(fold)).of
     return {key: value for key, value in sorted(leaves.items()) if value is not None and key not in left_out}
 
 
@@ -354,17 +372,17 @@ def _refused(file: Path) -> list[Missing]:
 
 
 def _grouped(runs: Iterable[Run]) -> tuple[list[list[Run]], list[Missing]]:
-    """The runs of each row in the order of seeds, and the copies: runs with the settings and seed of another run."""
-    grouped: dict[str, dict[int, Run]] = {}
+    """The runs of each row in the order of seeds and folds, and the copies: with settings, seed and fold of another."""
+    grouped: dict[str, dict[tuple[int, int], Run]] = {}
     copies = []
     for run in runs:
         group = grouped.setdefault(repr((run.key[:3], run.settings)), {})
-        first = group.setdefault(run.seed, run)
+        first = group.setdefault((run.seed, run.fold.number if run.fold else 0), run)
         if first is not run:
             same = "" if first.result["test"] == run.result["test"] else ", though other scores"
             reason = f"has the settings and the seed of {first.folder}{same}; only that one is counted"
             copies.append(Missing(run=str(run.folder), status="left out", reason=reason))
-    groups = [[group[seed] for seed in sorted(group)] for group in grouped.values()]
+    groups = [[group[place] for place in sorted(group)] for group in grouped.values()]
     return sorted(groups, key=lambda group: _order(group[0])), copies
 
 

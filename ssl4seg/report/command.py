@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     result = ArgumentParser(
         prog="ssl4seg-report",
-        description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds. "
+        description="Tables, comparisons and figures of all run folders below DIR: mean and deviation over seeds, "
+        "of which each pools its folds. "
         "Runs that differ in more than their seed are rows of their own; runs in no row are listed with the reason.",
     )
     add = result.add_argument
@@ -58,9 +59,12 @@ def main() -> None:
     arguments = parser().parse_args()
     output: Path = arguments.output or arguments.folders[0]
     from ssl4seg.report.collect import collect  # imports NumPy, which --help does not need
+    from ssl4seg.report.folds import pooled
 
     try:
         rows, missing = collect(arguments.folders)
+        rows, left_out = pooled(rows)
+        missing += left_out
         check(arguments, {row.method for row in rows})
         report(arguments, rows, missing, output)
     except UserError as error:

@@ -73,6 +73,8 @@ def scores_of_cases(run: Run, main: Main) -> dict[str, float]:
     Raises:
         UserError: the file cannot be read, or lacks cases or classes that results.json counts.
     """
+    if run.parts:
+        return {case: score for part in run.parts for case, score in scores_of_cases(part, main).items()}
     file, metric = run.folder / "cases_test.csv", main.metric
     background = ""
     if main.name == FOREGROUND_MEAN:

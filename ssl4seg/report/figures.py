@@ -327,9 +327,14 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
 def curve(run: Run, main: Main) -> Curve:
     """Read a run's curve on val from its TensorBoard files; of a step that a resumed run did twice, the later score.
 
+    Of folds it is the mean, at the steps where all of them were validated.
+
     Raises:
         UserError: the run has no such curve, or it cannot be read.
     """
+    if run.parts:
+        each = [curve(part, main) for part in run.parts]
+        return {step: statistics.fmean(c[step] for c in each) for step in set.intersection(*map(set, each))}
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

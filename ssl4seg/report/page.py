@@ -45,7 +45,7 @@ def page(
     notes: Sequence[str],
 ) -> str:
     """The page as text."""
-    num = sum(len(row.runs) for row in rows)
+    num = sum(len(run.parts) or 1 for row in rows for run in row.runs)
     datasets = ", ".join(dict.fromkeys(row.dataset for row in rows))
     title = f"Segmentation runs on {datasets}" if rows else "Segmentation runs"
     summary = f"{num} finished runs in {len(rows)} settings. {_machines(rows)}" if rows else "No run is finished yet."

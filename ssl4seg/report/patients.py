@@ -35,7 +35,7 @@ COLUMNS = 6
 
 
 def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
-    """Draw a volume of each of the three patients, predicted by the run of the first seed.
+    """Draw a volume of each of the three patients, predicted by the run of the first seed (and its first fold).
 
     Args:
         trust: whether the run's config.yaml may name classes from outside of ssl4seg.
@@ -44,7 +44,10 @@ def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
         UserError: no case has a score, the run's checkpoint or dataset is missing, the checkpoint is not the one that
             was tested, or config.yaml is not trusted.
     """
-    run = row.runs[0]
+    run, fold = row.runs[0], ""
+    if run.parts:
+        run = run.parts[0]
+        fold = f", fold {run.result['fold']}"
     patients = by_patient(scores_of_cases(run, row.main), patient)
     means = {name: mean_of_known([*cases.values()]) for name, cases in patients.items()}
     ordered = sorted(means, key=lambda name: means[name])
@@ -70,9 +73,10 @@ def draw(row: Row, patient: re.Pattern[str], *, trust: bool = False) -> Drawing:
     return Drawing(
         name=f"{file_name(f'{row.dataset}-{row.network}')}-{labels}-pictures",
         caption=(
-            f"{row.name} ({row.dataset}, {row.network}, {row.labels} labelled, seed {run.seed}): the test patients "
-            "with the worst, the median and the best score, the mean over their volumes. Shown is the volume nearest "
-            "to it (its own score in brackets), the slice with most of the truth. Solid: truth; dashed: prediction."
+            f"{row.name} ({row.dataset}, {row.network}, {row.labels} labelled, seed {run.seed}{fold}): the test "
+            "patients with the worst, the median and the best score, the mean over their volumes. Shown is the volume "
+            "nearest to it (its own score in brackets), the slice with most of the truth. Solid: truth; dashed: "
+            "prediction."
         ),
         figure=_figure(panels, titles, data["classes"], colors),
     )

@@ -164,16 +164,23 @@ def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, time
     unit = _unit(rows)
     times = [statistics.fmean(run.seconds for run in row.runs) / 60 for row in rows]
     timed = timed and not all(map(math.isnan, times))
+    folds = any(row.folds for row in rows)
     lines = []
     for row, minutes in zip(rows, times, strict=True):
         time = ("" if math.isnan(minutes) else f"{minutes:.3g}",) if timed else ()
         cells = (column.cell(row, unit) for column in columns)
-        lines.append((*row.key, row.differs, str(len(row.runs)), *time, *cells))
+        lines.append((*row.key, row.differs, str(len(row.runs)), *((row.folds,) if folds else ()), *time, *cells))
     minutes_mean = "Minutes: wall time of a run. " if timed else ""
     return Sheet(
         title=title,
         caption=minutes_mean + _conventions(rows),
-        head=(*WORDS, "seeds", *(("minutes",) if timed else ()), *(column.head for column in columns)),
+        head=(
+            *WORDS,
+            "seeds",
+            *(("folds",) if folds else ()),
+            *(("minutes",) if timed else ()),
+            *(column.head for column in columns),
+        ),
         lines=tuple(lines),
     )
 
@@ -183,6 +190,10 @@ def _conventions(rows: Sequence[Row]) -> str:
     sentences = [_budget(rows)]
     if any(len(row.runs) > 1 for row in rows):
         sentences.append("Mean ± standard deviation over seeds.")
+    if any(row.folds for row in rows):
+        sentences.append(
+            "With folds a score is the mean over the cases of all of them, each scored by its fold's model."
+        )
     sentences.append(f"The model is {' or '.join(_chosen(rows))}.")
     own = dict.fromkeys(metric for row in rows for metric in row.own_metrics.values())
     sentences += [f"{'Higher' if metric.higher_is_better else 'Lower'} {metric.title} is better." for metric in own]
@@ -286,19 +297,23 @@ def show(sheet: Sheet) -> None:
 
 
 def write_runs(rows: Sequence[Row], file: Path) -> None:
-    """Write one line for each run, numbers not rounded."""
+    """Write one line for each run, also of each fold, numbers not rounded."""
     columns = [(split, name, mean) for name in ("dice", "iou") for mean in MEANS for split in ("val", "test")]
     columns.append(("test", "hd95", MEAN))
     own = [metric.name for metric in _metrics(rows) if metric.name not in METRICS]
     columns += [(split, name, mean) for name in dict.fromkeys(own) for mean in MEANS for split in ("val", "test")]
-    runs = [run for row in rows for run in row.runs]
+    each = [(row, part) for row in rows for run in row.runs for part in run.parts or (run,)]
+    runs = [run for _, run in each]
+    folds = ("fold",) if any(run.fold for run in runs) else ()
     used = [c for c in columns if c[2] == MEAN or not all(math.isnan(run.score(*c)) for run in runs)]
     heads = [f"{split}_{'' if mean == MEAN else 'foreground_'}{name}" for split, name, mean in used]
-    lines: list[Sequence[object]] = [(*WORDS, "seed", "best_step", *heads, "distance_unit", "seconds", "folder")]
-    for row in rows:
-        for run in row.runs:
-            scores = [*(run.score(*column) for column in used), run.seconds]
-            *cells, seconds = ["" if math.isnan(score) else score for score in scores]
-            unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
-            lines.append((*row.key, row.differs, run.seed, step, *cells, unit, seconds, str(run.folder)))
+    lines: list[Sequence[object]] = [
+        (*WORDS, "seed", *folds, "best_step", *heads, "distance_unit", "seconds", "folder")
+    ]
+    for row, run in each:
+        scores = [*(run.score(*column) for column in used), run.seconds]
+        *cells, seconds = ["" if math.isnan(score) else score for score in scores]
+        unit, step = run.result["test"].get("distance_unit", ""), run.result.get("best_step", "")
+        place = (run.seed, *(run.result.get("fold") for _ in folds))
+        lines.append((*row.key, row.differs, *place, step, *cells, unit, seconds, str(run.folder)))
     files.write_csv(file, lines)

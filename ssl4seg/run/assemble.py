@@ -16,6 +16,7 @@ from torch import nn
 
 from ssl4seg import checkpoint
 from ssl4seg.data.dataset import Dataset, Statistics, shape_of
+from ssl4seg.data.folds import folded, undivided
 from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, Key, expect, is_number, true_or_false
@@ -75,8 +76,9 @@ def _missing(cause: BaseException) -> str:
 
 
 def dataset_of(dataset: Config) -> Dataset:
-    built: Dataset = build(dataset, "dataset")
-    return built
+    """The dataset, or the fold of it that `dataset.fold` chooses."""
+    built: Dataset = build(undivided(dataset), "dataset")
+    return folded(built, dataset)
 
 
 def network_maker(

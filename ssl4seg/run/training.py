@@ -21,6 +21,7 @@ from ssl4seg.axes import module_channels_last
 from ssl4seg.data.case import Case, LabelArray, Volume
 from ssl4seg.data.dataset import SPLITS, Dataset, Split, shape_of
 from ssl4seg.data.fingerprint import fingerprint
+from ssl4seg.data.folds import Folded, undivided
 from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, fits_in_memory, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
 from ssl4seg.errors import UserError, WriteError
@@ -118,8 +119,8 @@ def cases_of(dataset: Dataset) -> dict[Split, list[Case]]:
 
 
 def data_of(dataset: Config) -> str:
-    """The fingerprint of a dataset's data."""
-    return fingerprint(cases_of(dataset_of(dataset)))
+    """The fingerprint of a dataset's data, the same for all its folds."""
+    return fingerprint(cases_of(dataset_of(undivided(dataset))))
 
 
 class Training:
@@ -174,6 +175,12 @@ class Training:
     def _log_setup(self) -> None:
         """Log the labelled cases, a missing test and the encoders' schedule; warn of probable mistakes in settings."""
         log.info(f"labelled: {self.split}")
+        if isinstance(self.dataset, Folded):
+            number, of = self.dataset.fold
+            held = ", ".join(
+                f"{len({case.group for case in self.cases[split]})} of {split}" for split in ("val", "test")
+            )
+            log.info(f"fold {number} of {of}: {held} {self.dataset.words[0]}")
         if shortage := self.split.shortage:
             log.info(shortage)
         for note in self.dataset.notes:
@@ -310,7 +317,7 @@ class Training:
         engine, folder = self.engine(), self.folder
         if folder:
             folder.check_space(*engine.checkpoint_bytes())
-            write_json(folder.split_file, self.split.as_dict() | {"data_sha256": fingerprint(self.cases)})
+            write_json(folder.split_file, self._split_facts())
         tensorboard = folder.path / "tensorboard" if folder else None
         with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
             record.config(self.config)
@@ -319,6 +326,13 @@ class Training:
             finally:
                 self.batches.close()
             self.test(engine, record)
+
+    def _split_facts(self) -> dict[str, Any]:
+        """The content of split.json."""
+        facts = self.split.as_dict()
+        if isinstance(self.dataset, Folded):
+            return facts | {"fold": self.dataset.as_dict(), "data_sha256": fingerprint(cases_of(self.dataset.whole))}
+        return facts | {"data_sha256": fingerprint(self.cases)}
 
     def _resume(self, engine: Engine) -> None:
         """Let every process read the first one's checkpoint (machines share the folder)."""
@@ -400,6 +414,7 @@ class Training:
             "seed": self.plan.seed,
             "tag": self.settings.tag,
             "split_seed": self.settings.split_seed,
+            "fold": self.settings.dataset.get("fold"),
             "labeled": {
                 "ratio": self.split.num_labeled_images / self.split.num_images,
                 "cases": len(self.split.labeled_groups),

@@ -265,13 +265,13 @@ def test_the_choices_that_have_a_key_are_all_named() -> None:
 def test_what_is_no_name_of_one_folder_is_no_tag_and_no_part_of_one(name: str) -> None:
     assert not KEYS["tag"].fits(name)
     with pytest.raises(UserError, match="the run folder would be named"):
-        run_name("unet", 0.1, None, None, None, 0, f"/{name}" if name == ".." else name)
+        run_name("unet", 0.1, None, None, None, None, 0, f"/{name}" if name == ".." else name)
 
 
 @pytest.mark.parametrize("tag", ["{a}", "lr0.01", 3, 0.5, "=1+1", "a b", "ünï", "x" * 99])
 def test_other_words_and_numbers_are_tags(tag: object) -> None:
     assert KEYS["tag"].fits(tag)
-    assert run_name("unet", 0.1, None, None, None, 0, tag) == f"unet-0.1-s0-{tag}"  # type: ignore[arg-type]
+    assert run_name("unet", 0.1, None, None, None, None, 0, tag) == f"unet-0.1-s0-{tag}"  # type: ignore[arg-type]
 
 
 def test_an_argument_of_what_is_built_may_be_left_out() -> None:
