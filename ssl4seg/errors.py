@@ -49,6 +49,10 @@ class WriteError(UserError):
     """A file could not be written: the disk is full, a quota is reached, the folder is read-only."""
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user asked to stop; everything is saved."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The most similar of the known words, capitals or not; empty if none is similar."""
     by_lower = {name.lower(): name for name in known}

@@ -153,7 +153,8 @@ def write_labelme(file: Path, label: LabelArray, picture: Path, names: Mapping[i
         names: of all classes, by their numbers.
         background: whether class 0 is a background, which is drawn in holes only.
     """
-    drawn, left = [], []
+    drawn: list[Region] = []
+    left: list[Region] = []
     covered = np.zeros(label.shape, bool)
     for region in regions_of(label):
         (left if background and region.number == 0 else drawn).append(region)

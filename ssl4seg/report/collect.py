@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ssl4seg.data.folds import Fold
 from ssl4seg.errors import UserError, plain
 from ssl4seg.keys import FOLD, FOREGROUND_MEAN, MEAN, MEANS
-from ssl4seg.run.folder import FAILURES, MAY_DIFFER, flat, read_config, read_failures, read_json
+from ssl4seg.run.folder import FAILURES, flat, may_differ, read_config, read_failures, read_json
 from ssl4seg.scoring.metrics import METRICS, Metric, score_in
 from ssl4seg.scoring.selection import LAST, selected_by
 
@@ -333,12 +333,12 @@ def _settings(config: Mapping[str, Any], result: Mapping[str, Any]) -> Settings:
     The number of a fold is dropped as the seed is, but not how many folds there are. `select` is the score that chose
     the model, or last: what auto means has changed, and no row may pool the two.
     """
-    left_out = (*MAY_DIFFER, "seed", "recipe.select", "dataset.fold")
+    left_out = ("seed", "recipe.select", "dataset.fold")
     _, metric, name = selected_by(result)
     leaves = {**dict(_leaves(config)), "select": "last" if takes_last(result) else f"{metric}/{name}"}
     if FOLD.fits(fold := leaves.get("dataset.fold")):
         leaves["dataset.folds"] = Fold.parsed(str(fold)).of
-    return {key: value for key, value in sorted(leaves.items()) if value is not None and key not in left_out}
+    return {k: v for k, v in sorted(leaves.items()) if v is not None and k not in left_out and not may_differ(k)}
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,6 +26,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.report.collect import Main, Row, Run
 from ssl4seg.report.compare import scores_of_patients
 from ssl4seg.report.names import short
+from ssl4seg.run.loggers.csv_file import FILE, rows
 from ssl4seg.userfiles import expect_regular
 
 BOUND = "supervised"
@@ -325,7 +326,9 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
 
 
 def curve(run: Run, main: Main) -> Curve:
-    """Read a run's curve on val from its TensorBoard files; of a step that a resumed run did twice, the later score.
+    """Read a run's curve on val from its TensorBoard files and its scalars.csv (logger=csv).
+
+    Of a step that a resumed run did twice, the later score.
 
     Of folds it is the mean, at the steps where all of them were validated.
 
@@ -348,9 +351,11 @@ def curve(run: Run, main: Main) -> Curve:
         known = folder.is_dir() and tag in events.Reload().Tags()["scalars"]
     except DecodeError as error:
         raise UserError(f"{folder}: its curves cannot be read ({error})") from None
-    if not known:
-        raise UserError(f"{folder}: holds no curve {tag}")
-    return {event.step: event.value for event in events.Scalars(tag)}
+    points = {event.step: event.value for event in events.Scalars(tag)} if known else {}
+    points |= {step: value for step, name, value in rows(run.folder / FILE) if name == tag}
+    if not points:
+        raise UserError(f"{folder}: holds no curve {tag}, which logger=tensorboard and logger=csv keep")
+    return dict(sorted(points.items()))
 
 
 # -- over patients ----------------------------------------------------------------------------------------------------

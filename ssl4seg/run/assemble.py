@@ -22,6 +22,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, Key, expect, is_number, true_or_false
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.networks.base import Network, axes_argument
+from ssl4seg.run.loggers.base import Logger
 from ssl4seg.run.settings import Config, ModelSettings
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.scoring.inference import Inference, literal_windows
@@ -147,6 +148,11 @@ def method_of(method: Config, make: MakeNetwork) -> Method:
 def postprocess_of(postprocess: Config) -> list[Step]:
     """The steps of post-processing, in the order of `postprocess=[...]`."""
     return [build(keys, f"postprocess.{name}") for name, keys in postprocess.items()]
+
+
+def loggers_of(logger: Config) -> dict[str, Logger]:
+    """The loggers of `logger=[...]` by their names, which log nothing yet."""
+    return {name: build(keys, f"logger.{name}") for name, keys in logger.items()}
 
 
 def mask_colors_of(data: Config) -> Sequence[Color] | None:

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch.optim import Optimizer
 
 from ssl4seg import checkpoint
-from ssl4seg.errors import UserError
+from ssl4seg.errors import Interrupted, UserError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_sum, rank, share_first, world_size
@@ -33,10 +33,6 @@ log = logging.getLogger("ssl4seg")
 
 Validate = Callable[[], tuple[Table, Mapping[str, Picture]]]
 """Returns the scores of the val cases by `Method.predict` in evaluation mode, and overlays."""
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """The user asked to stop; everything is saved."""
 
 
 STATE = (

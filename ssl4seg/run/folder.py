@@ -1,6 +1,7 @@
 """The run folder: the files of a run, and whether a run may be resumed.
 
-config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_test.csv  tensorboard/  train.log
+config.yaml  split.json  best.pt  last.pt  results.json  cases_val.csv  cases_test.csv  train.log, and what
+loggers write (the group `logger`)
 """
 
 import fcntl
@@ -36,9 +37,10 @@ MAY_DIFFER = (
     "engine.eval_batch_size",
     "engine.resident_gib",
     "engine.num_workers",
+    "logger",
 )
-"""Keys of the machine, of the place of the data, of colours and of trust, which do not change the trained model: a run
-may be resumed with other values of them."""
+"""Keys of the machine, of the place of the data, of colours, of trust and of loggers, which do not change the trained
+model: a run may be resumed with other values of them."""
 
 SEAL, BLANK = "text_sha256", "0" * 64
 """Name of the sum in the head of config.yaml, split.json and results.json, and its digits before they are known."""
@@ -81,9 +83,9 @@ class RunFolder:
                 self._check_data(fingerprint)
                 if done:
                     return
+            path.mkdir(parents=True, exist_ok=True)
             for name in ("tensorboard", "train.log"):
                 expect_own(path / name)
-            (path / "tensorboard").mkdir(parents=True, exist_ok=True)
             self._lock = locked(path / ".lock")
             # An empty line, so that the comment swallows no key where a flipped bit removes the end of its line.
             text = f"# {SEAL}: {BLANK}\n\n{yaml.safe_dump(dict(config), sort_keys=False)}"
@@ -228,8 +230,13 @@ def locked(path: Path) -> IO[str]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of the keys that differ and matter."""
     a, b = flat(old), flat(new)
-    keys = [key for key in {**a, **b} if key not in MAY_DIFFER]
+    keys = [key for key in {**a, **b} if not may_differ(key)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def may_differ(key: str) -> bool:
+    """Whether a dotted key, or a group that it belongs to, is one of MAY_DIFFER."""
+    return any(f"{key}.".startswith(f"{each}.") for each in MAY_DIFFER)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,37 +1,28 @@
-"""The output of a run: TensorBoard, the log file, the progress bar, tables. Only the first process writes it."""
+"""The output of a run: the log file, the progress bar, tables, and its loggers. Only the first process writes it."""
 
 import logging
 import math
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
-from ssl4seg.errors import WriteError, plain
+from ssl4seg.errors import Interrupted, plain
 from ssl4seg.files import unwritten
 from ssl4seg.keys import MEANS
-from ssl4seg.run.events import losses
+from ssl4seg.run.loggers.base import Logger, Start
 from ssl4seg.scoring.metrics import Metric, score_in
 from ssl4seg.scoring.pictures import Picture
 from ssl4seg.scoring.tables import Summary
 
 log = logging.getLogger("ssl4seg")
-
-FINAL = ".final"
-"""Ending of the event file with the test's scores and the hparams; a resumed run writes this file anew."""
-
 
 FILE_ONLY = {"file_only": True}
 """`extra` of a message for the log file alone, because the screen shows it in another way."""
@@ -87,34 +78,25 @@ def start_log(file: Path | None, *, quiet: bool = False) -> None:
         log.addHandler(to_file)
 
 
-def _told_elsewhere(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread keeps its error, and raises it where the next value is written: no traceback beside it."""
-    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
-        threading.__excepthook__(failure)
-
-
-threading.excepthook = _told_elsewhere
-
-
 class Record:
-    """TensorBoard and the progress bar of a run.
+    """The loggers and the progress bar of a run.
+
+    A logger that fails is left out from then on, with a warning: no disk, network or server may end a training.
 
     Args:
-        folder: of the TensorBoard events; None in all processes but the first, which write nothing.
-        step: number of steps that are done; later events in the folder are overwritten.
+        run: None in all processes but the first, which log nothing.
+        loggers: by their names.
+        step: number of steps that are done; what was logged of later ones is void.
         total: number of steps of the run.
     """
 
-    def __init__(self, folder: Path | None, *, step: int, total: int) -> None:
-        self.folder, self.step = folder, step
-        for old_events in folder.glob(f"events*{FINAL if step else ''}") if folder else ():
-            old_events.unlink()
-        for loss in losses(folder, step) if folder else ():
-            log.warning(loss)
-        self.writer: SummaryWriter | None = None
-        with self._named():
-            self.writer = SummaryWriter(str(folder), purge_step=step + 1) if folder else None
-        shown = folder is not None and sys.stderr.isatty()
+    def __init__(
+        self, run: Start | None, loggers: Mapping[str, Logger] | None = None, *, step: int, total: int
+    ) -> None:
+        self.run, self.given = run, dict(loggers or {}) if run else {}
+        self.loggers: dict[str, Logger] = {}
+        """Those that work."""
+        shown = run is not None and sys.stderr.isatty()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -127,90 +109,80 @@ class Record:
         self.task = self.bar.add_task("train", total=total, completed=step, loss="-", score="-", speed="-")
 
     def __enter__(self) -> Self:
+        for name, logger in self.given.items():
+            self._start(name, logger)
         self.bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.bar.stop()
-        with suppress(WriteError) if error else nullcontext(), self._named():
-            if self.writer:
-                self.writer.close()
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        self._each("close", "stopped" if stopped else "failed" if error else "finished")
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the files of the events, if they cannot be written."""
+    def _start(self, name: str, logger: Logger) -> None:
+        assert self.run
         try:
-            yield
-        except OSError as error:
-            assert self.folder
-            raise unwritten(self.folder, error) from None
+            place = logger.start(self.run)
+        except Exception as error:
+            self._lost(name, error)
+            return
+        self.loggers[name] = logger
+        if place:
+            log.info(f"logger={name}: {place}")
 
-    def _write(self, kind: str, *arguments: Any, **more: Any) -> None:
-        """Call a method of the writer, in the process that has one."""
-        if self.writer:
-            with self._named():
-                getattr(self.writer, kind)(*arguments, **more)
+    def _each(self, call: str, *arguments: Any) -> None:
+        """Call a method of each logger that works."""
+        for name, logger in [*self.loggers.items()]:
+            try:
+                getattr(logger, call)(*arguments)
+            except Exception as error:  # of whatever kind its library raises
+                del self.loggers[name]
+                self._lost(name, error)
 
-    def config(self, config: Mapping[str, Any]) -> None:
-        """Write the configuration as text, once."""
-        if not self.step:
-            text = yaml.safe_dump(dict(config), sort_keys=False)
-            self._write("add_text", "config", "\n".join("    " + line for line in text.splitlines()), 0)
+    def _lost(self, name: str, error: Exception) -> None:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        short = " ".join(reason.split())[:200] or type(error).__name__
+        log.warning(f"logger={name}: cannot go on ({short}); the run goes on without it")
 
     def advance(self) -> None:
         self.bar.advance(self.task)
 
     def scalars(self, step: int, values: Mapping[str, float], images_per_second: float) -> None:
-        """Write train/<name>; one of the names is "loss"."""
+        """Log train/<name>; one of the names is "loss"."""
         self.bar.update(self.task, loss=f"{values['loss']:.3f}", speed=f"{images_per_second:.0f}".replace("nan", "-"))
-        for name, value in values.items():
-            self._write("add_scalar", f"train/{name}", value, step)
+        self._each("scalars", step, {f"train/{name}": value for name, value in values.items()})
 
     def scores(
         self, split: str, step: int, summary: Summary, pictures: Mapping[str, Picture], headline: str | None = None
     ) -> None:
-        """Write <split>/<metric>/mean and /<class>, <split>/<metric> for a metric of one number, and the overlays.
+        """Log <split>/<metric>/mean and /<class>, <split>/<metric> for a metric of one number, and the overlays.
 
         Args:
             headline: the score that the progress bar shows.
         """
         if headline is not None:
             self.bar.update(self.task, score=headline)
-        if not self.writer:
-            return
+        scalars = {}
         for metric, values in summary.items():
             numbers = values if isinstance(values, Mapping) else {"": values}
             for name, value in numbers.items():
                 if isinstance(value, float) and not math.isnan(value):
-                    self._write("add_scalar", f"{split}/{metric}/{name}".rstrip("/"), value, step)
-        for case, picture in pictures.items():
-            pixels = np.ascontiguousarray(picture)
-            self._write("add_image", f"{split}/overlay/{case}", pixels, step, dataformats="HWC")
-        self._write("flush")
+                    scalars[f"{split}/{metric}/{name}".rstrip("/")] = value
+        self._each("scalars", step, scalars)
+        self._each("pictures", step, {f"{split}/overlay/{case}": picture for case, picture in pictures.items()})
+        self._each("flush")
 
     def pseudo_labels(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write pseudo/<score>."""
-        for name, value in scores.items():
-            self._write("add_scalar", f"pseudo/{name}", value, step)
+        """Log pseudo/<score>."""
+        self._each("scalars", step, {f"pseudo/{name}": value for name, value in scores.items()})
 
     def conclude(self) -> None:
-        """Write all that follows to the event file of the test."""
-        if self.writer:
-            with self._named():
-                self.writer.close()
-                self.writer = SummaryWriter(str(self.folder), filename_suffix=FINAL)
+        """What follows belongs to the test."""
+        self._each("conclude")
 
-    def hparams(self, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Write settings and final metrics, by which the HPARAMS tab sorts the runs of a sweep."""
-        if not self.writer:
-            return
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-        for summary in hparams(plain, dict(metrics)):
-            with self._named():
-                self.writer._get_file_writer().add_summary(summary)
-        for name, value in metrics.items():
-            self._write("add_scalar", name, value)
-        self._write("flush")  # results.json, which is written next, calls the run finished
+    def finals(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """Log settings and final scores, before results.json calls the run finished."""
+        self._each("finals", settings, scores)
 
 
 def show(title: str, summary: Summary, metrics: Iterable[Metric]) -> None:

@@ -88,6 +88,7 @@ class RunSettings(ModelSettings):
     optimizer: Config
     schedule: Config
     engine: EngineSettings
+    logger: Config
 
     labeled_ratio: float
     labeled_cases: int | None

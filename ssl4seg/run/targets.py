@@ -29,6 +29,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     r"views\.strong\.\d+(\.operations\.\d+)*": ("ssl4seg.augment.operations.Photometric",),
     "optimizer": (OPTIMIZER,),
     "schedule": ("ssl4seg.run.schedules.Schedule",),
+    r"logger\.\w+": ("ssl4seg.run.loggers.base.Logger",),
     r"postprocess\.\w+": ("ssl4seg.scoring.postprocess.base.Step",),
 }
 """Pattern of a dotted key -> bases of the classes that may be built there. Elsewhere nothing is built."""

@@ -24,7 +24,7 @@ from ssl4seg.data.fingerprint import fingerprint
 from ssl4seg.data.folds import Folded, undivided
 from ssl4seg.data.reading import classes_in_no_mask, decoded_gib, fits_in_memory, read_all
 from ssl4seg.data.split import LabeledSplit, check_disjoint, split_labeled
-from ssl4seg.errors import UserError, WriteError
+from ssl4seg.errors import Interrupted, UserError, WriteError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.feed.store import Store
 from ssl4seg.feed.stream import Stream
@@ -32,12 +32,13 @@ from ssl4seg.feed.views import View
 from ssl4seg.keys import MEANS
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, memory, rank, world_size
-from ssl4seg.run.assemble import build, dataset_of, method_of, network_maker, optimizers_of, predictor_of
+from ssl4seg.run.assemble import build, dataset_of, loggers_of, method_of, network_maker, optimizers_of, predictor_of
 from ssl4seg.run.compiled import compile_networks, mark_step
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
-from ssl4seg.run.engine import Engine, Interrupted, Plan
+from ssl4seg.run.engine import Engine, Plan
 from ssl4seg.run.folder import RunFolder, damage, finished, read_json, write_failure, write_json
+from ssl4seg.run.loggers.base import Start
 from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
@@ -133,6 +134,7 @@ class Training:
         self.cases = cases = cases_of(self.dataset)
         self.split = self._split(cases["train"])
         self.plan = _plan(settings)
+        self.loggers = loggers_of(settings.logger)
         self.weak: View = build(settings.views.weak, "views.weak")
         self.weak.check([case.size for case in cases["train"]])
         self.method = self._method()
@@ -318,9 +320,7 @@ class Training:
         if folder:
             folder.check_space(*engine.checkpoint_bytes())
             write_json(folder.split_file, self._split_facts())
-        tensorboard = folder.path / "tensorboard" if folder else None
-        with Record(tensorboard, step=engine.step, total=self.plan.total) as record:
-            record.config(self.config)
+        with Record(self._start_of(engine), self.loggers, step=engine.step, total=self.plan.total) as record:
             try:
                 engine.fit(record)
             finally:
@@ -333,6 +333,14 @@ class Training:
         if isinstance(self.dataset, Folded):
             return facts | {"fold": self.dataset.as_dict(), "data_sha256": fingerprint(cases_of(self.dataset.whole))}
         return facts | {"data_sha256": fingerprint(self.cases)}
+
+    def _start_of(self, engine: Engine) -> Start | None:
+        """What loggers are told of this run, in the process that logs."""
+        if not self.folder:
+            return None
+        path = self.folder.path
+        name = "/".join((self.names["dataset"], self.names["method"], path.name))
+        return Start(folder=path, name=name, step=engine.step, config=self.config)
 
     def _resume(self, engine: Engine) -> None:
         """Let every process read the first one's checkpoint (machines share the folder)."""
@@ -369,7 +377,7 @@ class Training:
         return self.evaluate("val")
 
     def test(self, engine: Engine, record: Record) -> None:
-        """Test the best model; write cases_test.csv, results.json and TensorBoard, and print the table."""
+        """Test the best model; write cases_test.csv and results.json, log and print the table."""
         best = self.fabric.broadcast(str(self.folder.best) if self.folder else "")
         weights = checkpoint.load(Path(best))["method"]
         checkpoint.load_into(self.method, weights, best)
@@ -381,7 +389,7 @@ class Training:
         table.write_csv(self.folder.path / "cases_test.csv")
         record.conclude()
         record.scores("test", engine.best["step"], summary, pictures)
-        record.hparams(
+        record.finals(
             {**self.names, "labeled": str(self.split), **_hparams(self.settings)},
             {
                 f"final/{split}/{m}/{mean}": s[m][mean]

@@ -17,7 +17,13 @@ MODULES: Mapping[str, str] = {
 }
 """Module of a `_target_` as version 0.1 wrote it -> the module that holds the class now."""
 
-NEW_KEYS: Mapping[str, Any] = {"select": "auto", "metrics.more": [], "passes": "auto", "engine.compile": False}
+NEW_KEYS: Mapping[str, Any] = {
+    "select": "auto",
+    "metrics.more": [],
+    "passes": "auto",
+    "engine.compile": False,
+    "logger": {"tensorboard": {"_target_": "ssl4seg.run.loggers.tensorboard.TensorBoard"}},
+}
 """Keys that version 0.1 did not have, with the value that stands for its behaviour."""
 
 VOCS_CHOICE = "iou/mean"
