@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types torture check clean
+.PHONY: demo test fast lint types torture check docs clean
 
 demo: .venv/installed  ## install, then the main job on the embedded phantom
 	$(BIN)/ssl4seg-train method=uamt labeled_ratio=0.19
 
 test: .venv/installed-dev  ## install, then the tests
 	$(BIN)/pytest
+
+fast: .venv/installed-dev  ## install, then the tests that start no process and train nothing
+	$(BIN)/pytest -m fast
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -22,6 +25,9 @@ torture: .venv/installed-dev  ## install, then attack the program for two minute
 
 check: lint types test torture  ## all that CI asks for
 
+docs: .venv/installed-dev  ## install, then build the site in site/
+	$(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e .
@@ -33,4 +39,4 @@ check: lint types test torture  ## all that CI asks for
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

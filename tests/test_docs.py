@@ -1,9 +1,13 @@
-"""The pages: links and anchors lead somewhere, modules that are named exist, and no method or network is forgotten."""
+"""The pages: links and anchors lead somewhere, modules that are named exist, no method or network is forgotten, and the
+site shows what the repository shows."""
 
 import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
 import ssl4seg
 from ssl4seg.commands.conf import choices, conf_dir
@@ -11,6 +15,7 @@ from ssl4seg.commands.conf import choices, conf_dir
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(ssl4seg.__file__).parent
 PAGES = {str(file.relative_to(ROOT)): file.read_text() for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}
+TAGS = ("a", "code", "h1", "h2", "h3", "img", "li", "ol", "pre", "strong", "table", "td", "ul")
 
 
 def anchors(text: str) -> set[str]:
@@ -63,3 +68,18 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_page_of_a_group_names_every_choice_and_no_other(group: str) -> None:
     rows = PAGES[f"docs/{group}s.md"].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", rows, re.MULTILINE)) == choices(group, [conf_dir()])
+
+
+def test_the_site_shows_what_the_repository_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The strict build finds no fault; a page has as many items, blocks of code, cells and links as in CommonMark."""
+    monkeypatch.setenv("NO_MKDOCS_2_WARNING", "1")
+    build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(tmp_path)))
+    moved = {"README": "", "docs/README": "pages", "CONTRIBUTING": "contributing", "CHANGELOG": "changelog"}
+    reader = MarkdownIt().enable("table")
+    for page, text in PAGES.items():
+        name = page.removesuffix(".md")
+        html = (tmp_path / moved.get(name, name.removeprefix("docs/")) / "index.html").read_text()
+        shown = re.sub(r'<a class="headerlink".*?</a>', "", html.partition("<article")[2].partition("</article>")[0])
+        counts = [{tag: len(re.findall(rf"<{tag}[ >]", each)) for tag in TAGS} for each in (shown, reader.render(text))]
+        assert counts[0] == counts[1], page
+        assert not re.findall(r"<code>[^<]*\\\|", shown), page

@@ -1,22 +1,32 @@
-"""The wheel, installed away from the checkout, is the whole program."""
+"""The wheel, installed away from the checkout, is the whole program; wheel and sdist can be published."""
 
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import PHANTOM, results, shell
+from twine.commands import check
 
 CHECKOUT = Path(__file__).parents[1]
+VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sdist, and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, CHECKOUT)
-    code, output = shell(sys.executable, *build, cwd=folder)
+    code, output = shell(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, CHECKOUT, cwd=folder)
     assert code == 0, output
-    (file,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (file,) = dist.glob("*.whl")
     return file
 
 
@@ -27,6 +37,23 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, output = shell(sys.executable, *install, cwd=target.parent)
     assert code == 0, output
     return target
+
+
+def test_both_files_are_what_pypi_takes(dist: Path) -> None:
+    files = sorted(map(str, dist.iterdir()))
+    assert [Path(file).name for file in files] == [f"ssl4seg-{VERSION}-py3-none-any.whl", f"ssl4seg-{VERSION}.tar.gz"]
+    assert not check.check(files, strict=True)
+
+
+def test_the_sdist_holds_what_tests_and_pages_need(dist: Path) -> None:
+    with tarfile.open(dist / f"ssl4seg-{VERSION}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= {"tests/test_wheel.py", "conf/run.yaml", "docs/python.md", "CONTRIBUTING.md", "constraints.txt"}
+    assert not {name for name in names if name.startswith((".venv", "outputs/"))}
+
+
+def test_a_citation_names_the_version_of_the_package() -> None:
+    assert yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())["version"] == VERSION
 
 
 def test_the_wheel_holds_package_and_configurations_and_no_tests(wheel: Path) -> None:
