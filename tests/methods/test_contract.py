@@ -36,10 +36,10 @@ HALFWAY = Progress(5, 10)
 METHODS = """
 supervised
 mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt
-fixmatch fixmatch_cta unimatch unimatch_v2
+fixmatch fixmatch_cta unimatch unimatch_v2 prevmatch corrmatch
 cps ctct deep_co_training gct abd
 urpc cct mc_net dtc r_drop
-pseudo_label confidence_weighted st_plus_plus bcp
+pseudo_label confidence_weighted st_plus_plus bcp beta_fft
 dan gan adv_semi_seg
 entropy_minimization s4l
 """
@@ -255,10 +255,10 @@ def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
 
 
 def test_apart_the_unlabelled_images_do_not_touch_the_supervised_loss_and_together_they_do(config):
-    """Through the batch norm's statistics; bcp alone mixes labelled and unlabelled images."""
+    """Through the batch norm's statistics; bcp and beta_fft mix labelled and unlabelled images."""
     scales = {"channels": [4, 8, 8], "dropout": [0.1] * 3}
     method = assembled(config | {"network": config["network"] | scales})
-    if not method.needs_unlabeled or "BCP" in config["method"]["_target_"]:
+    if not method.needs_unlabeled or any(name in config["method"]["_target_"] for name in ("BCP", "BetaFFT")):
         return
     batch, other = batch_for(method), batch_for(method)
 
