@@ -48,7 +48,7 @@ unet vnet swin_unet gan_generator_deconv gan_generator_strided
 resnet50_decoder vocsegnet fcn deeplabv3 lraspp
 smp_unet unetplusplus deeplabv3plus fpn pspnet segformer upernet dpt
 dynunet segresnet swin_unetr unetr
-dinov2_dpt
+vit_dpt
 """
 ENOUGH = 4
 
