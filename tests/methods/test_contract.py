@@ -37,9 +37,9 @@ METHODS = """
 supervised
 mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt
 fixmatch fixmatch_cta unimatch unimatch_v2 prevmatch corrmatch
-cps ctct deep_co_training gct abd
+cps ctct deep_co_training gct abd beta_fft
 urpc cct mc_net dtc r_drop
-pseudo_label confidence_weighted st_plus_plus bcp beta_fft
+pseudo_label confidence_weighted st_plus_plus bcp
 dan gan adv_semi_seg
 entropy_minimization s4l
 """
