@@ -370,7 +370,7 @@ SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
     "segformer": "encoder=tu-test_resnet decoder_segmentation_channels=16",
     "upernet": "encoder=tu-test_resnet decoder_channels=16",
     "dpt": "encoder=tu-test_vit decoder_intermediate_channels=[8,8,8,8] decoder_fusion_channels=8",
-    "dinov2_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
+    "vit_dpt": "encoder=test_vit channels=8 reassembled=[8,8,8,8]",
     "dynunet": "strides=[1,2,2,2] filters=[4,8,8,8]",
     "segresnet": "init_filters=8 blocks_down=[1,1,1] blocks_up=[1,1]",
     "swin_unetr": "feature_size=12 depths=[2,1,1,1] num_heads=[1,2,2,2] window_size=4",

@@ -1,4 +1,4 @@
-"""Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup, patches.
+"""Mixing images: CutMix boxes, ClassMix masks, copy-paste boxes, mixup, patches, low frequencies.
 
 Images have two or three axes. Masks are [N, 1, *X] float, 1 where the other image replaces this one. Random numbers
 come from PyTorch's global generator on the CPU, which the engine seeds in every step.
@@ -21,6 +21,13 @@ def mix(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 def mix_labels(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """`mix` for maps [N, *X] of any type, such as labels."""
     return torch.where(mask[:, 0] > 0.5, b, a)
+
+
+def mixup_shares(images: Tensor, alpha: float) -> Tensor:
+    """Shares [N, 1, ...] of another image for the images [N, C, *X], from Beta(alpha, alpha) (mixup, Zhang 2018)."""
+    both = torch.tensor(float(alpha))
+    shares = torch.distributions.Beta(both, both).sample((len(images),))
+    return sent(along_axes(shares, images), images.device)
 
 
 def cutmix_mask(images: Tensor, area: float = 0.5) -> Tensor:
@@ -108,6 +115,26 @@ def paste_patch(maps: Tensor, num: int, to: Tensor, patch: Tensor) -> Tensor:
     pasted = maps.clone()
     pasted[(slice(None), slice(None), *map(slice, grid.shape[2:]))] = grid
     return pasted
+
+
+def low_frequencies(images: Tensor, below: float) -> Tensor:
+    """The part of [N, C, *X] whose frequency is below `below` cycles a pixel along every axis, by FFT, in float32."""
+    lengths = images.shape[2:]
+    axes = tuple(range(2, images.ndim))
+    spectrum = torch.fft.rfftn(images.float(), dim=axes)
+    for axis, length in zip(axes, lengths, strict=True):
+        cycles = torch.arange(spectrum.shape[axis], device=images.device)
+        if axis < axes[-1]:  # the last axis has the frequencies from 0 on alone
+            cycles = torch.minimum(cycles, length - cycles)
+        spectrum = spectrum * (cycles < below * length).view(-1, *(1 for _ in range(axis + 1, images.ndim)))
+    low: Tensor = torch.fft.irfftn(spectrum, s=lengths, dim=axes)
+    return low
+
+
+def swap_low_frequencies(a: Tensor, b: Tensor, below: float) -> tuple[Tensor, Tensor]:
+    """Images a and b [N, C, *X], each with the low frequencies of the other (beta-FFT, Hu et al. 2025)."""
+    change = low_frequencies(b, below) - low_frequencies(a, below)
+    return a + change, b - change
 
 
 def _boxes(images: Tensor, sizes: Tensor, place: Tensor) -> Tensor:

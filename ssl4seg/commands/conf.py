@@ -40,6 +40,9 @@ CHOSEN: Mapping[str, Sequence[str]] = {
 READ = {"eval": EVALUATED, "predict": EVALUATED, "export": ("dataset", "network", "method"), "rank": EVALUATED}
 """Groups and keys of a run that these commands read; of the network they take none anew."""
 
+FORMER = b"# The former name of"
+"""How the file of a choice's former name begins; its list `defaults` has the present one."""
+
 MISSING = object()
 
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # its errors become ours
@@ -126,9 +129,16 @@ def run_keys() -> dict[str, Any]:
     return keys
 
 
-def choices(group: str, folders: Sequence[Path]) -> list[str]:
-    """The YAML files of a group, in all config folders."""
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+def choices(group: str, folders: Sequence[Path], *, former: bool = False) -> list[str]:
+    """The YAML files of a group, in all config folders; those of former names only if asked for."""
+    files = [file for folder in folders for file in (folder / group).glob("*.yaml")]
+    return sorted({file.stem for file in files if former or not is_former(file)})
+
+
+def is_former(file: Path) -> bool:
+    """Whether a YAML file only stands for another choice, by a name that it had before."""
+    with file.open("rb") as content:
+        return content.readline(80).startswith(FORMER)
 
 
 def check_config_dir(folder: Path, groups: Sequence[str]) -> None:
@@ -341,7 +351,7 @@ def chosen_by_user(hydra: Any) -> tuple[str, ...]:
     """
 
     def is_own(key: str) -> bool:
-        known, choice = choices(key, [conf_dir()]), hydra.runtime.choices.get(key)
+        known, choice = choices(key, [conf_dir()], former=True), hydra.runtime.choices.get(key)
         return bool(known) and all(str(one) in known for one in ([choice] if isinstance(choice, str) else choice or []))
 
     return tuple(key for key in keys_of(hydra.overrides.task) if not is_own(key))

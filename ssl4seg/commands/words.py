@@ -54,7 +54,7 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
     for override in parsed:
         _check_sweep(override, parsed, sweep=sweep)
         if override.key_or_group in groups and not override.is_delete():
-            _check_choice(override, groups[override.key_or_group])
+            _check_choice(override, groups[override.key_or_group], choices(override.key_or_group, folders, former=True))
     chosen = [_first_choice(o, groups) for o in parsed if o.key_or_group in groups and not o.is_delete()]
     plain: Any = OmegaConf.to_container(composed(name, chosen, extra), resolve=False)
     if name == "train":
@@ -250,11 +250,12 @@ def _check_labels(parsed: Sequence[Override], config: Config) -> None:
         raise UserError(f"{' '.join(map(str, settings.values()))}: only one of {', '.join(keys)} can be given")
 
 
-def _check_choice(override: Override, known: Sequence[str]) -> None:
+def _check_choice(override: Override, known: Sequence[str], possible: Sequence[str]) -> None:
+    """Refuse a value that is none of the `possible` choices, with the `known` ones, which are listed."""
     values = _values(override, known)
     values = [name for value in values for name in (value if isinstance(value, list) else [value])]
     for value in values:
-        if value is not None and str(value) not in known:
+        if value is not None and str(value) not in possible:
             near = did_you_mean(str(value), known)
             raise UserError(
                 f"{override.key_or_group}={value}: there is no such {override.key_or_group}{near}\n"

@@ -10,9 +10,8 @@ from ssl4seg.augment.operations import ColorJitter
 from ssl4seg.axes import along_axes
 from ssl4seg.keys import at_least, expect, number_in, share, whole
 from ssl4seg.methods.base import MakeNetwork, built_like
-from ssl4seg.methods.parts.losses import dice
 from ssl4seg.methods.parts.predictions import confidence, used_everywhere
-from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys
+from ssl4seg.methods.parts.two_networks import MeanOf, TwoNetworks, TwoNetworksKeys, cross_dice
 from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -92,7 +91,7 @@ class ABD(TwoNetworks):
         x_r = self.reliable(batch.unlabeled, batch.strong[0], z_1u.detach(), z_2u.detach())
         losses = {
             "supervised": self.supervised(z_1l, y) + self.supervised(z_2l, y),
-            "cross": self.w(progress) * (cross(z_1u, z_2u) + cross(self.student(x_r), self.peer(x_r))),
+            "cross": self.w(progress) * (cross_dice(z_1u, z_2u) + cross_dice(self.student(x_r), self.peer(x_r))),
         }
         if progress.fraction < self.displaced_until:
             x_i, y_i = self.inverse(x_1l, x_2l, y, z_1l.detach(), z_2l.detach())
@@ -151,8 +150,3 @@ class ABD(TwoNetworks):
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """The student's targets: the peer's probabilities, everywhere."""
         return used_everywhere(self.peer(image).softmax(dim=1))
-
-
-def cross(z_1: Tensor, z_2: Tensor) -> Tensor:
-    """Dice of each network with the other network's classes."""
-    return dice(z_1, z_2.argmax(dim=1)) + dice(z_2, z_1.argmax(dim=1))

@@ -14,6 +14,9 @@ from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
+Halves = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Indices of the two halves of the labelled images, and of those of the unlabelled images; all have one length."""
+
 
 class BCP(WithTeacher):
     """L = L_in(z1, y_l) + a L_out(z1, y_u) + L_out(z2, y_l) + a L_in(z2, y_u)
@@ -71,13 +74,21 @@ class BCP(WithTeacher):
             a, b = _halves(x_l, len(x_l))
             z = self.student(mix(x_l[a], x_l[b], box))
             return {"supervised": self.over(box, z, y_l[b]) + self.over(1 - box, z, y_l[a])}
-        (l1, l2), (u1, u2) = (_halves(x, max(len(x_l), len(x_u))) for x in (x_l, x_u))
+        halves = halves_of(x_l, x_u)
         y_u = self.labels(x_u)
-        z1, z2 = self.through(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
-        return {
-            "supervised": self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
-            "pseudo_label": self.pseudo_weight * (self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2])),
-        }
+        z = self.through(self.student, *pasted(x_l, x_u, box, halves))
+        supervised, pseudo = self.pasted_losses(z, y_l, y_u, box, halves)
+        return {"supervised": supervised, "pseudo_label": self.pseudo_weight * pseudo}
+
+    def pasted_losses(
+        self, z: Sequence[Tensor], y_l: Tensor, y_u: Tensor, box: Tensor, halves: Halves
+    ) -> tuple[Tensor, Tensor]:
+        """L_in(z1, y_l) + L_out(z2, y_l) and L_out(z1, y_u) + L_in(z2, y_u), of the logits of what `pasted` returns."""
+        (z1, z2), ((l1, l2), (u1, u2)) = z, halves
+        return (
+            self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
+            self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2]),
+        )
 
     def over(self, region: Tensor, logits: Tensor, label: Tensor) -> Tensor:
         """L_sup over the pixels of `region` [1, 1, H, W]."""
@@ -102,6 +113,18 @@ class BCP(WithTeacher):
         if self.stage(progress)[0] == 0:
             return None
         return used_everywhere(one_hot(self.labels(image), self.student.num_classes))
+
+
+def halves_of(x_l: Tensor, x_u: Tensor) -> Halves:
+    """The halves of labelled and of unlabelled images; the shorter of the two streams is repeated."""
+    num = max(len(x_l), len(x_u))
+    return _halves(x_l, num), _halves(x_u, num)
+
+
+def pasted(x_l: Tensor, x_u: Tensor, box: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
+    """Boxes of labelled images on unlabelled ones, and boxes of unlabelled images on labelled ones."""
+    (l1, l2), (u1, u2) = halves
+    return mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box)
 
 
 def _halves(x: Tensor, num: int) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,11 @@
 
 from typing import Unpack
 
-import torch
-from torch import Tensor
-
-from ssl4seg.augment.mixing import mix
-from ssl4seg.axes import along_axes
+from ssl4seg.augment.mixing import mix, mixup_shares
 from ssl4seg.keys import above, expect
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.mean_teacher import MeanTeacher, MeanTeacherKeys
 from ssl4seg.methods.parts.losses import batch_mean
-from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -46,7 +41,7 @@ class ICT(MeanTeacher):
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         u_1 = batch.unlabeled
         u_2 = u_1.roll(1, 0)
-        share = self.shares(u_1)
+        share = mixup_shares(u_1, self.alpha)
         z_l, z_m = self.through(self.student, batch.image, mix(u_1, u_2, share))
         p_t = self.teacher(u_1).softmax(dim=1)
         square = (z_m.softmax(dim=1) - mix(p_t, p_t.roll(1, 0), share)).square()
@@ -54,9 +49,3 @@ class ICT(MeanTeacher):
             "supervised": self.supervised(z_l, batch.label),
             "consistency": self.w(progress) * batch_mean(square),
         }
-
-    def shares(self, images: Tensor) -> Tensor:
-        """lambda [N, 1, ...] of each image; drawn on the CPU, so that all devices draw the same."""
-        alpha = torch.tensor(self.alpha)
-        shares = torch.distributions.Beta(alpha, alpha).sample((len(images),))
-        return sent(along_axes(shares, images), images.device)

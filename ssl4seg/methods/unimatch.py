@@ -72,13 +72,9 @@ class UniMatch(Method):
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         f_l, f_u = self.through(self.student.encode, batch.image, batch.unlabeled)
-        f_u = joined([f_u, self.dropped(f_u)])
-        if self.drop_labeled:
-            f_l = joined([f_l, self.dropped(f_l)])
-        z_l, z_u = (resized(z, batch.image) for z in self.through(self.student.decode, f_l, f_u))
-        z_l, (z_w, z_f) = z_l[: len(batch.image)], z_u.chunk(2)
+        z_l, z_w, z_f = self.weak_logits(batch, f_l, f_u)
         y = confident_label(z_w, self.threshold)
-        x_s, y_s = self.cutmixed(batch.strong, y)
+        x_s, (y_s,) = self.cutmixed(batch.strong, y)
         l_1, l_2 = map(self.unlabeled_loss, together(self.student, *x_s), y_s)
         return {
             "supervised": self.supervised(z_l, batch.label) / 2,
@@ -86,15 +82,28 @@ class UniMatch(Method):
             "strong": (l_1 + l_2) / 8,
         }
 
+    def weak_logits(self, batch: Batch, f_l: list[Tensor], f_u: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the labelled images [L, K, H, W], of the weak view [U, K, H, W] and of its dropped features.
+
+        Args:
+            f_l, f_u: the features of the labelled images and of the weak view.
+        """
+        f_u = joined([f_u, self.dropped(f_u)])
+        if self.drop_labeled:
+            f_l = joined([f_l, self.dropped(f_l)])
+        z_l, z_u = (resized(z, batch.image) for z in self.through(self.student.decode, f_l, f_u))
+        z_w, z_f = z_u.chunk(2)
+        return z_l[: len(batch.image)], z_w, z_f
+
     def dropped(self, features: list[Tensor]) -> list[Tensor]:
         """Features [N, C, h, w] that have lost channels."""
         return [f * channel_mask(f, self.dropout) for f in features]
 
-    def cutmixed(self, views: Sequence[Tensor], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Each view [U, C, H, W] with boxes of its own, and y [U, H, W] with the same boxes."""
+    def cutmixed(self, views: Sequence[Tensor], *labels: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Each view [U, C, H, W] with boxes of its own, and each label [U, H, W] with those boxes, once a view."""
         boxes = [cutmix_boxes(view, self.cutmix) for view in views]
         mixed = [mix(view, view.roll(1, 0), box) for view, box in zip(views, boxes, strict=True)]
-        return mixed, [mix_labels(y, y.roll(1, 0), box) for box in boxes]
+        return mixed, [[mix_labels(y, y.roll(1, 0), box) for box in boxes] for y in labels]
 
     def unlabeled_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """l of logits [U, K, H, W] and y [U, H, W]."""

@@ -62,7 +62,7 @@ class UniMatchV2(WithTeacher, UniMatch):
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         y = confident_label(self.teacher(batch.unlabeled), self.threshold)
-        (x_1, x_2), (y_1, y_2) = self.cutmixed(batch.strong, y)
+        (x_1, x_2), ((y_1, y_2),) = self.cutmixed(batch.strong, y)
         z_1, z_2 = self.complementary(x_1, x_2)
         return {
             "supervised": self.supervised(self.student(batch.image), batch.label) / 2,

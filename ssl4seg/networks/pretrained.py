@@ -22,17 +22,25 @@ Download = Callable[[str], State]
 """Maps a name of weights to the state dict of an encoder with three channels; a UserError for an unknown name."""
 
 
-def load_encoder(encoder: nn.Module, name: str, weights: str | None, download: Download) -> State:
+def load_encoder(
+    encoder: nn.Module,
+    name: str,
+    weights: str | None,
+    download: Download,
+    renamed: Callable[[State], State] | None = None,
+) -> State:
     """Load weights into all of an encoder, and return the state dict that holds them, with a classifier if it has one.
 
     Args:
         name: of the encoder, for messages.
         weights: a name that `download` knows; or a file: the state dict of the encoder, of a classifier or a whole
             network that contains it, or a run's best.pt; None leaves the encoder as it is.
+        renamed: brings a file's state dict to the encoder's names, where its authors have others.
     """
     if weights is None:
         return {}
     state = _read(Path(weights)) if _is_file(weights) else _downloaded(weights, download)
+    state = renamed(state) if renamed else state
     names = [*map(_canonical, encoder.state_dict())]
     state = checkpoint.fitted(state, names, weights, lambda part: {_canonical(key): key for key in part})
     found, faults = _matched(encoder, state)

@@ -1,7 +1,7 @@
 """Translate configurations of earlier versions to this version's keys and names.
 
-Two tables own the differences: modules that moved, and keys that are new. `folder.read_config` applies them, so
-that run folders of every version evaluate, predict, resume and are reported.
+Three tables own the differences: modules that moved, classes that have another name, and keys that are new.
+`folder.read_config` applies them, so that run folders of every version evaluate, predict, resume and are reported.
 """
 
 import copy
@@ -16,6 +16,9 @@ MODULES: Mapping[str, str] = {
     "ssl4seg.ramps": "ssl4seg.run.schedules",
 }
 """Module of a `_target_` as version 0.1 wrote it -> the module that holds the class now."""
+
+CLASSES: Mapping[str, str] = {"ssl4seg.networks.dinov2_dpt.DINOv2DPT": "ssl4seg.networks.vit_dpt.ViTDPT"}
+"""A `_target_` as version 0.1 wrote it -> that of the class under its present name."""
 
 NEW_KEYS: Mapping[str, Any] = {
     "select": "auto",
@@ -61,7 +64,7 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any) -> Any:
-    """The same value, with every `_target_` in its present module."""
+    """The same value, with every `_target_` under its present name."""
     if isinstance(value, dict):
         return {key: _target(item) if key == "_target_" else _renamed(item) for key, item in value.items()}
     return [_renamed(item) for item in value] if isinstance(value, list) else value
@@ -69,4 +72,4 @@ def _renamed(value: Any) -> Any:
 
 def _target(name: Any) -> Any:
     module, _, attribute = str(name).rpartition(".")
-    return f"{MODULES[module]}.{attribute}" if module in MODULES else name
+    return f"{MODULES[module]}.{attribute}" if module in MODULES else CLASSES.get(str(name), name)

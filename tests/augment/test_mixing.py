@@ -14,9 +14,12 @@ from ssl4seg.augment.mixing import (
     cut_patches,
     cutmix_boxes,
     cutmix_mask,
+    low_frequencies,
     mix,
     mix_labels,
+    mixup_shares,
     paste_patch,
+    swap_low_frequencies,
 )
 from ssl4seg.keys import IGNORE
 
@@ -158,3 +161,58 @@ def test_patches_are_cut_in_reading_order_and_pasted_back(shape, number, part):
     assert pasted[0, 0][part].eq(0).all()
     pasted[0, 0][part] = image[0, 0][part]
     assert torch.equal(pasted, image)
+
+
+# -- mixup ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
+def test_shares_follow_beta_of_alpha_and_alpha(alpha):
+    share = mixup_shares(torch.zeros(1 << 16, 1, 1, 1), alpha).double()
+    assert 0 <= share.min() < share.max() <= 1
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert share.mean().item() == pytest.approx(0.5, abs=6 * math.sqrt(variance / len(share)))
+    assert share.var().item() == pytest.approx(variance, rel=0.03)
+
+
+def test_shares_come_from_the_global_generator_and_differ_between_the_images():
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return mixup_shares(IMAGES[1][:3], 0.2)
+
+    assert drawn(1).shape == (3, 1, 1, 1, 1)
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    assert len(drawn(1).unique()) == 3
+
+
+# -- low frequencies --------------------------------------------------------------------------------------------------
+
+
+def numpy_low(x: np.ndarray, below: float) -> np.ndarray:
+    """By the whole complex spectrum."""
+    rows, columns = (np.abs(np.fft.fftfreq(n)) < below for n in x.shape[2:])
+    return np.fft.ifft2(np.fft.fft2(x) * np.outer(rows, columns)).real
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (5, 5), (1, 7)])
+@pytest.mark.parametrize("below", [0.1, 0.25, 0.5])
+def test_low_frequencies_are_those_of_the_whole_spectrum(shape, below):
+    x = torch.randn(2, 3, *shape)
+    np.testing.assert_allclose(low_frequencies(x, below), numpy_low(x.double().numpy(), below), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (16, 24, 8)])
+def test_a_wave_is_low_or_not_by_its_cycles_a_pixel(shape):
+    place = torch.arange(24).view(24, *(1 for _ in shape[2:]))
+    for cycles, low in ((0, True), (2, True), (3, False), (12, False)):  # 3 of 24 are not below 0.125
+        wave = (2 * math.pi * cycles * place / 24).cos().expand(1, 2, *shape)
+        torch.testing.assert_close(low_frequencies(wave, 0.125), wave * low, atol=1e-5, rtol=0)
+
+
+def test_images_that_exchange_their_low_frequencies_have_each_others_and_keep_their_sum():
+    a, b = torch.randn(2, 1, 12, 11), torch.randn(2, 1, 12, 11)
+    x, y = swap_low_frequencies(a, b, 0.2)
+    torch.testing.assert_close(low_frequencies(x, 0.2), low_frequencies(b, 0.2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x - low_frequencies(x, 0.2), a - low_frequencies(a, 0.2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(x + y, a + b)

@@ -13,9 +13,10 @@ import torch
 import yaml
 from helpers import composed
 
-from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.commands.words import check
 from ssl4seg.data.dataset import shape_of
+from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import build, method_of, network_maker
 from ssl4seg.types import Progress
 
@@ -219,3 +220,14 @@ def test_the_weight_rises_for_6000_steps_as_published(name: str, weight: float) 
         published = weight * math.exp(-5 * (1 - step / 150 / 40) ** 2)
         found = method.weights(Progress(step, config["iterations"]))["consistency_weight"]
         assert found == pytest.approx(published)
+
+
+def test_the_former_name_of_a_choice_stands_for_the_present_one_and_is_not_listed() -> None:
+    check("train", ["network=dinov2_dpt", "network.channels=32"], [], sweep=False)
+    assert composed("network=dinov2_dpt")["network"] == composed("network=vit_dpt")["network"]
+    listed = choices("network", [conf_dir()])
+    assert "dinov2_dpt" not in listed
+    assert "vit_dpt" in listed
+    with pytest.raises(UserError, match="network is one of") as caught:
+        check("train", ["network=dinov4_dpt"], [], sweep=False)
+    assert "dinov2" not in str(caught.value)

@@ -36,8 +36,8 @@ HALFWAY = Progress(5, 10)
 METHODS = """
 supervised
 mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt
-fixmatch fixmatch_cta unimatch unimatch_v2
-cps ctct deep_co_training gct abd
+fixmatch fixmatch_cta unimatch unimatch_v2 prevmatch corrmatch
+cps ctct deep_co_training gct abd beta_fft
 urpc cct mc_net dtc r_drop
 pseudo_label confidence_weighted st_plus_plus bcp
 dan gan adv_semi_seg
@@ -48,7 +48,7 @@ unet vnet swin_unet gan_generator_deconv gan_generator_strided
 resnet50_decoder vocsegnet fcn deeplabv3 lraspp
 smp_unet unetplusplus deeplabv3plus fpn pspnet segformer upernet dpt
 dynunet segresnet swin_unetr unetr
-dinov2_dpt
+vit_dpt
 """
 ENOUGH = 4
 
@@ -255,10 +255,10 @@ def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
 
 
 def test_apart_the_unlabelled_images_do_not_touch_the_supervised_loss_and_together_they_do(config):
-    """Through the batch norm's statistics; bcp alone mixes labelled and unlabelled images."""
+    """Through the batch norm's statistics; bcp and beta_fft mix labelled and unlabelled images."""
     scales = {"channels": [4, 8, 8], "dropout": [0.1] * 3}
     method = assembled(config | {"network": config["network"] | scales})
-    if not method.needs_unlabeled or "BCP" in config["method"]["_target_"]:
+    if not method.needs_unlabeled or any(name in config["method"]["_target_"] for name in ("BCP", "BetaFFT")):
         return
     batch, other = batch_for(method), batch_for(method)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pixelwise import HALFWAY, W_HALFWAY, Pixelwise, losses, made, numpy_supervised, softmax
 
+from ssl4seg.augment.mixing import mixup_shares
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.ict import ICT
@@ -29,32 +30,11 @@ def test_loss_compares_the_mixed_image_with_the_mixed_teacher(batch, num, alpha)
     torch.manual_seed(1)
     found = losses(method, batch)
     torch.manual_seed(1)
-    share = method.shares(batch.unlabeled).double().numpy()
+    share = mixup_shares(batch.unlabeled, alpha).double().numpy()
     assert share.shape == (num, 1, 1, 1)
     assert found["consistency"] == pytest.approx(expected(method, batch, share), rel=1e-5)
     supervised = numpy_supervised(method.student.numpy(batch.image), batch.label.numpy())
     assert found["supervised"] == pytest.approx(supervised, rel=1e-5)
-
-
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
-def test_shares_follow_beta_of_alpha_and_alpha(alpha):
-    share = made(ICT, alpha=alpha).shares(torch.zeros(1 << 16, 1, 1, 1)).double()
-    assert 0 <= share.min() < share.max() <= 1
-    variance = 1 / (4 * (2 * alpha + 1))
-    assert share.mean().item() == pytest.approx(0.5, abs=6 * math.sqrt(variance / len(share)))
-    assert share.var().item() == pytest.approx(variance, rel=0.03)
-
-
-def test_shares_come_from_the_global_generator_and_differ_between_the_images(batch):
-    method = made(ICT)
-
-    def drawn(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return method.shares(batch.unlabeled)
-
-    assert torch.equal(drawn(1), drawn(1))
-    assert not torch.equal(drawn(1), drawn(2))
-    assert len(drawn(1).unique()) == 3
 
 
 def test_the_teacher_sees_the_images_without_noise(batch):

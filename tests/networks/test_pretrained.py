@@ -1,5 +1,6 @@
 """Encoders that start from weights: files under every library's names, names without a network, and what is refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet18, resnet34
 
 from ssl4seg.errors import UserError
-from ssl4seg.networks.dinov2_dpt import DINOv2DPT
 from ssl4seg.networks.resnet50_decoder import ResNet50Decoder
 from ssl4seg.networks.smp import DPT, FPN, PSPNet
 from ssl4seg.networks.torchvision_networks import LRASPP
 from ssl4seg.networks.vgg import transplant
+from ssl4seg.networks.vit_dpt import ViTDPT
 from ssl4seg.run.assemble import network_maker
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,7 @@ def test_a_classifier_of_timms_under_its_own_names_gives_its_own_features(tmp_pa
             torch.testing.assert_close(found, next(x for x in expected if x.shape == found.shape))
 
 
-@pytest.mark.parametrize("kind", [DPT, DINOv2DPT])
+@pytest.mark.parametrize("kind", [DPT, ViTDPT])
 @torch.no_grad()
 def test_a_vision_transformer_of_timms_gives_its_own_tokens_at_every_size(kind, tmp_path):
     theirs = timm.create_model("test_vit", dynamic_img_size=True).eval()
@@ -136,9 +137,60 @@ def test_a_vision_transformer_of_timms_gives_its_own_tokens_at_every_size(kind, 
     network = kind(in_channels=3, num_classes=2, encoder=name, encoder_weights=str(tmp_path / "vit.pth"), **keys).eval()
     image = torch.rand(1, 3, 64, 96)
     blocks = network.encoder._output_indices if kind is DPT else [0, 2, 3, 5]
-    expected = theirs.forward_intermediates(image, indices=blocks, norm=kind is DINOv2DPT, intermediates_only=True)
+    expected = theirs.forward_intermediates(image, indices=blocks, norm=kind is ViTDPT, intermediates_only=True)
     for found, tokens in zip(network.features(image), expected, strict=True):
         torch.testing.assert_close(found, tokens)
+
+
+DINOV3 = "vit_tiny_patch16_dinov3_qkvb"
+
+
+@torch.no_grad()
+def test_dinov3_gives_the_patches_tokens_of_a_model_that_is_made_for_the_size_of_the_image(tmp_path):
+    theirs = timm.create_model(DINOV3, img_size=(48, 80)).eval()  # 3 x 5 patches, a class token and four registers
+    for p in theirs.parameters():
+        p.normal_(0, 0.2)  # the layer scale of a new one is so small that attention, and so positions, change nothing
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    ours = dinov3(tmp_path / "vit.pth")
+    image = torch.rand(2, 3, 48, 80)
+    features = ours.encode(image)
+    tokens = theirs.forward_features(image)
+    assert tokens.shape[1] == 1 + 4 + 15
+    torch.testing.assert_close(features[3], tokens[:, 5:].transpose(1, 2).unflatten(2, (3, 5)))
+    expected = theirs.forward_intermediates(image, indices=[2, 5, 8, 11], norm=True, intermediates_only=True)
+    for found, each in zip(features, expected, strict=True):
+        torch.testing.assert_close(found, each)
+    moved = ours.encode(image.roll(16, 3))[0].roll(-1, 3)  # without positions, all patches would only move
+    assert (moved - features[0]).abs().max() > 0.001
+    assert ours(torch.rand(1, 3, 50, 70)).shape == (1, 2, 50, 70)
+
+
+def dinov3(weights: Path, encoder: str = DINOV3) -> ViTDPT:
+    keys = {"channels": 8, "reassembled": [8] * 4}
+    return ViTDPT(in_channels=3, num_classes=2, encoder=encoder, encoder_weights=str(weights), **keys).eval()
+
+
+def of_the_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv3's state dict under its authors' names."""
+    renamed = {key.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): t for key, t in state.items()}
+    renamed["storage_tokens"] = renamed.pop("reg_token")
+    for key in [key for key in renamed if key.endswith("q_bias")]:
+        q, v = renamed.pop(key), renamed.pop(key.replace("q_bias", "v_bias"))
+        renamed[key.replace("q_bias", "qkv.bias")] = torch.cat([q, torch.full_like(q, torch.nan), v])
+        renamed[key.replace("q_bias", "qkv.bias_mask")] = torch.ones(3 * len(q))
+    return renamed | {"mask_token": torch.zeros(1, 192), "rope_embed.periods": torch.ones(16)}
+
+
+def test_a_file_of_dinov3s_authors_loads_and_one_with_biases_names_the_encoder_that_has_them(tmp_path):
+    theirs = timm.create_model(DINOV3)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.normal_()
+    torch.save(of_the_authors(theirs.state_dict()), tmp_path / "authors.pth")
+    found = dinov3(tmp_path / "authors.pth").encoder.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in theirs.state_dict().items())
+    with pytest.raises(UserError, match=r"vit_small_patch16_dinov3: has no biases of queries.*dinov3_qkvb"):
+        dinov3(tmp_path / "authors.pth", "vit_small_patch16_dinov3")
 
 
 @torch.no_grad()
@@ -204,7 +256,7 @@ def test_a_name_of_smps_is_taken_from_its_cache_and_changes_nothing_but_the_enco
         ("lraspp", {}),
         ("smp_unet", {"encoder": "resnet18"}),
         ("fpn", {"encoder": "tu-resnet18"}),
-        ("dinov2_dpt", {"encoder_weights": "lvd142m", "encoder": "vit_small_patch14_dinov2"}),
+        ("vit_dpt", {"encoder_weights": "lvd142m", "encoder": "vit_small_patch14_dinov2"}),
     ],
 )
 def test_a_download_that_fails_says_so_and_names_the_file_option(network, keys, hub, monkeypatch):
@@ -268,9 +320,9 @@ def test_a_damaged_file_is_refused(name, tmp_path):
 
 
 def test_weights_of_the_whole_network_make_those_of_the_encoder_needless(tmp_path):
-    config = {"network": small_network("dinov2_dpt") | {"encoder_weights": "gone.pth"}}
+    config = {"network": small_network("vit_dpt") | {"encoder_weights": "gone.pth"}}
     network_maker(config["network"], 1, 4, load=False)()
-    network = network_maker(small_network("dinov2_dpt"), 1, 4)()
+    network = network_maker(small_network("vit_dpt"), 1, 4)()
     torch.save(network.state_dict(), tmp_path / "whole.pt")
     config["network"]["weights"] = str(tmp_path / "whole.pt")
     found = network_maker(config["network"], 1, 4)()
@@ -293,5 +345,5 @@ def test_a_run_starts_from_a_file_and_is_evaluated_without_it(tmp_path):
 
 
 def test_nothing_is_downloaded_unless_asked_for():
-    for name in ("resnet50_decoder", "fcn", "deeplabv3plus", "segformer", "dinov2_dpt"):
+    for name in ("resnet50_decoder", "fcn", "deeplabv3plus", "segformer", "vit_dpt"):
         assert composed(f"network={name}")["network"]["encoder_weights"] is None

@@ -14,10 +14,10 @@ from ssl4seg.errors import UserError
 from ssl4seg.networks import smp as ours
 from ssl4seg.networks.base import Network
 from ssl4seg.networks.batch_norm import BatchNorm2d
-from ssl4seg.networks.dinov2_dpt import DINOv2DPT
 from ssl4seg.networks.fcn import FCN
 from ssl4seg.networks.resnet50_decoder import ResNet50Decoder
 from ssl4seg.networks.torchvision_networks import LRASPP, DeepLabV3
+from ssl4seg.networks.vit_dpt import ViTDPT
 from ssl4seg.networks.vocsegnet import VOCSegNet
 from ssl4seg.run.assemble import network_maker
 
@@ -121,7 +121,9 @@ def test_scales_that_are_not_used_are_left_out_and_the_rest_is_smps():
         (FCN, {"stride": 32}, 14_714_688 + 512 * 4096 * 49 + 4096 + 4097 * 4096 + 4097 * 21),
         (DeepLabV3, {}, 39_638_869),  # torchvision's 42,004,074 with its auxiliary classifier, without 2,365,205
         (LRASPP, {}, 3_221_538),  # torchvision's documentation
-        (DINOv2DPT, {}, 24_721_397),
+        (ViTDPT, {}, 24_721_397),
+        # timm's 21,586,944 and the decoder of DINOv2's ViT-S
+        (ViTDPT, {"encoder": "vit_small_patch16_dinov3"}, 21_586_944 + 24_721_397 - 22_056_192),
     ],
 )
 def test_parameters_are_as_many_as_published_or_counted_by_hand(kind, keys, expected):
@@ -300,8 +302,8 @@ def test_a_transposed_convolution_starts_as_the_bilinear_interpolation_of_each_c
 
 
 @torch.no_grad()
-def test_dinov2_dpt_fuses_coarse_to_fine_whatever_the_number_of_patches():
-    network = small("dinov2_dpt").eval()
+def test_vit_dpt_fuses_coarse_to_fine_whatever_the_number_of_patches():
+    network = small("vit_dpt").eval()
     features = network.encode(torch.rand(1, 3, 48, 80))  # 3 x 5 patches, odd numbers
     maps = network.pyramid(features)
     assert [tuple(m.shape[2:]) for m in maps] == [(24, 40), (12, 20), (6, 10), (3, 5)]
@@ -366,9 +368,9 @@ def test_of_several_values_it_is_pytorchs(shape):
         ("deeplabv3plus", {"output_stride": 32}, "cannot be used in DeepLabV3Plus.*output stride 8 or 16, got 32"),
         ("deeplabv3plus", {"encoder": "densenet121"}, "do not support dilated mode"),
         ("dpt", {"encoder": "tu-test_resnet"}, "network.encoder=tu-test_resnet cannot be used in DPT"),
-        ("dinov2_dpt", {"encoder": "resnet18"}, "network.encoder=resnet18: is no plain vision transformer"),
-        ("dinov2_dpt", {"encoder": "vit_none"}, "network.encoder=vit_none: timm has no such model"),
-        ("dinov2_dpt", {"reassembled": [8, 8, 8]}, r"network.reassembled=\[8, 8, 8\]"),
+        ("vit_dpt", {"encoder": "resnet18"}, "network.encoder=resnet18: is no plain vision transformer"),
+        ("vit_dpt", {"encoder": "vit_none"}, "network.encoder=vit_none: timm has no such model"),
+        ("vit_dpt", {"reassembled": [8, 8, 8]}, r"network.reassembled=\[8, 8, 8\]"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(name, keys, fault):

@@ -128,3 +128,8 @@ def test_auto_stays_the_published_mean_for_voc() -> None:
         assert current(found) == found
     now = voc | {"select": "auto", "recipe": {"select": "iou/mean"}}  # somebody typed select=auto
     assert current(now)["select"] == "auto"
+
+
+def test_a_class_that_has_another_name_now_is_found() -> None:
+    former = {"_target_": "ssl4seg.networks.dinov2_dpt.DINOv2DPT", "channels": 64}
+    assert current({"network": former})["network"] == former | {"_target_": "ssl4seg.networks.vit_dpt.ViTDPT"}

@@ -14,7 +14,7 @@ def confidence(logits: Tensor) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def confident_label(logits: Tensor, threshold: float) -> Tensor:
+def confident_label(logits: Tensor, threshold: float | Tensor) -> Tensor:
     """The most probable class [N, H, W] int64, without a gradient; IGNORE where less probable than `threshold`."""
     value, label = confidence(logits.detach())
     return label.masked_fill(value < threshold, IGNORE)
@@ -30,7 +30,7 @@ def used_everywhere(probability: Tensor) -> PseudoLabels:
     return PseudoLabels(probability, torch.ones_like(probability[:, 0], dtype=torch.bool))
 
 
-def used_where_confident(probability: Tensor, threshold: float) -> PseudoLabels:
+def used_where_confident(probability: Tensor, threshold: float | Tensor) -> PseudoLabels:
     """Targets p [U, K, H, W] that count where their largest probability is at least the threshold."""
     return PseudoLabels(probability, probability.amax(dim=1) >= threshold)
 

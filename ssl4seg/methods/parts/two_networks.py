@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from ssl4seg.keys import expect, one_of
 from ssl4seg.methods.base import MakeNetwork, Method
+from ssl4seg.methods.parts.losses import dice
 from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network
 from ssl4seg.types import Progress
@@ -75,3 +76,8 @@ class MeanOf(nn.Module):
 def log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
     """ln((p + q) / 2)."""
     return log_p.logaddexp(log_q) - math.log(2)
+
+
+def cross_dice(z_1: Tensor, z_2: Tensor) -> Tensor:
+    """Dice of each network's logits [N, K, H, W] with the other network's classes, which get no gradient."""
+    return dice(z_1, z_2.argmax(dim=1)) + dice(z_2, z_1.argmax(dim=1))

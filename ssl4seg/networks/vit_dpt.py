@@ -1,39 +1,45 @@
-"""DINOv2 (Oquab et al. 2023) with a DPT decoder (Ranftl et al., ICCV 2021): the network of UniMatch V2."""
+"""DINOv2 (Oquab et al. 2023), DINOv3 (Siméoni et al. 2025) or another plain vision transformer with a DPT decoder.
+
+DPT: Ranftl et al., ICCV 2021. It is the network of UniMatch V2.
+"""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl4seg.keys import expect, list_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.pretrained import load_encoder
-from ssl4seg.networks.timm_vit import from_timm, layers_of, vision_transformer
+from ssl4seg.networks.timm_vit import PlainViT, as_timm, from_timm, layers_of, vision_transformer
 
 
-class DINOv2DPT(Network):
+class ViTDPT(Network):
     """Four maps from evenly spaced blocks of the transformer, after its last norm, all at 1/patch of the image; each by
     conv 1x1 to its own channels, then to 4, 2, 1 and 1/2 times that size; conv 3x3 to `channels`; fused coarse to fine
     (`Fusion`), which ends at 8 times that size; conv 3x3, ReLU, conv 1x1 to K logits.
 
-    Only the patches' tokens go to the decoder, which has no batch norm. Sizes are those of UniMatch V2's code: ViT-S
-    with 64 and [48, 96, 192, 384] channels (ViT-B: 128 and [96, 192, 384, 768]; ViT-L: 256 and [256, 512, 1024, 1024]).
-    24,721,397 parameters for 3 -> 21 with ViT-S, of which 22,056,192 are the encoder's. A file of DINOv2's authors
-    loads as encoder_weights.
+    Only the patches' tokens go to the decoder, which has no batch norm; class token and registers do not. Sizes are
+    those of UniMatch V2's code: ViT-S with 64 and [48, 96, 192, 384] channels (ViT-B: 128 and [96, 192, 384, 768];
+    ViT-L: 256 and [256, 512, 1024, 1024]). 24,721,397 parameters for 3 -> 21 with ViT-S, of which 22,056,192 are the
+    encoder's. A file of DINOv2's or DINOv3's authors loads as encoder_weights.
+
+    DINOv3 (timm's class Eva) has patches of 16 pixels, four registers, and rotary positions, which are computed for
+    each size of the image; DINOv2 has patches of 14, and learnt positions, which are interpolated.
 
     Differs from UniMatch V2's code:
     - ViT-L gives its blocks 5, 12, 18 and 24 there; here it gives 6, 12, 18 and 24.
 
     Args:
-        encoder: timm's name of a plain vision transformer; its patches may have another size than 14.
-        encoder_weights: timm's tag (lvd142m for DINOv2), imagenet (the tag that timm prefers), a file, or None to start
-            anew.
+        encoder: timm's name of a plain vision transformer (VisionTransformer or Eva), of any size of patch.
+        encoder_weights: timm's tag (lvd142m for DINOv2, lvd1689m for DINOv3), imagenet (the tag that timm prefers), a
+            file, or None to start anew.
         channels: of the decoder.
         reassembled: channels of the four maps, finest first.
     """
 
-    encoder: VisionTransformer
+    encoder: PlainViT
 
     def __init__(
         self,
@@ -49,7 +55,7 @@ class DINOv2DPT(Network):
         expect("network.channels", channels, whole(1))
         expect("network.reassembled", reassembled, list_of(whole(1), 4, 4))
         self.encoder = vit = vision_transformer(encoder, in_channels=in_channels)
-        load_encoder(vit, encoder, encoder_weights, from_timm(encoder))
+        load_encoder(vit, encoder, encoder_weights, from_timm(encoder), partial(as_timm, vit, encoder))
         self.blocks = [len(vit.blocks) * i // 4 - 1 for i in (1, 2, 3, 4)]
         self.patch, self.width, self.channels = vit.patch_embed.patch_size[0], vit.embed_dim, channels
         self.decoder = Decoder(self.width, reassembled, channels)
