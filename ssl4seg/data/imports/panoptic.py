@@ -151,4 +151,4 @@ def _drawn(file: Path, numbers: Mapping[int, int], rest: int) -> LabelArray:
     label = table[ids]
     if (label == unknown).any():
         raise UserError(f"{file}: holds segment {ids[label == unknown][0]}, which segments_info does not list")
-    return label.astype(np.uint8)
+    return np.asarray(label, np.uint8)
