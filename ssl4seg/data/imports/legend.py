@@ -123,6 +123,6 @@ def _of_json(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _hex(rgb: list[int], file: Path, name: str) -> str:
-    if max(rgb) > 255:
-        raise UserError(f"{file}: {name}: the colour {rgb} has numbers above 255")
+    if not 0 <= min(rgb) <= max(rgb) <= 255:
+        raise UserError(f"{file}: {name}: the colour {rgb} has numbers below 0 or above 255")
     return f"#{bytes(rgb).hex()}"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl4seg.data.case import LabelArray
+from ssl4seg.data.dataset import byte_counts
 from ssl4seg.data.formats import stem
 from ssl4seg.data.images import read_values
 from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Images, Source
@@ -141,7 +142,7 @@ def binary(file: Path) -> Mask:
     values = read_values(file, colored=False)[0]
     if values.ndim == 3:
         values = values.max(axis=-1)
-    found = np.unique(values)
+    found = np.flatnonzero(byte_counts(values)) if values.dtype == np.uint8 else np.unique(values)
     if len(found) > 2 or (len(found) == 2 and found[0] != 0):
         odd = float((values != 0).mean() - (values == found[-1]).mean())
         raise UserError(

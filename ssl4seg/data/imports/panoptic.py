@@ -139,11 +139,16 @@ def _png(pictures: Images, name: str, file: Path) -> Path:
 
 
 def _drawn(file: Path, numbers: Mapping[int, int], rest: int) -> LabelArray:
-    values = read_values(file, colored=True)[0].astype(np.int64)
+    values = read_values(file, colored=True)[0].astype(np.int32)
     if values.ndim != 3:
         raise UserError(f"{file}: holds no colours; expected red, green and blue, which number segments")
-    ids, places = np.unique(values @ np.array([1, 2**8, 2**16]), return_inverse=True)
-    if unknown := [number for number in ids.tolist() if number and number not in numbers]:
-        raise UserError(f"{file}: holds segment {unknown[0]}, which segments_info does not list")
-    table = np.array([numbers.get(number, rest) for number in ids.tolist()], np.uint8)
-    return table[places.reshape(values.shape[:2])]
+    ids = values[..., 0] | values[..., 1] << 8 | values[..., 2] << 16
+    unknown = -1
+    table = np.full(int(ids.max()) + 1, unknown, np.int16)
+    table[0] = rest
+    for number, kind in numbers.items():
+        table[number : number + 1] = kind  # nothing, where no pixel has so high a number
+    label = table[ids]
+    if (label == unknown).any():
+        raise UserError(f"{file}: holds segment {ids[label == unknown][0]}, which segments_info does not list")
+    return np.asarray(label, np.uint8)

@@ -131,7 +131,7 @@ def test_black_is_background_where_no_line_names_it(tmp_path: Path) -> None:
         ("Animal,64,128,64\nAnimal,192,0,128", "the name Animal comes twice"),
         ("Animal,64,128,64\nArchway,64,128,64", "the colour #408040 comes twice"),
         ("Animal,64,128,64\nArchway", r"line 2: 'Archway' has no colour; expected name:red,green,blue"),
-        ("Animal,64,128,640", "the colour .64, 128, 640. has numbers above 255"),
+        ("Animal,64,128,640", "the colour .64, 128, 640. has numbers below 0 or above 255"),
     ],
 )
 def test_faults_of_legends(tmp_path: Path, text: str, message: str) -> None:
@@ -139,6 +139,19 @@ def test_faults_of_legends(tmp_path: Path, text: str, message: str) -> None:
     (source / "class_dict.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         imported(source, tmp_path / "out")
+
+
+def test_faults_of_legends_in_json(tmp_path: Path) -> None:
+    source = colored(tmp_path / "in")
+    file = tmp_path / "colors.json"
+    for text, message in (
+        ('{"Animal": -1}', r"Animal: the colour \[-1, -1, -1\] has numbers below 0"),
+        ('{"Animal": "red"}', r"'Animal': 'red': expected a name and \"#rrggbb\""),
+        ("[]", 'expected {"name": "#rrggbb", ...}'),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            imported(source, tmp_path / "out", legend=file)
 
 
 # -- one mask an object -----------------------------------------------------------------------------------------------
