@@ -126,12 +126,7 @@ def _cases_of_split(settings: RankSettings, part: str) -> list[Case]:
     Raises:
         UserError: the dataset has other cases now.
     """
-    file = Path(settings.run) / "split.json"
-    if not file.exists():
-        raise UserError(f"{file}: is missing; it says which cases are labelled")
-    names = read_json(file).get(part)
-    if not isinstance(names, list):
-        raise UserError(f"{file}: holds no list {part!r}")
+    names = _listed(settings, part)
     cases = {case.name: case for case in dataset_of(settings.dataset).cases("train")}
     if missing := [name for name in names if name not in cases]:
         raise UserError(
@@ -139,6 +134,17 @@ def _cases_of_split(settings: RankSettings, part: str) -> list[Case]:
             f"example {missing[0]}; give dataset.root=DIR, the data that it was trained on"
         )
     return [cases[name] for name in names]
+
+
+def _listed(settings: RankSettings, part: str) -> list[str]:
+    """A list of names in the run's split.json."""
+    file = Path(settings.run) / "split.json"
+    if not file.exists():
+        raise UserError(f"{file}: is missing; it says which cases are labelled")
+    names = read_json(file).get(part)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{file}: is damaged; it holds no list of names {part!r}")
+    return names
 
 
 def _files(settings: RankSettings, model: Model, output: Path) -> tuple[list[Unlabeled], list[str]]:
@@ -263,8 +269,7 @@ def _write_list(settings: RankSettings, chosen: Sequence[Place], output: Path) -
 
     It tells their number, because the folder of the next run is named by it.
     """
-    labeled = read_json(Path(settings.run) / "split.json").get("labeled_groups")
-    names = dict.fromkeys([*(labeled if isinstance(labeled, list) else []), *(p.candidate.name for p in chosen)])
+    names = dict.fromkeys([*_listed(settings, "labeled_groups"), *(place.candidate.name for place in chosen)])
     name = f"{len(names)}ranked.txt"
     write_text(output / name, "".join(f"{each}\n" for each in names))
     return name

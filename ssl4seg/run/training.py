@@ -179,10 +179,8 @@ class Training:
         log.info(f"labelled: {self.split}")
         if isinstance(self.dataset, Folded):
             number, of = self.dataset.fold
-            held = ", ".join(
-                f"{len({case.group for case in self.cases[split]})} of {split}" for split in ("val", "test")
-            )
-            log.info(f"fold {number} of {of}: {held} {self.dataset.words[0]}")
+            val, test = (len({case.group for case in self.cases[split]}) for split in ("val", "test"))
+            log.info(f"fold {number} of {of}: {val} {self.dataset.words[0]} validate, {test} are tested")
         if shortage := self.split.shortage:
             log.info(shortage)
         for note in self.dataset.notes:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from helpers import MACHINE, PHANTOM, SHORT, refused, succeed
 from PIL import Image
 
@@ -107,6 +108,24 @@ def test_volumes_are_ranked(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_answered(folder: Path, words: list[str], message: str) -> None:
     assert message in refused("rank", *words, cwd=folder)
+
+
+def test_a_strangers_run_is_refused_as_by_every_command(folder: Path, tmp_path: Path) -> None:
+    """Its config.yaml names a class that would copy a file; its split.json holds no names."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / RUN, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    evil = {"_target_": "shutil.copyfile", "src": str(run / "config.yaml"), "dst": str(tmp_path / "mark")}
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, "network": {**config["network"], "evil": evil}}))
+    told = refused("rank", f"run={run}", cwd=tmp_path)
+    assert "shutil.copyfile" in told
+    assert "trust=true" in told
+    assert not (tmp_path / "mark").exists()
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "split.json").write_text('{"labeled_groups": [], "labeled": [], "unlabeled": [["phantom0001_ed"]]}')
+    assert "split.json: is damaged; it holds no list of names 'unlabeled'" in refused(
+        "rank", f"run={run}", cwd=tmp_path
+    )
 
 
 def test_a_run_without_unlabelled_cases_asks_for_a_folder(folder: Path, tmp_path: Path) -> None:
