@@ -50,6 +50,7 @@ class Disks(Attack):
                 first = wrong_if(replace(first, kind=ACCEPTED), lost(home / "run", present(home / "run")), LOST)
             if first.is_fault:
                 return [first]
+            curves = "logger=tensorboard: cannot go on" not in ended.output  # else they have a gap, as was said
             if not limits:
                 subprocess.run(["mount", "-o", "remount,size=64m", home / "run"], check=True)
             ended = run("train", *words, cwd=home)
@@ -57,7 +58,8 @@ class Disks(Attack):
             if second.kind == REFUSED:
                 second = replace(second, kind=LOST, text=ended.tail)
             second = replace(second, commands=(*first.commands, *second.commands))
-            return [wrong_if(second, differences(unbroken, home / "run") if second.kind == ACCEPTED else ())]
+            differing = differences(unbroken, home / "run", curves=curves) if second.kind == ACCEPTED else ()
+            return [wrong_if(second, differing)]
         finally:
             if not limits:
                 _unmounted(home / "run")
