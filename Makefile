@@ -1,5 +1,6 @@
 # The two commands of README.md, and what CI runs.
 PYTHON ?= python3
+FAST ?= fast
 BIN := .venv/bin
 
 .PHONY: demo test fast lint types torture check docs clean
@@ -11,7 +12,7 @@ test: .venv/installed-dev  ## install, then the tests
 	$(BIN)/pytest
 
 fast: .venv/installed-dev  ## install, then the tests that start no process and train nothing
-	$(BIN)/pytest -m fast
+	$(BIN)/pytest -m "$(FAST)"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
