@@ -163,14 +163,17 @@ KINDS: dict[str, tuple[str, Build]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
-    num = parser.parse_args().images
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=[*KINDS])
+    arguments = parser.parse_args()
+    num = arguments.images
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         rng = np.random.default_rng(0)
         grey = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
         for number in range(num):
             save(home / f"pictures/{number:05d}.jpg", np.roll(grey, number))
-        for title, (kind, build) in KINDS.items():
+        for title in arguments.only:
+            kind, build = KINDS[title]
             top = home / title
             (top / "images").mkdir(parents=True)
             for file in (home / "pictures").iterdir():

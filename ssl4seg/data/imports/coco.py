@@ -33,7 +33,7 @@ from ssl4seg.userfiles import read_json
 
 NAME = "coco"
 TITLE = "COCO JSON (outlines and run lengths)"
-CHOICES = ("images", "order", "empty", "boundary")
+CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 MAX_JSON = 2**29
 """Bytes: those of COCO's own 118,287 images, and some more."""
 

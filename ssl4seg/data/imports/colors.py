@@ -15,7 +15,7 @@ from ssl4seg.errors import UserError
 
 NAME = "colors"
 TITLE = "masks in colours, with a legend"
-CHOICES = ("images", "legend")
+CHOICES: tuple[str, ...] = ("images", "legend")
 
 
 def recognise(source: Source) -> bool:

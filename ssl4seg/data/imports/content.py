@@ -293,7 +293,9 @@ class Images:
     def _inside(self, file: Path) -> Path:
         """The file, unless it is a link out of the folder: annotations of a stranger may name it."""
         if not file.resolve().is_relative_to(self.top.resolve()):
-            raise UserError(f"{file.relative_to(self.top)} is a link out of {self.top}; put the file itself there")
+            raise UserError(
+                f"{file.relative_to(self.top)} is a link out of {self.top}; give the images' own folder by --images"
+            )
         return file
 
     def name_of(self, file: Path) -> str:

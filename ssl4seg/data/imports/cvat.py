@@ -36,7 +36,7 @@ from ssl4seg.userfiles import MAX_TEXT, read_text
 
 NAME = "cvat"
 TITLE = "CVAT XML (CVAT for images 1.1)"
-CHOICES = ("images", "order", "empty", "boundary")
+CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 SHAPES = ("polygon", "mask", "box", "ellipse")
 WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid", "tag")
 ELLIPSE = np.linspace(0, 2 * math.pi, 128, endpoint=False)

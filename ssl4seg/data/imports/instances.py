@@ -22,7 +22,7 @@ from ssl4seg.errors import UserError
 
 NAME = "instances"
 TITLE = "masks that number objects (16-bit TIFF or PNG, Cellpose)"
-CHOICES = ("images", "boundary", "name")
+CHOICES: tuple[str, ...] = ("images", "boundary", "name")
 LOOKS = 5
 """Masks that are looked into before a folder is recognised."""
 

@@ -40,7 +40,7 @@ from ssl4seg.userfiles import MAX_TEXT, read_json, read_text
 
 NAME = "labelme"
 TITLE = "LabelMe JSON (a file an image)"
-CHOICES = ("images", "order", "empty", "boundary")
+CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 IGNORED = "__ignore__"
 LABELS = "labels.txt"
 WITHOUT_AREA = ("line", "linestrip", "point", "points")

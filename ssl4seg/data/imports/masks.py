@@ -26,7 +26,7 @@ from ssl4seg.errors import UserError
 
 NAME = "masks"
 TITLE = "one mask an object or a class (DSB2018, BUSI, a folder a class)"
-CHOICES = ("images", "order", "boundary", "by_folder", "name")
+CHOICES: tuple[str, ...] = ("images", "order", "boundary", "by_folder", "name")
 OBJECT = "object"
 FEW = 8
 """More folders than this are hardly classes."""

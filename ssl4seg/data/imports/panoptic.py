@@ -23,7 +23,7 @@ from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
 NAME = "panoptic"
 TITLE = "COCO panoptic (JSON of segments, PNGs of their numbers)"
-CHOICES = ("images", "empty")
+CHOICES: tuple[str, ...] = ("images", "empty")
 EXPECTED = "{segments_info: [{id, category_id}, ...], file_name, image_id}"
 
 

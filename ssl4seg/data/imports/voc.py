@@ -24,7 +24,7 @@ from ssl4seg.userfiles import read_text
 
 NAME = "voc"
 TITLE = "folder like PASCAL VOC (JPEGImages, SegmentationClass)"
-CHOICES = ("legend",)
+CHOICES: tuple[str, ...] = ("legend",)
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 CLASS_NAMES = "class_names.txt"
 VOID = "#e0e0c0"
