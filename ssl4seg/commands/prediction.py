@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ssl4seg.commands.evaluation import writable
+from ssl4seg.commands.series import predict_series, series_in
 from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.data.dicom import is_dicom
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.images import write_label
 from ssl4seg.data.items import CHANNEL, by_channels, missing_channel
@@ -29,6 +31,8 @@ log = logging.getLogger("ssl4seg")
 def predict_files(runs: Sequence[Config]) -> None:
     """Write a mask of native size for every input, in the input's own kind of file (pictures become PNG, .mhd .mha).
 
+    A folder of DICOM slices is one input, and gets a DICOM-SEG.
+
     Where the run was trained on channel files, the files of one image are one input.
 
     Args:
@@ -46,11 +50,13 @@ def predict_files(runs: Sequence[Config]) -> None:
     images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
     faults += inputs.faults.values()
     targets = masks_to_write(source, output, [*images], channel_files=channel_files)
+    series = series_in(source, output, inputs.others)
+    faults += series.faults
     model = Model(each)
     writable(output)
     colors = mask_colors_of(settings.dataset) if settings.mask_values == "dataset" else None
-    num = len(targets) + len(faults)
-    for note in passed_over(inputs.others, source):
+    num = len(targets) + len(series.targets) + len(faults)
+    for note in passed_over(series.others, source):
         log.info(note)
     for target, file in targets.items():
         try:
@@ -60,9 +66,25 @@ def predict_files(runs: Sequence[Config]) -> None:
             if not isinstance(error, UserError | OSError):
                 log.exception(f"{file}: a fault of the program:")
             faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    for target, scan in series.targets.items():
+        try:
+            with out_of_memory_explained():
+                predict_series(scan, target, model, _segments(settings))
+        except Exception as error:
+            if not isinstance(error, UserError | OSError):
+                log.exception(f"{scan.folder}: a fault of the program:")
+            faults.append(str(error) if str(scan.folder) in str(error) else f"{scan.folder}: {error}")
+    if series.targets and settings.overlay:
+        log.info("overlay=true: of DICOM series no picture is painted")
     log.info(f"{num - len(faults)} masks written to {output}")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {num} inputs could not be predicted:", *faults]))
+
+
+def _segments(settings: PredictSettings) -> dict[int, str]:
+    """The classes that become segments of a DICOM-SEG: all but the background."""
+    first = int(settings.dataset.get("background", True))
+    return {number: name for number, name in enumerate(settings.dataset["classes"]) if number >= first}
 
 
 def _predict(
@@ -181,7 +203,7 @@ def inputs_of(source: Path, output: Path, *, channel_files: bool = False) -> Fou
         for file in found.files
         if not stem(file).endswith("_gt") and (own is None or own not in file.resolve().parents)
     ]
-    if not files and not found.faults:
+    if not files and not found.faults and not any(map(is_dicom, found.others)):
         others = "".join(f"; {note}" for note in passed_over(found.others, source))
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)}){others}")
     return found._replace(files=sorted(files))

@@ -5,8 +5,10 @@ size, even steps, no slice missing or twice, no tilt of the gantry.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +29,11 @@ LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 """A transfer syntax that is unpacked whole, whatever size comes of it."""
 MAGIC = b"DICM"
+VERSION = version("ssl4seg")
+LONGEST = 64
+"""Characters of a segment's name."""
+NUMBER = 900
+"""Of the new series; those of scanners begin at 1."""
 TILT = 0.5
 """Degrees between the way from slice to slice and the normal of the slices, above which the gantry was tilted."""
 Positions = npt.NDArray[np.float64]
@@ -231,6 +238,17 @@ def is_annotation(head: Any) -> bool:
     return head.get("SOPClassUID") in (SEG, LABEL_MAP, RTSTRUCT)
 
 
+def is_slice(head: Any) -> bool:
+    """Whether it is an image that knows its place, alone in its file."""
+    return "ImagePositionPatient" in head and "Rows" in head
+
+
+def described(heads: Mapping[Path, Any]) -> str:
+    """The words by which a user knows a series."""
+    head = next(iter(heads.values()))
+    return f"{head.get('SeriesDescription') or head.get('Modality') or 'no name'}, {len(heads)} files"
+
+
 def annotated_series(file: Path, head: Any) -> str:
     """The UID of the series that a SEG or RTSTRUCT belongs to."""
     try:
@@ -364,3 +382,46 @@ def _draw_regions(
             mask[rows, columns] ^= True
         for place, mask in inside.items():
             label[place][mask] = classes[number]
+
+
+# -- a mask of its own ------------------------------------------------------------------------------------------------
+
+
+def write_segmentation(path: Path, label: npt.NDArray[np.uint8], series: Series, names: Mapping[int, str]) -> None:
+    """A mask [S, H, W] of the series as DICOM-SEG, with the patient and the place of its slices.
+
+    Args:
+        names: of the values in the mask that become segments, 1, 2, ... in this order; all others are background.
+    """
+    pydicom()
+    import highdicom
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    number_of = np.zeros(256, np.uint8)
+    number_of[[*names]] = range(1, len(names) + 1)
+    program = highdicom.AlgorithmIdentificationSequence("ssl4seg", codes.DCM.ArtificialIntelligence, VERSION)
+    segments = [
+        highdicom.seg.SegmentDescription(
+            number, name[:LONGEST], codes.SCT.Tissue, codes.SCT.Tissue, "AUTOMATIC", algorithm_identification=program
+        )
+        for number, name in enumerate(names.values(), 1)
+    ]
+    with named_faults(series.files[0], "the source of a DICOM-SEG"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names of patients with one part, and masks without a voxel
+        made = highdicom.seg.Segmentation(
+            [read_head(file) for file in series.files],
+            number_of[label],
+            "BINARY",
+            segments,
+            series_instance_uid=generate_uid(),
+            series_number=NUMBER,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="ssl4seg",
+            manufacturer_model_name="ssl4seg",
+            software_versions=VERSION,
+            device_serial_number="0",
+            series_description="ssl4seg",
+        )
+    made.save_as(path)

@@ -16,9 +16,11 @@ import numpy as np
 from ssl4seg.data.dicom import (
     Series,
     annotated_series,
+    described,
     draw,
     is_annotation,
     is_dicom,
+    is_slice,
     names_in,
     read_head,
     series_of,
@@ -47,7 +49,7 @@ def read(source: Source, choices: Choices) -> Content:
     faults: list[str] = []
     heads = _heads(files, faults)
     annotations = {file: head for file, head in heads.items() if is_annotation(head)}
-    slices = {file: head for file, head in heads.items() if file not in annotations and "ImagePositionPatient" in head}
+    slices = {file: head for file, head in heads.items() if file not in annotations and is_slice(head)}
     if not slices and not faults:
         raise UserError(
             f"{source.path}: holds {len(files)} DICOM files, but no single slice of CT, MR or PET; files of several "
@@ -125,12 +127,6 @@ def _one_a_folder(
             notes.append(f"{place}: {left} of {len(uids)} series have no segmentation, and are left out")
         chosen += labeled if len(uids) > 1 else uids
     return chosen
-
-
-def described(heads: Heads) -> str:
-    """The words by which a user knows a series."""
-    head = next(iter(heads.values()))
-    return f"{head.get('SeriesDescription') or head.get('Modality') or 'no name'}, {len(heads)} files"
 
 
 def _example(series: Series, annotations: Heads, classes: Classes, source: Source) -> Example:
