@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+from dicoms import some_series
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -232,5 +233,6 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "colors": colored,
     "masks": dsb,
     "instances": numbered,
+    "dicom": some_series,
 }
 """A source of each kind."""

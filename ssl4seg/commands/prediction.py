@@ -1,11 +1,14 @@
 """The work of `ssl4seg-predict`: write a mask for every input."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ssl4seg.commands.evaluation import writable
 from ssl4seg.commands.output import Output
+from ssl4seg.commands.series import expect_masks, predict_series, segments_of, series_in
+from ssl4seg.data.dicom import is_dicom
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.items import CHANNEL, by_channels, missing_channel
 from ssl4seg.data.walk import Found, passed_over, walk
@@ -23,6 +26,8 @@ def predict_files(runs: Sequence[Config]) -> None:
     """Write for every input a mask of native size, or its annotations.
 
     A mask is written in its input's own kind of file; pictures become PNG, .mhd becomes .mha.
+
+    A folder of DICOM slices is one input, and gets a DICOM-SEG.
 
     Where the run was trained on channel files, the files of one image are one input.
 
@@ -44,24 +49,39 @@ def predict_files(runs: Sequence[Config]) -> None:
         source, output, [*images], channel_files=channel_files, kind=".json" if settings.format == "labelme" else None
     )
     writing = Output(settings, targets)
+    series = series_in(source, output, inputs.others)
+    expect_masks(series, settings)
+    faults += series.faults
     model = Model(each)
     writable(output)
-    num = len(targets) + len(faults)
-    for note in passed_over(inputs.others, source):
+    num = len(targets) + len(series.targets) + len(faults)
+    for note in passed_over(series.others, source):
         log.info(note)
     for target, file in targets.items():
-        try:
-            with out_of_memory_explained():
-                found = model.of_files(images[file], probabilities=writing.reads_probabilities)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                writing.add(found, file, target, model)
-        except Exception as error:  # of any kind: the other files still get their masks
-            if not isinstance(error, UserError | OSError):
-                log.exception(f"{file}: a fault of the program:")
-            faults.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+        with _noted(file, faults):
+            found = model.of_files(images[file], probabilities=writing.reads_probabilities)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            writing.add(found, file, target, model)
+    for target, scan in series.targets.items():
+        with _noted(scan.folder, faults):
+            predict_series(scan, target, model, segments_of(settings))
     log.info(writing.conclude(num - len(faults)))
+    if series.targets and settings.overlay:
+        log.info("overlay=true: of DICOM series no picture is painted")
     if faults:
         raise UserError("\n".join([f"{len(faults)} of {num} inputs could not be predicted:", *faults]))
+
+
+@contextmanager
+def _noted(place: Path, faults: list[str]) -> Iterator[None]:
+    """Add what fails within to the faults, so that the other inputs still get their masks."""
+    try:
+        with out_of_memory_explained():
+            yield
+    except Exception as error:
+        if not isinstance(error, UserError | OSError):
+            log.exception(f"{place}: a fault of the program:")
+        faults.append(str(error) if str(place) in str(error) else f"{place}: {error}")
 
 
 def images_of(files: Sequence[Path], channels: int | None) -> tuple[dict[Path, tuple[Path, ...]], list[str]]:
@@ -141,7 +161,7 @@ def inputs_of(source: Path, output: Path, *, channel_files: bool = False) -> Fou
         for file in found.files
         if not stem(file).endswith("_gt") and (own is None or own not in file.resolve().parents)
     ]
-    if not files and not found.faults:
+    if not files and not found.faults and not any(map(is_dicom, found.others)):
         others = "".join(f"; {note}" for note in passed_over(found.others, source))
         raise UserError(f"input={source}: the folder holds no image ({', '.join(ENDINGS)}){others}")
     return found._replace(files=sorted(files))

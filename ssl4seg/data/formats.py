@@ -32,9 +32,10 @@ PICTURE = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 PILLOWS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """What a picture may be, whatever its ending says. Pillow would give EPS, by whatever name, to Ghostscript to run."""
 ENDINGS = NIFTI + ITK + H5 + NPZ + TIFF + PICTURE
+DICOM = (".dcm", ".dicom", ".ima")
 CONVERT = {
     "PNG": (".webp", ".jp2", ".ppm", ".pgm", ".pbm", ".jfif", ".tga"),
-    "NIfTI": (".dcm", ".dicom", ".nhdr", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
+    "NIfTI": (".nhdr", ".mgz", ".mgh", ".img", ".hdr", ".gipl", ".minc", ".mnc"),
     "h5 or TIFF": (".npy", ".mat", ".zarr", ".svs", ".czi", ".lif", ".nd2"),
 }
 """Kinds of images that are not read: what they should become."""
@@ -63,6 +64,8 @@ def ending(path: Path) -> str:
 
 def hint(name: str) -> str:
     """What to do with a file of a kind that is not read."""
+    if name.lower().endswith(DICOM):
+        return "DICOM: ssl4seg-prepare import makes a folder of series, ssl4seg-predict reads their folder"
     goal = next((goal for goal, endings in CONVERT.items() if name.lower().endswith(endings)), None)
     return f"convert to {goal}" if goal else "no kind that is read"
 

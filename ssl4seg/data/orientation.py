@@ -60,7 +60,7 @@ def axes_of(shape: Sequence[int], affine: Affine | None, space: Space) -> Axes:
     places, backwards = [0, 1, 2], [False, False, False]  # of the body's z, y, x: the stored axis
     single: list[int] = []
     if affine is not None and space.orientation == "canonical":
-        for axis, (of_body, direction) in enumerate(nibabel.io_orientation(affine)):  # type: ignore[no-untyped-call]
+        for axis, (of_body, direction) in enumerate(nibabel.io_orientation(affine)):
             places[2 - int(of_body)], backwards[2 - axis] = 2 - axis, bool(direction < 0)
         single = [place for place in places if shape[place] == 1]
     first = single[0] if len(single) == 1 else places[NAMES.index(space.slice_axis)]

@@ -30,8 +30,9 @@ def test_files_of_other_kinds_are_named_with_the_reason(tmp_path):
     names = ["a.webp", "b.WEBP", "deep/scan.dcm", "mean.npy", "notes.txt", "README", *(f"{i}.k{i}" for i in range(4))]
     (sentence,) = passed_over([tmp_path / name for name in names], tmp_path)
     assert sentence == (
-        "10 files are not read: 2 .webp, as a.webp (convert to PNG); 1 .dcm, as deep/scan.dcm (convert to NIfTI); "
-        "1 .npy, as mean.npy (convert to h5 or TIFF); 1 .txt, as notes.txt (no kind that is read); "
+        "10 files are not read: 2 .webp, as a.webp (convert to PNG); "
+        "1 .dcm, as deep/scan.dcm (DICOM: ssl4seg-prepare import makes a folder of series, ssl4seg-predict reads their "
+        "folder); 1 .npy, as mean.npy (convert to h5 or TIFF); 1 .txt, as notes.txt (no kind that is read); "
         "1 without an ending, as README (no kind that is read); 4 of 4 more kinds"
     )
     assert passed_over([], tmp_path) == []

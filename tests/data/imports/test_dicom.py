@@ -1,0 +1,163 @@
+"""DICOM series become volumes, their segmentations masks of the same voxels; series that are no grid are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dicoms
+import nibabel
+import numpy as np
+import pytest
+from folders import folder
+from sources import imported
+
+from ssl4seg.data.dataset import SPLITS
+from ssl4seg.errors import UserError
+
+
+def stored(file: Path) -> np.ndarray:
+    """[S, H, W]"""
+    return np.asarray(nibabel.load(file).dataobj).transpose(2, 1, 0)
+
+
+def test_a_series_and_its_segmentation_become_a_volume_and_its_mask(tmp_path: Path) -> None:
+    out = imported(dicoms.some_series(tmp_path / "in"), tmp_path / "out")
+    for number in range(3):
+        image = out / f"images/case{number}/ct.nii.gz"
+        assert np.array_equal(stored(image), dicoms.voxels(number))
+        affine = nibabel.load(image).affine
+        row_and_column = affine @ [[1, 0], [0, 1], [0, 0], [0, 0]]  # to posterior; to inferior, in RAS
+        assert np.allclose(row_and_column[:3].T, [[0, -1.5, 0], [0, 0, -2]])
+        assert np.allclose(affine @ [0, 0, 1, 1], [*(dicoms.position(1) * [-1, -1, 1]), 1])
+    assert np.array_equal(stored(out / "masks/case1/ct.nii.gz"), dicoms.classes(1))
+    assert not (out / "masks/case2/ct.nii.gz").exists()
+    dataset = folder(out, val_ratio=0.5, test_ratio=0)
+    assert dataset.classes == ("background", *dicoms.NAMES)
+    read = {case.name: case.read() for split in SPLITS for case in dataset.cases(split)}
+    assert {name: volume.label is not None for name, volume in read.items()} == {
+        "case0/ct": True,
+        "case1/ct": True,
+        "case2/ct": False,
+    }
+
+
+def test_classes_are_joined_by_the_names_of_segments(tmp_path: Path) -> None:
+    first, second = (dicoms.slices(dicoms.voxels(n), patient=str(n)) for n in range(2))
+    dicoms.save(first, tmp_path / "in/a")
+    dicoms.save(second, tmp_path / "in/b", ending="")  # as scanners name files
+    dicoms.segmentation(first, dicoms.classes(), tmp_path / "in/a.dcm")
+    dicoms.segmentation(second, dicoms.classes(1), tmp_path / "in/b.dcm", ["tumour", "liver"])
+    out = imported(tmp_path / "in", tmp_path / "out")
+    assert np.array_equal(stored(out / "masks/b.nii.gz"), np.array([0, 2, 1])[dicoms.classes(1)])
+
+
+def test_outlines_are_filled_and_an_outline_within_is_a_hole(tmp_path: Path) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    box = [(0.5, 0.5), (0.5, 4.5), (5.5, 4.5), (5.5, 0.5)]
+    hole = [(2.5, 1.5), (2.5, 3.5), (4.5, 3.5), (4.5, 1.5)]
+    dicoms.outlines(series, {"liver": [(1, box), (1, hole), (3, hole)], "tumour": [(3, hole)]}, tmp_path / "in/rt.dcm")
+    label = stored(imported(tmp_path / "in", tmp_path / "out") / "masks/ct.nii.gz")
+    expected = np.zeros(dicoms.SHAPE, int)
+    expected[1, 1:6, 1:5] = 1
+    expected[1, 3:5, 2:4] = 0
+    expected[3, 3:5, 2:4] = 2
+    assert np.array_equal(label, expected)
+
+
+def test_series_of_one_patient_stay_together(tmp_path: Path) -> None:
+    for patient in range(3):
+        for visit in "ab":
+            series = dicoms.slices(dicoms.voxels(), patient=f"Doe {patient}")
+            dicoms.save(series, tmp_path / f"in/{patient}{visit}")
+            dicoms.segmentation(series, dicoms.classes(), tmp_path / f"in/{patient}{visit}.dcm")
+    out = imported(tmp_path / "in", tmp_path / "out")
+    assert "Doe" not in "".join(map(str, out.rglob("*")))
+    dataset = folder(out, val_ratio=0.3, test_ratio=0)
+    assert {case.group for case in dataset.cases("val")} == {dataset.cases("val")[0].group}
+    assert len(dataset.cases("val")) == 2
+
+
+def moved(by: list[float], at: int = 2) -> Callable[[list], list]:
+    """The series with one slice moved by mm."""
+
+    def move(series: list) -> list:
+        series[at].ImagePositionPatient = (np.array(series[at].ImagePositionPatient, float) + by).tolist()
+        return series
+
+    return move
+
+
+def tilted(series: list) -> list:
+    for number, head in enumerate(series):
+        moved([0, 0.8 * number, 0], number)(series)
+        assert head
+    return series
+
+
+def turned(series: list) -> list:
+    series[1].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    return series
+
+
+def without(key: str) -> Callable[[list], list]:
+    def remove(series: list) -> list:
+        delattr(series[0], key)
+        return series
+
+    return remove
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda series: [*series[:1], *series[2:]],
+            r"1 slice\(s\) are missing before it: .* 10 mm after .*others 5",
+        ),
+        (turned, r"its orientation differs from that of .* in the same series"),
+        (tilted, r"shifted against one another by a tilt of the gantry of 9\.09 degrees"),
+        (lambda series: moved([-5, 0, 0], 1)(series), "lies at the same place as .*two scans in one series"),
+        (moved([1, 0, 0]), "steps between slices differ, from 4 to 6 mm"),
+        (moved([0, 2, 0]), "mm beside the line of the other slices"),
+        (without("PixelSpacing"), "has no PixelSpacing of 2 numbers; expected a single slice"),
+        (without("PixelData"), "cannot be read as DICOM"),
+    ],
+    ids=["missing", "orientation", "tilt", "twice", "uneven", "aside", "no spacing", "no pixels"],
+)
+def test_slices_that_are_no_grid_are_refused(tmp_path: Path, change: Callable, words: str) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.segmentation(series, dicoms.classes(), tmp_path / "in/seg.dcm")
+    dicoms.save(change(series), tmp_path / "in/ct")
+    with pytest.raises(UserError, match=words):
+        imported(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_series_in_a_folder(tmp_path: Path) -> None:
+    first, second = dicoms.slices(dicoms.voxels()), dicoms.slices(dicoms.voxels(1), SeriesDescription="scout")
+    dicoms.save(first, tmp_path / "in")
+    dicoms.save(second, tmp_path / "in", ending=".ima")
+    with pytest.raises(UserError, match=r"holds 2 series \(.*scout, 4 files.*\), none of them with a segmentation"):
+        imported(tmp_path / "in", tmp_path / "out")
+    dicoms.segmentation(first, dicoms.classes(), tmp_path / "in/seg.dcm")
+    out = imported(tmp_path / "in", tmp_path / "out")
+    assert np.array_equal(stored(out / "images/in.nii.gz"), dicoms.voxels())
+
+
+def test_masks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    series, other = dicoms.slices(dicoms.voxels()), dicoms.slices(dicoms.voxels(1))
+    dicoms.save(series, tmp_path / "in/ct")
+    seg = dicoms.segmentation(series, dicoms.classes(), tmp_path / "in/seg.dcm")
+    head = dicoms.read(seg)
+    frame = head.PerFrameFunctionalGroupsSequence[0].PlanePositionSequence[0]
+    frame.ImagePositionPatient = [x + 1 for x in frame.ImagePositionPatient]
+    head.save_as(seg)
+    with pytest.raises(UserError, match=r"seg\.dcm: frame 1 at .* lies on no slice of its series"):
+        imported(tmp_path / "in", tmp_path / "out")
+    dicoms.segmentation(other, dicoms.classes(), seg)
+    with pytest.raises(UserError, match=r"seg\.dcm: is a segmentation of the series .*, which is not here"):
+        imported(tmp_path / "in", tmp_path / "out")
+    seg.unlink()
+    dicoms.outlines(series, {"liver": [(1.5, [(0, 0), (0, 4), (4, 4)])]}, tmp_path / "in/rt.dcm")
+    with pytest.raises(UserError, match=r"rt\.dcm: an outline of region 1 at .* lies on no slice"):
+        imported(tmp_path / "in", tmp_path / "out")
