@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import composed, small_method, small_network
 from lightning_fabric import Fabric
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from ssl4seg import checkpoint
@@ -279,6 +281,22 @@ def test_every_teacher_takes_the_decay_auto(config):
         teachers = [module for module in method.modules() if isinstance(module, EMATeacher)]
         found = {(teacher.decay_of(500), teacher.decay_of(30000)) for teacher in teachers}
         assert found == {(0.95, published.get(type(method).__name__, 0.99))}
+
+
+def test_the_key_to_turn_in_a_collapse_is_one_of_the_methods_and_another_after_it_is_turned(config):
+    """In a short run it is the decay of a teacher that follows too slowly."""
+    method = assembled(config)
+    short, long = remedies = method.remedy(500), method.remedy(30_000)
+    assert all(map(bool, remedies)) == method.needs_unlabeled
+    words = OmegaConf.create({"method": config["method"]})
+    for word in [word for remedy in remedies for word in remedy.split()]:
+        key, _, value = word.partition("=")
+        assert OmegaConf.select(words, key, default="no such key") not in ("no such key", yaml.safe_load(value))
+    if "ema_decay" in words.method and not {"pretrain", "labels_only"} & {*words.method}:
+        assert short == "method.ema_decay=auto" != long
+    turned = OmegaConf.merge(words, OmegaConf.from_dotlist(short.split()))
+    method = assembled(config | {"method": OmegaConf.to_container(turned.method)})
+    assert method.remedy(500) != short or not method.needs_unlabeled
 
 
 def test_after_step_moves_nothing_that_an_optimiser_moves(config):
