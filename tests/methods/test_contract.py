@@ -160,7 +160,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize(("channels", "classes"), [(1, 4), (3, 2), (3, 21)])
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 21)])
 def test_forward_gives_finite_scalars_and_every_parameter_its_gradient(config, channels, classes):
     method = assembled(config, channels, classes)
     for phase in checked(method, batch_for(method, channels, classes)):
@@ -321,8 +321,7 @@ def test_weights_are_plain_numbers(config):
     assert all(isinstance(name, str) and isinstance(value, float) for name, value in weights.items())
 
 
-@pytest.mark.parametrize("size", [(SIDE, SIDE), (70, 45)])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("size", "precision"), [((SIDE, SIDE), "32-true"), ((70, 45), "bf16-mixed")])
 def test_predict_gives_float32_logits_of_the_images_size(config, size, precision):
     method = assembled(config, 3, 5)
     image = torch.rand(2, 3, *size)
