@@ -122,6 +122,7 @@ def engine_of(name: str, axes: int = 2) -> Engine:
         folder=None,
         diagnose=Diagnosis(
             cases,
+            cases,
             num_images=2,
             classes=CLASSES,
             background=True,

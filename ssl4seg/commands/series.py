@@ -81,7 +81,7 @@ def expect_masks(found: Inputs, settings: PredictSettings) -> None:
     if found.targets and words:
         folder = next(iter(found.targets.values())).folder
         raise UserError(
-            f"{words}: {folder} holds a DICOM series, which gets a DICOM-SEG alone; predict the others apart"
+            f"{words}: of a DICOM series, as in {folder}, only a DICOM-SEG is written; predict the others apart"
         )
 
 

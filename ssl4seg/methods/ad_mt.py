@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl4seg.augment.mixing import beta_boxes, mix, mix_labels
-from ssl4seg.keys import expect, number_in, one_of, whole
+from ssl4seg.keys import expect, number_in, one_of, optional, whole
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import cross_entropy, dice
 from ssl4seg.methods.parts.predictions import confident_label, entropy, used_where_confident
@@ -52,8 +52,8 @@ class ADMT(Method):
     Args:
         threshold: tau.
         loss: l, "dice" or "cross_entropy".
-        period: the longest turn, in steps.
-        copy_steps: number of steps in which the teachers copy the student.
+        period: the longest turn, in steps; None is 1/600 of the run, the authors' 50 of 30,000 steps, and at least 1.
+        copy_steps: number of steps in which the teachers copy the student; None is 1/300 of the run.
         consistency_weight, rampup_steps: w and the length of its ramp; None is a quarter of the run.
         ema_decay: of both teachers.
         predict_with: "student" or "teacher", the first one.
@@ -67,8 +67,8 @@ class ADMT(Method):
         network: MakeNetwork,
         threshold: float = 0.95,
         loss: str = "dice",
-        period: int = 50,
-        copy_steps: int = 100,
+        period: int | None = 50,
+        copy_steps: int | None = 100,
         consistency_weight: float = 2.0,
         rampup_steps: int | None = None,
         ema_decay: EMADecay = 0.99,
@@ -77,8 +77,8 @@ class ADMT(Method):
         super().__init__()
         expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
         expect("method.loss", loss, one_of("dice", "cross_entropy"))
-        expect("method.period", period, whole(1))
-        expect("method.copy_steps", copy_steps, whole(0))
+        expect("method.period", period, optional(whole(1)))
+        expect("method.copy_steps", copy_steps, optional(whole(0)))
         expect("method.predict_with", predict_with, STUDENT_OR_TEACHER)
         self.student = network()
         self.teachers = nn.ModuleList(EMATeacher(self.student, decay=ema_decay) for _ in range(2))
@@ -109,13 +109,20 @@ class ADMT(Method):
 
     def turn(self, progress: Progress) -> int:
         """Whose turn it is, 0 or 1: a function of the step, so that all processes and resumed runs agree."""
-        return int((ends_of_turns(self.seed, self.period, progress.total) <= progress.step).sum()) % 2
+        period = self.period or max(1, round(progress.total / 600))
+        return int((ends_of_turns(self.seed, period, progress.total) <= progress.step).sum()) % 2
 
     def after_step(self, progress: Progress) -> None:
-        turns = max(progress.step - self.copy_steps, 0) // 2  # about the steps that this teacher has averaged
+        copied = round(progress.total / 300) if self.copy_steps is None else self.copy_steps
+        turns = max(progress.step - copied, 0) // 2  # about the steps that this teacher has averaged
         teacher = self.teachers[self.turn(progress)]
         assert isinstance(teacher, EMATeacher)
         teacher.follow(self.student, Progress(turns, progress.total))
+
+    def remedy(self, total: int) -> str:
+        teacher = self.teachers[0]
+        assert isinstance(teacher, EMATeacher)
+        return teacher.remedy(total) or super().remedy(total)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress), "turn": float(self.turn(progress))}

@@ -112,6 +112,9 @@ class AdvSemiSeg(Method):
             one_hot(p.argmax(dim=1), self.student.num_classes), self.trusted(self.discriminator(p)) & started
         )
 
+    def remedy(self, total: int) -> str:
+        return f"method.self_taught_weight={self.s / 10:g}" if self.s else ""
+
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return (self.discriminator if phase == "discriminator" else self.student).parameters()
 

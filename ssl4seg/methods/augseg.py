@@ -20,7 +20,7 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class AugSeg(WithTeacher, FixMatch):
-    """L = L_sup + w mean_px[1(c >= tau) H(y, p_s)]   (their section 3.1)
+    """L = L_sup + w(t) mean_px[1(c >= tau) H(y, p_s)]   (their section 3.1)
 
     y, c [U, H, W]: class and probability max_k p_t of the EMA teacher's prediction p_t [U, K, H, W] of the weak view;
     p_s: the student's softmax output of the weak view after two augmentations; H: cross-entropy in nats; the mean is
@@ -47,7 +47,8 @@ class AugSeg(WithTeacher, FixMatch):
     - Their teacher predicts; here the student does unless `predict_with=teacher`.
 
     Args:
-        threshold, consistency_weight: tau and w.
+        threshold: tau.
+        consistency_weight, rampup_steps: w and the length of its ramp; 0 is none, as the authors, None the whole run.
         num_operations: the largest number of operations.
         ema_decay: of the teacher.
         predict_with: "student" or "teacher".
@@ -62,11 +63,14 @@ class AugSeg(WithTeacher, FixMatch):
         network: MakeNetwork,
         threshold: float = 0.95,
         consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
         num_operations: int = 3,
         ema_decay: EMADecay = 0.99,
         predict_with: str = "student",
     ) -> None:
-        super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
+        super().__init__(
+            network=network, threshold=threshold, consistency_weight=consistency_weight, rampup_steps=rampup_steps
+        )
         expect("method.num_operations", num_operations, whole(1, 100))
         self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.intensities = ph.SomeOf(
@@ -92,7 +96,7 @@ class AugSeg(WithTeacher, FixMatch):
         z_l, z_s = self.through(self.student, batch.image, x)
         return {
             "supervised": self.supervised(z_l, batch.label),
-            "consistency": self.w * masked_cross_entropy(z_s, y, (c >= self.threshold).float()),
+            "consistency": self.w(progress) * masked_cross_entropy(z_s, y, (c >= self.threshold).float()),
         }
 
     def mixed(self, x: Tensor, p_t: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from ssl4seg.keys import Key, expect
 from ssl4seg.methods.parts.losses import CrossEntropyDice, SupervisedLoss
 from ssl4seg.methods.parts.passes import together
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import Network, axes_argument
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -109,6 +110,17 @@ class Method(nn.Module, ABC):
         Only the diagnostics call it, in evaluation mode and without a graph; it must change nothing.
         """
         return None
+
+    def remedy(self, total: int) -> str:
+        """The key to turn where the pseudo-labels collapse to one class, in a run of `total` steps.
+
+        The screen shows it while that happens.
+
+        Returns:
+            One or more words of a command line, with values that differ from the run's and weaken or delay what the
+            unlabelled images teach; here those of the method's ramp. "" if no key would help.
+        """
+        return next((part.remedy(total) for part in vars(self).values() if isinstance(part, Rampup)), "")
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Scheduled weights and thresholds at this step; logged as `train/<name>`."""

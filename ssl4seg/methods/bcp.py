@@ -11,6 +11,7 @@ from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.components import largest_components
 from ssl4seg.methods.parts.losses import CrossEntropyDice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
+from ssl4seg.methods.parts.self_training import longer
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -108,6 +109,9 @@ class BCP(WithTeacher):
     def after_step(self, progress: Progress) -> None:
         if self.stage(progress)[0] == 1:
             super().after_step(progress)
+
+    def remedy(self, total: int) -> str:
+        return longer("pretrain", self.stages[0])
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:

@@ -65,7 +65,7 @@ class FixMatchCTA(FixMatch):
     - It validates an EMA but saves the student.
 
     Args:
-        threshold, consistency_weight: of `FixMatch`.
+        threshold, consistency_weight, rampup_steps: of `FixMatch`.
         depth: operations on an image.
         cutout: side of the last Cutout, as a share of the image's shorter side; 0 is none.
         decay: of the bins' weights.
@@ -83,6 +83,7 @@ class FixMatchCTA(FixMatch):
         network: MakeNetwork,
         threshold: float = 0.95,
         consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
         depth: int = 2,
         cutout: float = 0.5,
         decay: float = 0.99,
@@ -90,7 +91,9 @@ class FixMatchCTA(FixMatch):
         num_bins: int = 17,
         balanced: bool = True,
     ) -> None:
-        super().__init__(network=network, threshold=threshold, consistency_weight=consistency_weight)
+        super().__init__(
+            network=network, threshold=threshold, consistency_weight=consistency_weight, rampup_steps=rampup_steps
+        )
         expect("method.depth", depth, whole(1, 100))
         expect("method.cutout", cutout, share)
         expect("method.decay", decay, number_in("[0, 1)"))
@@ -170,5 +173,5 @@ class FixMatchCTA(FixMatch):
         return logits
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        """The share of the bins that can be drawn."""
+        """w, and the share of the bins that can be drawn."""
         return {**super().weights(progress), "bins_in_use": float((self.m_hat() > 0).float().mean())}

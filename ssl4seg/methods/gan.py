@@ -87,5 +87,8 @@ class GAN(Method):
         fake = self.discriminator(x, torch.cat([p_l, p_u]))
         return {"discriminator": (batch_mean(self.loss(real, 1)) + batch_mean(self.loss(fake, 0))) / 2}
 
+    def remedy(self, total: int) -> str:
+        return f"method.adversarial_weight={self.a / 10:g}" if self.a else ""
+
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return (self.discriminator if phase == "discriminator" else self.student).parameters()

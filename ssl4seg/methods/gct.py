@@ -128,6 +128,10 @@ class GCT(Method):
         f_1, f_2 = (self.clipped(self.detector(image, p)) for p in (p_1, p_2))
         return PseudoLabels(p_2, f_1 > f_2)
 
+    def remedy(self, total: int) -> str:
+        """Both terms of the unlabelled images: each has been seen to collapse alone."""
+        return f"{super().remedy(total)} method.correction_weight={self.c / 10:g}"
+
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         networks = [self.detector] if phase == "detector" else [self.student, self.partner]
         return nn.ModuleList(networks).parameters()

@@ -87,6 +87,9 @@ class S4L(Method):
         logits: Tensor = self.rotation_head(features[-1].mean(dim=image_dims(features[-1])))
         return logits.float()
 
+    def remedy(self, total: int) -> str:
+        return f"method.rotation_weight={self.rotation_weight / 10:g}" if self.rotation_weight else ""
+
     def parameters_of(self, phase: str) -> Iterable[Parameter]:
         return self.parameters()
 

@@ -11,7 +11,7 @@ from ssl4seg.axes import image_dims
 from ssl4seg.keys import IGNORE, expect, number_in, true_or_false, whole
 from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.predictions import used_everywhere
-from ssl4seg.methods.parts.self_training import Frozen
+from ssl4seg.methods.parts.self_training import Frozen, longer
 from ssl4seg.processes import all_sum
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
@@ -116,6 +116,9 @@ class STPlusPlus(Method):
         """s [N] of images [N, C, H, W]."""
         *earlier, last = (checkpoint(image).argmax(dim=1) for checkpoint in self.checkpoints)
         return torch.stack([_mean_iou(label, last, self.student.num_classes) for label in earlier]).sum(dim=0)
+
+    def remedy(self, total: int) -> str:
+        return longer("labels_only", self.stages[0])
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         if self.stage(progress)[0] == 0:

@@ -16,6 +16,7 @@ from ssl4seg.methods.parts.memory_bank import MemoryBank, nth_true, spread_index
 from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.parts.projection import Projection, level_at
+from ssl4seg.methods.parts.self_training import longer
 from ssl4seg.methods.parts.teacher import EMADecay, EMATeacher, WithTeacher
 from ssl4seg.networks.base import Network, resized
 from ssl4seg.processes import all_sum
@@ -172,9 +173,12 @@ class U2PL(WithTeacher):
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"unreliable_share": self.alpha(progress)}
 
+    def remedy(self, total: int) -> str:
+        return longer("labels_only", self.labels_only)
+
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         p_t = self.label(image).softmax(dim=1)
-        return PseudoLabels(p_t, self.reliable(p_t, progress))
+        return PseudoLabels(p_t, self.reliable(p_t, progress) & (self.steps_taught(progress) >= 0))
 
 
 class Contrast:

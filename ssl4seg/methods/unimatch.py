@@ -13,20 +13,22 @@ from ssl4seg.methods.base import MakeNetwork, Method
 from ssl4seg.methods.parts.losses import dice, masked_cross_entropy
 from ssl4seg.methods.parts.passes import joined, together
 from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
+from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class UniMatch(Method):
-    """L = 1/2 [L_sup + 1/2 l(z_f, y) + 1/4 (l(z_1, y_1) + l(z_2, y_2))]   (their final objective, lambda = mu = 0.5)
+    """L = 1/2 [L_sup + w(t) (1/2 l(z_f, y) + 1/4 (l(z_1, y_1) + l(z_2, y_2)))]   (their objective, lambda = mu = 0.5)
 
     y [U, H, W]: the student's class of the weak view where its probability is at least tau = 0.95, ignored elsewhere;
     z_f: logits of the weak view whose encoder features lose each channel with probability 0.5; z_1, z_2: logits of two
     strong views in which, with probability 0.5, a box shows the batch's next image; y_1, y_2: y with the same boxes. l:
     Dice over the pixels that are not ignored (the authors' ACDC code), or cross-entropy as a mean over all pixels,
     where ignored ones count as 0 (natural images). The student predicts the weak view in training mode, in one pass
-    with the labelled images and z_f; there is no ramp and no teacher. The constants are the paper's.
+    with the labelled images and z_f; there is no teacher. The constants are the paper's; it has no w, which is 1 here
+    from the first step on unless `rampup_steps` says otherwise.
 
     Differs from the authors' code:
     - Their boxes show a second unlabelled batch, whose pseudo-labels come from a pass in evaluation mode (for natural
@@ -46,6 +48,7 @@ class UniMatch(Method):
         cutmix: probability of a box.
         dropout: probability that a channel is dropped; the others are scaled by 1 / (1 - p).
         drop_labeled: whether the labelled images' features are decoded with dropped channels too.
+        consistency_weight, rampup_steps: w and the length of its ramp; 0 is none, as the authors, None the whole run.
     """
 
     strong_views: ClassVar[int] = 2
@@ -59,6 +62,8 @@ class UniMatch(Method):
         cutmix: float = 0.5,
         dropout: float = 0.5,
         drop_labeled: bool = False,
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
     ) -> None:
         super().__init__()
         expect("method.threshold", threshold, number_in("[0, 1)", "a confidence"))
@@ -69,6 +74,7 @@ class UniMatch(Method):
         self.student = network()
         self.threshold, self.loss, self.cutmix = threshold, loss, cutmix
         self.dropout, self.drop_labeled = dropout, drop_labeled
+        self.w = Rampup(weight=consistency_weight, steps=rampup_steps)
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
         f_l, f_u = self.through(self.student.encode, batch.image, batch.unlabeled)
@@ -76,10 +82,11 @@ class UniMatch(Method):
         y = confident_label(z_w, self.threshold)
         x_s, (y_s,) = self.cutmixed(batch.strong, y)
         l_1, l_2 = map(self.unlabeled_loss, together(self.student, *x_s), y_s)
+        w = self.w(progress)
         return {
             "supervised": self.supervised(z_l, batch.label) / 2,
-            "feature_dropout": self.unlabeled_loss(z_f, y) / 4,
-            "strong": (l_1 + l_2) / 8,
+            "feature_dropout": w * self.unlabeled_loss(z_f, y) / 4,
+            "strong": w * (l_1 + l_2) / 8,
         }
 
     def weak_logits(self, batch: Batch, f_l: list[Tensor], f_u: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,6 +101,9 @@ class UniMatch(Method):
         z_l, z_u = (resized(z, batch.image) for z in self.through(self.student.decode, f_l, f_u))
         z_w, z_f = z_u.chunk(2)
         return z_l[: len(batch.image)], z_w, z_f
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        return {"consistency_weight": self.w(progress)}
 
     def dropped(self, features: list[Tensor]) -> list[Tensor]:
         """Features [N, C, h, w] that have lost channels."""

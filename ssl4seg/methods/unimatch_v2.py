@@ -16,7 +16,7 @@ from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
 
 
 class UniMatchV2(WithTeacher, UniMatch):
-    """L = 1/2 [L_sup + 1/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
+    """L = 1/2 [L_sup + w(t)/2 (l(z_1, y_1) + l(z_2, y_2))]   (one stream, Complementary Dropout)
 
     As `UniMatch`, but an EMA teacher (0.996) gives y [U, H, W], and the features of the two strong views lose channels:
     the features [U, C, h, w] of one view are multiplied by M, 0 or 2 for each channel with probability 1/2, those of
@@ -39,6 +39,7 @@ class UniMatchV2(WithTeacher, UniMatch):
         dropout: share of the images whose views lose channels.
         ema_decay: of the teacher.
         predict_with: "student" or "teacher".
+        consistency_weight, rampup_steps: as in `UniMatch`.
     """
 
     ways: ClassVar[tuple[str, ...]] = ("apart",)
@@ -54,8 +55,17 @@ class UniMatchV2(WithTeacher, UniMatch):
         dropout: float = 0.5,
         ema_decay: EMADecay = 0.996,
         predict_with: str = "student",
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
     ) -> None:
-        super().__init__(network=network, threshold=threshold, loss=loss, cutmix=cutmix)
+        super().__init__(
+            network=network,
+            threshold=threshold,
+            loss=loss,
+            cutmix=cutmix,
+            consistency_weight=consistency_weight,
+            rampup_steps=rampup_steps,
+        )
         expect("method.dropout", dropout, share)
         self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.dropout = dropout
@@ -66,7 +76,7 @@ class UniMatchV2(WithTeacher, UniMatch):
         z_1, z_2 = self.complementary(x_1, x_2)
         return {
             "supervised": self.supervised(self.student(batch.image), batch.label) / 2,
-            "strong": (self.unlabeled_loss(z_1, y_1) + self.unlabeled_loss(z_2, y_2)) / 4,
+            "strong": self.w(progress) * (self.unlabeled_loss(z_1, y_1) + self.unlabeled_loss(z_2, y_2)) / 4,
         }
 
     def complementary(self, x_1: Tensor, x_2: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from ssl4seg.errors import Interrupted, UserError
 from ssl4seg.feed.batches import Batches
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_sum, rank, share_first, world_size
+from ssl4seg.run.collapse import Collapse
 from ssl4seg.run.folder import RunFolder
 from ssl4seg.run.record import Record
 from ssl4seg.run.schedules import Schedule
@@ -71,6 +72,7 @@ class Engine:
         schedule: factor by which every optimiser's own learning rate is multiplied.
         folder: None in all processes but the first.
         diagnose: called after each validation; it changes nothing that training depends on.
+        collapse: watches its scores.
         before_step: called before each step.
     """
 
@@ -87,9 +89,11 @@ class Engine:
         plan: Plan,
         folder: RunFolder | None,
         diagnose: Diagnose = lambda method, progress: {},
+        collapse: Collapse | None = None,
         before_step: BeforeStep = lambda step: None,
     ) -> None:
         self.diagnose, self.before_step = diagnose, before_step
+        self.collapse = collapse or Collapse((), ())
         self.fabric, self.method, self.schedule, self.batches = fabric, method, schedule, batches
         self.validate_cases, self.selection, self.plan, self.folder = validate, selection, plan, folder
         self.base_lr = {phase: [g["lr"] for g in opt.param_groups] for phase, opt in optimizers.items()}
@@ -259,6 +263,8 @@ class Engine:
         chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
         mark = " (best)" if better and not self.selection.last else ""
         log.info(f"step {self.step}: val {headline}{chosen}{mark}" if table.rows else f"step {self.step}: saved")
+        if self.folder:
+            self.collapse.watch(self.step, self.plan.total, pseudo, self.method.remedy(self.plan.total))
         if better:
             self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
             if self.folder:
@@ -295,6 +301,7 @@ class Engine:
             "scaler": self.fabric.strategy.precision.state_dict(),
             "step_seconds": self.step_seconds,
             "seconds": self.seconds,
+            "collapse": self.collapse.state,
         }
         checkpoint.save(state, self.folder.last)
 
@@ -325,6 +332,7 @@ class Engine:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.best, self.step_seconds = state["step"], state["best"], state["step_seconds"]
         self.chosen, self._start = state["chosen"], time.perf_counter() - state["seconds"]
+        self.collapse.state = state.get("collapse", {})  # last.pt of earlier versions has none
         self.batches.restrict(self.chosen)
 
 

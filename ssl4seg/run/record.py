@@ -28,6 +28,10 @@ FILE_ONLY = {"file_only": True}
 """`extra` of a message for the log file alone, because the screen shows it in another way."""
 
 
+SCREEN_ONLY = {"screen_only": True}
+"""`extra` of a message that the log file already holds."""
+
+
 class Plain(logging.Formatter):
     """Spells out what would steer a terminal."""
 
@@ -45,6 +49,10 @@ class Screen(logging.Handler):
 
 class LogFile(logging.FileHandler):
     """Writes train.log; says once on the screen that it cannot, and lets the run go on without."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "screen_only"):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
         error = sys.exc_info()[1]

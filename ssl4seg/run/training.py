@@ -33,6 +33,7 @@ from ssl4seg.keys import MEANS
 from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_items, launched_rank, memory, rank, world_size
 from ssl4seg.run.assemble import build, dataset_of, loggers_of, method_of, network_maker, optimizers_of, predictor_of
+from ssl4seg.run.collapse import Collapse
 from ssl4seg.run.compiled import compile_networks, mark_step
 from ssl4seg.run.device import fabric_of, out_of_memory_explained, peak_memory
 from ssl4seg.run.diagnose import Diagnosis
@@ -273,6 +274,7 @@ class Training:
         method = module_channels_last(self.method)
         if mode := self.settings.engine.compile:
             compile_networks(method, mode, self.fabric.device)
+        diagnosis = self._diagnosis()
         engine = Engine(
             fabric=self.fabric,
             method=method,
@@ -283,7 +285,8 @@ class Training:
             selection=self.selection,
             plan=self.plan,
             folder=self.folder,
-            diagnose=self._diagnosis(),
+            diagnose=diagnosis,
+            collapse=Collapse(self.dataset.classes, diagnosis.expected),
             before_step=self._before_step,
         )
         self._resume(engine)
@@ -302,6 +305,7 @@ class Training:
         engine = self.settings.engine
         return Diagnosis(
             self.split.unlabeled if self.method.needs_unlabeled else (),
+            self.split.labeled,
             num_images=engine.diagnose,
             classes=self.dataset.classes,
             background=self.dataset.background,
@@ -443,6 +447,7 @@ class Training:
             "val": engine.best["val"],
             "test": test,
             "pseudo_labels": engine.best["pseudo_labels"],
+            "collapse": engine.collapse.result,
             "speed": {
                 "step_seconds": engine.seconds_per_step,
                 "images_per_second": engine.images_per_second,

@@ -152,6 +152,21 @@ def test_turns_depend_on_the_seed_and_the_step_alone():
     assert turns(0, 200) != turns(1, 200)
 
 
+@pytest.mark.parametrize(("total", "period", "copy_steps"), [(30_000, 50, 100), (3000, 5, 10), (300, 1, 1)])
+def test_numbers_left_to_the_run_are_the_authors_at_their_length_and_the_same_share_of_others(
+    total, period, copy_steps
+):
+    found = []
+    for keys in ({"period": None, "copy_steps": None}, {"period": period, "copy_steps": copy_steps}):
+        torch.manual_seed(0)
+        method = unlike(**keys)
+        turns = [method.turn(Progress(step, total)) for step in range(300)]
+        method.after_step(Progress(copy_steps + 2, total))
+        found.append((turns, [teacher.network.head.weight for teacher in method.teachers]))
+    assert found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+
+
 @pytest.mark.parametrize(("step", "decay"), [(3, 0.0), (99, 0.0), (102, 0.5), (109, 0.8), (900, 0.99)])
 def test_only_the_teacher_in_turn_follows_first_as_a_copy(step, decay):
     method = unlike()

@@ -13,6 +13,7 @@ from torch import Tensor
 from ssl4seg.feed.views import WeakView
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
+from ssl4seg.methods.bcp import BCP
 from ssl4seg.methods.mean_teacher import MeanTeacher
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.run.diagnose import Counts, Diagnosis
@@ -101,13 +102,14 @@ class Told(Method):
         return PseudoLabels(torch.stack([1 - x, x, torch.zeros_like(x)], dim=1), x > 0.5)
 
 
-def diagnosis(cases, num_images=100, side=4) -> Diagnosis:
+def diagnosis(cases, num_images=100, side=4, labeled=()) -> Diagnosis:
     return Diagnosis(
         cases,
+        labeled,
         num_images=num_images,
         classes=CLASSES,
         background=True,
-        shape=(side, side),
+        shape=(side, side) if isinstance(side, int) else side,
         view=WeakView(rot90_flip=0, rotate=0, max_angle=0),
         batch_size=2,
         device=CPU,
@@ -138,10 +140,33 @@ def test_fewer_images_are_spread_evenly(cases, num_images, levels):
     assert images.amax(dim=(1, 2, 3)).tolist() == pytest.approx([level / 10 + 0.45 for level in levels])
 
 
-def test_methods_without_targets_and_data_without_masks_have_no_scores(cases):
-    assert diagnosis(cases)(Supervised(network=Pixelwise), Progress(0, 1)) == {}
-    assert diagnosis(cases[2:])(Told(), Progress(0, 1)) == {}
+def test_of_methods_without_targets_the_predictions_are_counted_but_not_in_a_stage_on_labels_alone(cases):
+    method = Supervised(network=Pixelwise)
+    (images,) = (torch.cat(diagnosis(cases).images),)
+    with torch.no_grad():
+        share = torch.bincount(method.eval().predict(images).argmax(dim=1).flatten(), minlength=3) / images.numel()
+    found = diagnosis(cases)(method, Progress(0, 1))
+    assert found == pytest.approx(
+        {f"predicted/{name}": value.item() for name, value in zip(CLASSES, share, strict=True)}
+    )
+    assert diagnosis(cases)(BCP(network=Pixelwise), Progress(0, 8)) == {}
     assert diagnosis(cases, num_images=0)(Told(), Progress(0, 1)) == {}
+
+
+def test_without_masks_there_are_the_shares_of_what_is_taught(cases):
+    # Of five slices the first, at 0.45, is not used, and all others are class 1; beside a slice nothing counts.
+    assert diagnosis(cases[2:], side=8)(Told(), Progress(0, 1)) == {
+        "coverage": pytest.approx(4 / 5),
+        **{f"share/{name}": float(name == "a") for name in CLASSES},
+    }
+
+
+def test_the_shares_to_expect_are_those_of_the_labelled_masks(make_case):
+    label = np.array([[[0, 0, 1, 2], [0, 0, 0, IGNORE]]])
+    labeled = [make_case("labelled", np.zeros((1, 2, 4)), label)]
+    bare = [make_case("bare", np.zeros((1, 4, 4)))]
+    assert diagnosis(bare, labeled=labeled, side=(2, 4)).expected == pytest.approx([5 / 7, 1 / 7, 1 / 7])
+    assert diagnosis([], labeled=labeled).expected == []
 
 
 def test_the_distance_of_the_teacher_is_relative_to_the_student(cases):
@@ -166,7 +191,9 @@ def test_training_is_the_same_to_the_last_bit_without_it(method: str, tmp_path: 
         assert a.keys() == b.keys()
         assert all(torch.equal(a["method"][key], b["method"][key]) for key in a["method"])
         assert told[0] == told[1] if name == "last.pt" else told[0]["step"] == told[1]["step"]
-    same = [{k: v for k, v in lasting(run).items() if k not in ("pseudo_labels", "tag")} for run in (on, off)]
+    same = [
+        {k: v for k, v in lasting(run).items() if k not in ("pseudo_labels", "collapse", "tag")} for run in (on, off)
+    ]
     assert same[0] == same[1]
     found = results(on)["pseudo_labels"]
     assert {"coverage", "calibration_error", "true_share/background", "teacher_distance"} <= found.keys()

@@ -39,6 +39,11 @@ class Frozen(nn.Module):
         return super().train(False)
 
 
+def longer(key: str, share: float) -> str:
+    """A longer first stage on labels alone, see `Method.remedy`: half of what is left of the run is added to it."""
+    return f"method.{key}={(1 + share) / 2:.2g}" if share < 0.95 else ""
+
+
 class SelfTrainingKeys(TypedDict, total=False):
     """The keys of `SelfTraining`; a method that refines it takes them as `**common: Unpack[SelfTrainingKeys]`."""
 
@@ -92,6 +97,9 @@ class SelfTraining(Method):
             "supervised": self.supervised(z_l, batch.label),
             "pseudo_label": self.pseudo_weight * self.pseudo_loss(z_u, self.labeller(batch.unlabeled)),
         }
+
+    def remedy(self, total: int) -> str:
+        return longer("labels_only", self.stages[0])
 
     @abstractmethod
     def pseudo_loss(self, z_u: Tensor, z_f: Tensor) -> Tensor:

@@ -67,9 +67,15 @@ class EMATeacher(nn.Module):
 
     def decay_of(self, total: int) -> float:
         """The decay in a run of `total` steps, after its first steps."""
-        if isinstance(self.decay, str):
-            return min(self.published, max(0.0, 1 - AUTO_STEPS / total))
-        return self.decay
+        return self.auto(total) if isinstance(self.decay, str) else self.decay
+
+    def auto(self, total: int) -> float:
+        """The decay "auto" in a run of `total` steps."""
+        return min(self.published, max(0.0, 1 - AUTO_STEPS / total))
+
+    def remedy(self, total: int) -> str:
+        """The key that lets the teacher follow sooner, see `Method.remedy`; "" if it does already."""
+        return "method.ema_decay=auto" if self.decay_of(total) > self.auto(total) else ""
 
     @torch.no_grad()
     def copy(self, student: Network) -> None:
@@ -101,6 +107,10 @@ class WithTeacher(Method, ABC):
 
     def after_step(self, progress: Progress) -> None:
         self.teacher.follow(self.student, progress)
+
+    def remedy(self, total: int) -> str:
+        """A teacher that follows sooner; after that, the remedy of the other terms."""
+        return self.teacher.remedy(total) or super().remedy(total)
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels | None:
         """The teacher's prediction, everywhere."""

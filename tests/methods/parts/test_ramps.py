@@ -36,12 +36,16 @@ def test_ramp_without_length_spans_the_run():
     assert Rampup(weight=1.0)(Progress(30, 100)) == Rampup(weight=1.0, steps=100)(Progress(30, 12345))
 
 
+def test_a_ramp_of_no_steps_is_at_its_weight_from_the_first_step_on():
+    assert Rampup(weight=2.0, steps=0)(Progress(0, 100)) == 2.0
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
         (lambda: Rampup(weight=-0.1), "consistency_weight"),
         (lambda: Rampup(weight=math.nan), "consistency_weight"),
-        (lambda: Rampup(weight=1.0, steps=0), "rampup_steps"),
+        (lambda: Rampup(weight=1.0, steps=-1), "rampup_steps"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_key(make, key):
