@@ -84,7 +84,7 @@ class BetaFFT(BCP):
             smooth=smooth,
             ema_decay=ema_decay,
         )
-        expect("method.low_frequencies", low_frequencies, number_in("(0, 0.5]", "in cycles a pixel"))
+        expect("method.low_frequencies", low_frequencies, number_in("(0, 0.5]", "a frequency in cycles a pixel"))
         expect("method.alpha", alpha, above(0))
         expect("method.jitter", jitter, number_in("[0, 2]"))
         self.peer = network()
