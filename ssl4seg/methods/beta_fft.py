@@ -1,7 +1,7 @@
 """beta-FFT (Hu et al., CVPR 2025)."""
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -11,12 +11,11 @@ from ssl4seg.augment.mixing import copy_paste_mask, mix, mixup_shares, swap_low_
 from ssl4seg.augment.operations import ColorJitter
 from ssl4seg.keys import above, expect, number_in
 from ssl4seg.methods.base import MakeNetwork
-from ssl4seg.methods.bcp import BCP, Halves, halves_of, pasted
+from ssl4seg.methods.bcp import BCP, BCPKeys, halves, pasted
 from ssl4seg.methods.parts.components import largest_components
 from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.methods.parts.passes import joined
 from ssl4seg.methods.parts.ramps import Rampup
-from ssl4seg.methods.parts.teacher import EMADecay
 from ssl4seg.methods.parts.two_networks import cross_dice
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -65,25 +64,14 @@ class BetaFFT(BCP):
         self,
         *,
         network: MakeNetwork,
-        pretrain: float = 0.25,
-        side: float = 0.66667,
-        pseudo_weight: float = 0.5,
-        smooth: float = 1e-10,
-        ema_decay: EMADecay = 0.99,
         low_frequencies: float = 0.117,
         alpha: float = 0.1,
         consistency_weight: float = 0.5,
         rampup_steps: int | None = None,
         jitter: float = 0.8,
+        **common: Unpack[BCPKeys],
     ) -> None:
-        super().__init__(
-            network=network,
-            pretrain=pretrain,
-            side=side,
-            pseudo_weight=pseudo_weight,
-            smooth=smooth,
-            ema_decay=ema_decay,
-        )
+        super().__init__(network=network, **common)
         expect("method.low_frequencies", low_frequencies, number_in("(0, 0.5]", "a frequency in cycles a pixel"))
         expect("method.alpha", alpha, above(0))
         expect("method.jitter", jitter, number_in("[0, 2]"))
@@ -99,26 +87,25 @@ class BetaFFT(BCP):
             nothing = torch.stack([0 * p.sum() for p in self.peer.parameters()]).sum()
             return {**losses, "supervised": losses["supervised"] + nothing}
         weak, strong = (batch.image, batch.unlabeled), (self.jitter(batch.image), batch.strong[0])
-        box, halves = copy_paste_mask(batch.image[:1], self.side), halves_of(*weak)
+        box = copy_paste_mask(batch.image[:1], self.side)
         z_t = [self.teacher(x_u) for _, x_u in (weak, strong)]
-        x_1, x_2 = (pasted(*view, box, halves) for view in (weak, strong))
-        z_1, z_2 = self.through(self.student, *x_1), self.through(self.peer, *x_2)
         y_u = [largest_components(z.argmax(dim=1), self.student.num_classes) for z in z_t]
-        pairs = [self.pasted_losses(z, batch.label, y, box, halves) for z, y in zip((z_1, z_2), y_u, strict=True)]
-        x_f = joined(swap_low_frequencies(joined(x_1), joined(x_2), self.low_frequencies))
-        alone = [self.alone(*view, batch.label, z, halves) for view, z in zip((weak, strong), z_t, strict=True)]
+        views = [pasted(x_l, batch.label, x_u, y, box) for (x_l, x_u), y in zip((weak, strong), y_u, strict=True)]
+        z_1, z_2 = (self.logits(f, view) for f, view in zip((self.student, self.peer), views, strict=True))
+        first, second = (self.copy_paste(z, view) for z, view in zip((z_1, z_2), views, strict=True))
+        x_f = joined(swap_low_frequencies(joined(views[0].images), joined(views[1].images), self.low_frequencies))
+        alone = [self.alone(*view, batch.label, z) for view, z in zip((weak, strong), z_t, strict=True)]
         return {
-            "supervised": pairs[0][0] + pairs[1][0],
-            "pseudo_label": self.pseudo_weight * (pairs[0][1] + pairs[1][1]),
+            **{name: first[name] + second[name] for name in first},
             "cross": cross_dice(joined(z_1), joined(z_2)),
             "cross_frequencies": cross_dice(self.student(x_f), self.peer(x_f)),
             "alone_supervised": alone[0][0] + alone[1][0],
             "consistency": self.weight(progress) * (alone[0][1] + alone[1][1]),
         }
 
-    def alone(self, x_l: Tensor, x_u: Tensor, y_l: Tensor, z_t: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
+    def alone(self, x_l: Tensor, x_u: Tensor, y_l: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
         """L_sup(f_1(x_l)) and R of a view, z_t the teacher's logits [U, K, H, W] of it."""
-        u_1, u_2 = halves[1]
+        u_1, u_2 = halves(x_u, max(len(x_l), len(x_u)))
         share = mixup_shares(x_u[u_1], self.alpha)
         z_l, z_m = self.through(self.student, x_l, mix(x_u[u_1], x_u[u_2], share))
         p_t = z_t.softmax(dim=1)
