@@ -20,6 +20,8 @@ def run(config: DictConfig) -> None:
     keys = evaluation.config
     if keys["run"] is not None:
         checkpoint_file(Path(keys["run"]), keys["checkpoint"])
+        if keys["network"].get("weights"):
+            keys["network"]["weights"] = None  # the run started from this file, and needs it no more
     elif keys["network"].get("weights") is None:
         raise UserError("nothing to evaluate: give run=DIR, or network.weights=FILE with dataset=... and network=...")
     if keys["run"] is None or "dataset" in evaluation.typed:

@@ -114,6 +114,14 @@ class Method(nn.Module, ABC):
         """Scheduled weights and thresholds at this step; logged as `train/<name>`."""
         return {}
 
+    def doubts(self, *, pretrained: bool) -> list[str]:
+        """What the log warns of when a run starts: settings that are probably mistakes.
+
+        Args:
+            pretrained: whether the run's network starts from weights.
+        """
+        return []
+
     @property
     def predictor(self) -> nn.Module:
         """The network that predicts: validation, the choice of the best checkpoint, eval and predict use it."""

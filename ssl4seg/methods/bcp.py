@@ -1,6 +1,7 @@
 """BCP, bidirectional copy-paste (Bai et al., CVPR 2023)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -12,7 +13,38 @@ from ssl4seg.methods.parts.components import largest_components
 from ssl4seg.methods.parts.losses import CrossEntropyDice
 from ssl4seg.methods.parts.predictions import one_hot, used_everywhere
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
+from ssl4seg.networks.base import Network
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class Region(NamedTuple):
+    """The pixels of a batch of mixed images that come from one source."""
+
+    mixed: int
+    """Index of the batch in `Mixed.images`."""
+    mask: Tensor
+    """[1, 1, H, W], 1 in the region."""
+    label: Tensor
+    """[N, H, W]."""
+
+
+class Mixed(NamedTuple):
+    """Batches of mixed images [N, C, H, W], and where their pixels and labels come from."""
+
+    images: list[Tensor]
+    labeled: list[Region]
+    pseudo: list[Region]
+    """Of unlabelled images, one for each of `labeled`; empty in stage 0."""
+
+
+class BCPKeys(TypedDict, total=False):
+    """The keys of `BCP`; a method that refines it takes them as `**common: Unpack[BCPKeys]`."""
+
+    pretrain: float
+    side: float
+    pseudo_weight: float
+    smooth: float
+    ema_decay: EMADecay
 
 
 class BCP(WithTeacher):
@@ -65,19 +97,38 @@ class BCP(WithTeacher):
         self.side, self.pseudo_weight, self.smooth = side, pseudo_weight, smooth
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
+        mixed = self.mixed(batch, progress)
+        return self.copy_paste(self.logits(self.student, mixed), mixed)
+
+    def mixed(self, batch: Batch, progress: Progress) -> Mixed:
+        """Paste boxes between labelled images in stage 0, between labelled and unlabelled ones after it."""
         x_l, y_l, x_u = batch.image, batch.label, batch.unlabeled
         box = copy_paste_mask(x_l[:1], self.side)
         if self.stage(progress)[0] == 0:
             a, b = _halves(x_l, len(x_l))
-            z = self.student(mix(x_l[a], x_l[b], box))
-            return {"supervised": self.over(box, z, y_l[b]) + self.over(1 - box, z, y_l[a])}
+            return Mixed([mix(x_l[a], x_l[b], box)], [Region(0, box, y_l[b]), Region(0, 1 - box, y_l[a])], [])
         (l1, l2), (u1, u2) = (_halves(x, max(len(x_l), len(x_u))) for x in (x_l, x_u))
         y_u = self.labels(x_u)
-        z1, z2 = self.through(self.student, mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box))
-        return {
-            "supervised": self.over(box, z1, y_l[l1]) + self.over(1 - box, z2, y_l[l2]),
-            "pseudo_label": self.pseudo_weight * (self.over(1 - box, z1, y_u[u1]) + self.over(box, z2, y_u[u2])),
-        }
+        return Mixed(
+            [mix(x_u[u1], x_l[l1], box), mix(x_l[l2], x_u[u2], box)],
+            [Region(0, box, y_l[l1]), Region(1, 1 - box, y_l[l2])],
+            [Region(0, 1 - box, y_u[u1]), Region(1, box, y_u[u2])],
+        )
+
+    def logits(self, network: Network, mixed: Mixed) -> list[Tensor]:
+        """What a network makes of each mixed batch."""
+        return self.through(network, *mixed.images) if mixed.pseudo else [network(mixed.images[0])]
+
+    def copy_paste(self, z: Sequence[Tensor], mixed: Mixed) -> Losses:
+        """L of a network's logits z of the mixed batches."""
+
+        def summed(regions: Sequence[Region]) -> Tensor:
+            return torch.stack([self.over(mask, z[i], label) for i, mask, label in regions]).sum()
+
+        losses = {"supervised": summed(mixed.labeled)}
+        if mixed.pseudo:
+            losses["pseudo_label"] = self.pseudo_weight * summed(mixed.pseudo)
+        return losses
 
     def over(self, region: Tensor, logits: Tensor, label: Tensor) -> Tensor:
         """L_sup over the pixels of `region` [1, 1, H, W]."""

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl4seg.keys import expect, list_of, whole
 from ssl4seg.networks.base import Network, fitted
 from ssl4seg.networks.pretrained import load_encoder
-from ssl4seg.networks.timm_vit import from_timm, layers_of, vision_transformer
+from ssl4seg.networks.timm_vit import PlainTransformer, from_timm, layers_of, vision_transformer
 
 
 class DINOv2DPT(Network):
@@ -26,14 +25,15 @@ class DINOv2DPT(Network):
     - ViT-L gives its blocks 5, 12, 18 and 24 there; here it gives 6, 12, 18 and 24.
 
     Args:
-        encoder: timm's name of a plain vision transformer; its patches may have another size than 14.
-        encoder_weights: timm's tag (lvd142m for DINOv2), imagenet (the tag that timm prefers), a file, or None to start
-            anew.
+        encoder: timm's name of a plain vision transformer; its patches may have another size than 14, as those of
+            DINOv3 (vit_small_patch16_dinov3).
+        encoder_weights: timm's tag (lvd142m for DINOv2, lvd1689m for DINOv3), imagenet (the tag that timm prefers), a
+            file, or None to start anew.
         channels: of the decoder.
         reassembled: channels of the four maps, finest first.
     """
 
-    encoder: VisionTransformer
+    encoder: PlainTransformer
 
     def __init__(
         self,

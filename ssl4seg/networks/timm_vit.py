@@ -1,15 +1,19 @@
 """timm's plain vision transformers as encoders for images of any size."""
 
 import timm
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
 from ssl4seg.networks.pretrained import Download, State
 
+PlainTransformer = VisionTransformer | Eva
+"""DINOv2 is of the first kind, DINOv3, whose positions are rotations, of the second."""
 
-def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = False) -> VisionTransformer:
-    """A vision transformer without its classifier; each pass interpolates its positions to the image's size."""
+
+def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = False) -> PlainTransformer:
+    """A vision transformer without its classifier; each pass fits its positions to the image's size."""
     if not timm.is_model(name):
         raise UserError(f"network.encoder={name}: timm has no such model")
     try:
@@ -18,7 +22,7 @@ def vision_transformer(name: str, *, in_channels: int = 3, pretrained: bool = Fa
         )
     except TypeError:  # other models do not take all of these keywords
         vit = None
-    if not isinstance(vit, VisionTransformer):
+    if not isinstance(vit, PlainTransformer):
         raise UserError(f"network.encoder={name}: is no plain vision transformer")
     return vit
 

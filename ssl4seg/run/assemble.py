@@ -136,9 +136,56 @@ def load_network(network: Network, file: Path) -> None:
     checkpoint.load_into(network, own | state, file)
 
 
-def method_of(method: Config, make: MakeNetwork) -> Method:
+class OwnNetwork:
+    """Builds a network of a method's own, such as a peer or an expert, which keys with `_partial_: true` describe.
+
+    Args:
+        keys: those of a file in conf/network, and `_partial_`.
+        load: as in `method_of`.
+    """
+
+    def __init__(self, keys: Config, where: str, *, load: bool) -> None:
+        self.where, self.weights = where, keys.get("weights") if load else None
+        if self.weights and not Path(str(self.weights)).is_file():
+            raise UserError(f"{where}.weights={self.weights}: there is no such file")
+        keys = _without(keys, "weights")
+        if "encoder_weights" in keys and (self.weights or not load):
+            keys["encoder_weights"] = None
+        self.keys = keys
+        self.make = build(keys, where)
+        self.func = self.make.func  # its class, as of any partial
+
+    def __call__(self, **sizes: object) -> Network:
+        """Build the network; its messages name its own keys instead of the run's."""
+        try:
+            network: Network = self.make(**sizes)
+            if self.weights:
+                load_network(network, Path(self.weights))
+        except UserError as error:
+            raise UserError(re.sub(r"\bnetwork(?=[.=])", self.where, str(error))) from None
+        except TypeError as error:
+            if misspelt := _misspelt(error, self.keys, self.where):
+                raise UserError(misspelt) from None
+            raise
+        return network
+
+
+def method_of(method: Config, make: MakeNetwork, *, load: bool = True) -> Method:
+    """Build the method.
+
+    Args:
+        make: builds the run's network.
+        load: whether networks of the method's own start from the weights that their keys name; false if a run's weights
+            follow.
+    """
+    keys = _without(method, "optimizers")
+    own = {
+        key: OwnNetwork(value, f"method.{key}", load=load)
+        for key, value in keys.items()
+        if isinstance(value, Mapping) and value.get("_partial_")
+    }
     # A partial of the network maker would be instantiated by Hydra; a plain function passes.
-    built: Method = build(_without(method, "optimizers"), "method", network=make)
+    built: Method = build({key: value for key, value in keys.items() if key not in own}, "method", network=make, **own)
     return built
 
 

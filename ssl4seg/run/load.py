@@ -42,7 +42,7 @@ def load_run(run: Path, settings: ModelSettings, which: str, device: torch.devic
         axes=len(shape_of(data["image_size"])),
         load=False,
     )
-    method = method_of(settings.method, make)
+    method = method_of(settings.method, make, load=False)
     content = checkpoint.load(path)
     if "method" not in content:
         raise UserError(f"{path}: is no checkpoint of a run; to evaluate a state dict use network.weights={path}")

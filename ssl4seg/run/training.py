@@ -187,6 +187,8 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
+        for doubt in self.method.doubts(pretrained=pretrained):
+            log.warning(f"warning: {doubt}")
 
     def _warn_of_missing_classes(self) -> None:
         """Warn of classes that no mask of the run holds: nobody can learn them, and the scores leave them out."""

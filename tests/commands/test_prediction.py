@@ -62,6 +62,15 @@ def test_eval_reproduces_the_figures_of_the_run(acdc_run: Path, tmp_path: Path, 
     assert table(tmp_path / f"cases_{split}.csv") == table(acdc_run / f"cases_{split}.csv")
 
 
+def test_eval_does_not_need_the_file_that_the_run_started_from(acdc_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(acdc_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["network"]["weights"] = str(tmp_path / "gone.pt")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluated(run, tmp_path / "out", "test")["test"] == results(acdc_run)["test"]
+
+
 def test_eval_writes_into_the_run_and_prints_the_table(acdc_run: Path) -> None:
     before = {path.name: path.read_bytes() for path in acdc_run.iterdir() if path.is_file()}
     code, output = shell(script("eval"), f"run={acdc_run}", *MACHINE, cwd=acdc_run.parent)

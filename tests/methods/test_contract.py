@@ -20,6 +20,7 @@ from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
+from ssl4seg.methods.bcp import BCP
 from ssl4seg.methods.parts.teacher import EMATeacher
 from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
 from ssl4seg.run.engine import Engine, Plan
@@ -35,11 +36,11 @@ HALFWAY = Progress(5, 10)
 
 METHODS = """
 supervised
-mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt
-fixmatch fixmatch_cta unimatch unimatch_v2
-cps ctct deep_co_training gct abd
+mean_teacher uamt ict cutmix_seg classmix augseg u2pl ad_mt expert
+fixmatch fixmatch_cta unimatch unimatch_v2 crossmatch
+cps ctct deep_co_training gct abd tracoco
 urpc cct mc_net dtc r_drop
-pseudo_label confidence_weighted st_plus_plus bcp
+pseudo_label confidence_weighted st_plus_plus bcp sdcl
 dan gan adv_semi_seg
 entropy_minimization s4l
 """
@@ -255,10 +256,10 @@ def test_the_loss_of_labelled_pixels_is_the_runs_choice(config):
 
 
 def test_apart_the_unlabelled_images_do_not_touch_the_supervised_loss_and_together_they_do(config):
-    """Through the batch norm's statistics; bcp alone mixes labelled and unlabelled images."""
+    """Through the batch norm's statistics; bcp and sdcl mix labelled and unlabelled images."""
     scales = {"channels": [4, 8, 8], "dropout": [0.1] * 3}
     method = assembled(config | {"network": config["network"] | scales})
-    if not method.needs_unlabeled or "BCP" in config["method"]["_target_"]:
+    if not method.needs_unlabeled or isinstance(method, BCP):
         return
     batch, other = batch_for(method), batch_for(method)
 
@@ -361,6 +362,7 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 MINE = """
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.base import Method
+from ssl4seg.methods.bcp import BCP
 
 
 class Mine(Method):

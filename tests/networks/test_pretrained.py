@@ -142,6 +142,19 @@ def test_a_vision_transformer_of_timms_gives_its_own_tokens_at_every_size(kind, 
 
 
 @torch.no_grad()
+def test_a_transformer_with_rotations_for_positions_as_dinov3_gives_its_own_tokens(tmp_path):
+    theirs = timm.create_model("eva02_tiny_patch14_224", dynamic_img_size=True, num_classes=0, global_pool="").eval()
+    torch.save(theirs.state_dict(), tmp_path / "eva.pth")
+    keys = {"encoder": "eva02_tiny_patch14_224", "encoder_weights": str(tmp_path / "eva.pth"), "channels": 8}
+    network = DINOv2DPT(in_channels=3, num_classes=2, reassembled=[8] * 4, **keys).eval()
+    image = torch.rand(1, 3, 42, 70)
+    expected = theirs.forward_intermediates(image, indices=[2, 5, 8, 11], norm=True, intermediates_only=True)
+    for found, tokens in zip(network.features(image), expected, strict=True):
+        torch.testing.assert_close(found, tokens)
+    assert network(image).shape == (1, 2, 42, 70)
+
+
+@torch.no_grad()
 def test_hidden_layers_of_a_classifier_become_convolutions_that_compute_the_same():
     linear = nn.Sequential(nn.Linear(2 * 49, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 3))
     convolutions = nn.Conv2d(2, 3, 7, padding=3), nn.Conv2d(3, 3, 1)
