@@ -394,7 +394,10 @@ def write_segmentation(path: Path, label: npt.NDArray[np.uint8], series: Series,
         names: of the values in the mask that become segments, 1, 2, ... in this order; all others are background.
     """
     pydicom()
-    import highdicom
+    try:
+        import highdicom
+    except ImportError:
+        raise UserError("DICOM-SEG needs highdicom: pip install 'ssl4seg[dicom]'") from None
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 

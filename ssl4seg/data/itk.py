@@ -142,6 +142,15 @@ def write_itk(path: Path, label: npt.NDArray[Any], like: Path) -> None:
         raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())[-160:]})") from None
 
 
+def copy_itk(file: Path, target: Path) -> None:
+    """The same volume as one file of another ending, .mha of an .mhd."""
+    read_itk(file)  # checks it
+    try:
+        _sitk().WriteImage(_reader(file).Execute(), str(target), useCompression=True, imageIO=_io(target))
+    except RuntimeError as error:
+        raise UserError(f"{target}: cannot be written ({' '.join(str(error).split())[-160:]})") from None
+
+
 @cache
 def _sitk() -> Any:
     """SimpleITK, which takes a second to import, without its own warnings on the screen."""

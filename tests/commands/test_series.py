@@ -64,5 +64,5 @@ def test_a_series_gets_the_mask_of_its_nifti(acdc_run: Path, tmp_path: Path) -> 
 
 def test_the_mask_of_a_series_replaces_no_slice(tmp_path: Path) -> None:
     folder = dicoms.save(dicoms.slices(dicoms.voxels()), tmp_path / "00")
-    with pytest.raises(UserError, match="the mask of .* would overwrite an input; give another folder"):
+    with pytest.raises(UserError, match=r"the mask of .* would overwrite an input; give another folder"):
         series_in(folder, folder, [*folder.iterdir()])
