@@ -70,7 +70,12 @@ def read_head(file: Path) -> Any:
         meta = package.filereader.read_file_meta_info(file)
         if meta.get("TransferSyntaxUID") == DEFLATED:
             raise UserError(f"{file}: is a deflated DICOM file, which is not read; save it uncompressed")
-        return package.dcmread(file, stop_before_pixels=True)
+        head = package.dcmread(file, stop_before_pixels=True)
+        for _ in head.iterall():  # decodes what pydicom would only decode, and refuse, where it is used
+            pass
+        if "SOPClassUID" not in head:
+            raise UserError(f"{file}: has no SOPClassUID, and so is no image or segmentation; remove it")
+        return head
 
 
 @dataclass(frozen=True, kw_only=True)
