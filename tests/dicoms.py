@@ -1,4 +1,4 @@
-"""Small DICOM series that pydicom writes, with a DICOM-SEG by highdicom or an RTSTRUCT."""
+"""Small DICOM series that pydicom writes, with a DICOM-SEG by highdicom or an RTSTRUCT; scans by SimpleITK."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import highdicom
 import numpy as np
 import pydicom
+import SimpleITK
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -133,6 +134,20 @@ def some_series(folder: Path) -> Path:
         save(series, folder / f"case{number}/ct")
         if number < 2:
             segmentation(series, classes(number), folder / f"case{number}/seg.dcm")
+    return folder
+
+
+def some_scans(folder: Path) -> Path:
+    """Three cases as NRRD, MetaImage and NIfTI, each with its mask beside it; a fourth without one."""
+    for number, (image, mask) in enumerate(
+        [("mr.nrrd", "Segmentation.seg.nrrd"), ("mr.mhd", "mr-label.mha"), ("mr.nii.gz", "mr_seg.nii"), ("mr.mha", "")]
+    ):
+        (folder / f"case{number}").mkdir(parents=True)
+        for name, pixels in ((image, voxels(number)), (mask, classes(number))):
+            if name:
+                scan = SimpleITK.GetImageFromArray(pixels)
+                scan.SetSpacing((1.5, 2, STEP))
+                SimpleITK.WriteImage(scan, str(folder / f"case{number}" / name))
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from dicoms import some_series
+from dicoms import some_scans, some_series
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -234,5 +234,6 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "masks": dsb,
     "instances": numbered,
     "dicom": some_series,
+    "scans": some_scans,
 }
 """A source of each kind."""

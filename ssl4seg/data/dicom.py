@@ -70,7 +70,12 @@ def read_head(file: Path) -> Any:
         meta = package.filereader.read_file_meta_info(file)
         if meta.get("TransferSyntaxUID") == DEFLATED:
             raise UserError(f"{file}: is a deflated DICOM file, which is not read; save it uncompressed")
-        return package.dcmread(file, stop_before_pixels=True)
+        head = package.dcmread(file, stop_before_pixels=True)
+        for _ in head.iterall():  # decodes what pydicom would only decode, and refuse, where it is used
+            pass
+        if "SOPClassUID" not in head:
+            raise UserError(f"{file}: has no SOPClassUID, and so is no image or segmentation; remove it")
+        return head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,7 +399,10 @@ def write_segmentation(path: Path, label: npt.NDArray[np.uint8], series: Series,
         names: of the values in the mask that become segments, 1, 2, ... in this order; all others are background.
     """
     pydicom()
-    import highdicom
+    try:
+        import highdicom
+    except ImportError:
+        raise UserError("DICOM-SEG needs highdicom: pip install 'ssl4seg[dicom]'") from None
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
 

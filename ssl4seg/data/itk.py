@@ -1,15 +1,16 @@
-"""Read and write NRRD (.nrrd) and MetaImage (.mha, .mhd) by SimpleITK: volumes and images that know their place.
+"""Read and write NRRD (.nrrd) and MetaImage (.mha, .mhd): volumes and images that know their place.
 
 ITK has positions in LPS (left, posterior, superior grow); the affines here are in RAS, as those of NIfTI.
 
-Both formats may name another file that holds the voxels. SimpleITK would read any file of this machine by that name, so
-the header is looked at first: .nrrd and .mha must hold their voxels, and .mhd may name a file beside it.
+SimpleITK reads NRRD and writes both. Both formats may name another file that holds the voxels. SimpleITK would read any
+file of this machine by that name, so the header is looked at first: .nrrd and .mha must hold their voxels, and .mhd may
+name a file beside it.
 """
 
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,25 @@ class Header(NamedTuple):
     """From voxels (x, y, z) to mm right, anterior and superior; None if the file does not say it, or has two axes."""
     stored: "Stored"
     """Where the voxels are."""
+    grid: "Grid"
+
+
+class Grid(NamedTuple):
+    """Where voxels lie, as ITK says it, in LPS."""
+
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: npt.NDArray[np.float64]
+    """A column for each axis of the file."""
+
+    def affine(self, path: Path) -> Affine:
+        """The same from voxels to RAS."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.direction[:3, :3] * np.array(self.spacing[:3])
+        affine[:3, 3] = self.origin[:3]
+        affine = LPS @ affine
+        check_affine(str(path), affine)
+        return affine
 
 
 class Stored(NamedTuple):
@@ -71,23 +91,51 @@ def itk_header(path: Path) -> Header:
 
 @lru_cache(64)
 def _header_of(path: Path, _changed: int, _size: int) -> Header:
-    fields, stored = (_nrrd_head if path.name.lower().endswith(NRRD) else _meta_head)(path)
-    with named_faults(path, _kind(path)):
+    if path.name.lower().endswith(META):
+        fields, stored = _meta_head(path)
+        with named_faults(path, "MetaImage"):
+            is_placed = bool(_TURN & fields.keys())
+            return _header(path, *_meta_facts(path, fields), stored, is_placed=is_placed)
+    fields, stored = _nrrd_head(path)
+    with named_faults(path, "NRRD"):
         reader = _reader(path)
         reader.ReadImageInformation()
-        dtype = _dtype(path, reader)
-        size, vectors = tuple(map(int, reader.GetSize())), reader.GetNumberOfComponents()
-        shape = _shape(path, size, vectors)
-        expect_memory(path, shape, dtype, scaled=True)
-        steps = [*reader.GetSpacing()[:3], 1.0][:3]
-        affine = _affine(path, reader, fields) if len(size) > 2 else None
-        return Header(shape, dtype, checked_spacing(steps[::-1], path), affine, stored)
+        size, axes = tuple(map(int, reader.GetSize())), reader.GetDimension()
+        direction = np.array(reader.GetDirection(), float).reshape(axes, axes)
+        grid = Grid(reader.GetSpacing(), reader.GetOrigin(), direction)
+        is_placed = fields.get("space", "").lower().startswith(BODY)
+        return _header(
+            path, size, reader.GetNumberOfComponents(), _dtype(path, reader), grid, stored, is_placed=is_placed
+        )
+
+
+def _header(
+    path: Path,
+    size: tuple[int, ...],
+    components: int,
+    dtype: np.dtype[Any],
+    grid: Grid,
+    stored: Stored,
+    *,
+    is_placed: bool,
+) -> Header:
+    """The header of `size` voxels (x, y, z) of so many values each.
+
+    Args:
+        is_placed: whether the file says where the body lies.
+    """
+    shape = _shape(path, size, components)
+    expect_memory(path, shape, dtype, scaled=True)
+    spacing = checked_spacing([*grid.spacing[:3], 1.0][2::-1], path)
+    return Header(shape, dtype, spacing, grid.affine(path) if is_placed and len(size) > 2 else None, stored, grid)
 
 
 def read_itk(path: Path) -> npt.NDArray[Any]:
     """The voxels, in the shape that `Header` says."""
-    shape, dtype, *_, stored = itk_header(path)
+    shape, dtype, _, _, stored, grid = itk_header(path)
     with named_faults(path, _kind(path)):
+        if path.name.lower().endswith(META):
+            return _read_meta(path, shape, dtype, stored, axes=len(grid.spacing))
         _expect_whole(path, stored, math.prod(shape) * dtype.itemsize)
         image = _reader(path).Execute()
         voxels: npt.NDArray[Any] = _sitk().GetArrayFromImage(image)
@@ -127,17 +175,23 @@ def _unpacked(path: Path, stored: Stored, container: int, size: int) -> int:
 
 def write_itk(path: Path, label: npt.NDArray[Any], like: Path) -> None:
     """A mask [S, H, W] with spacing, origin and direction of the file `like`, compressed."""
-    sitk, reader = _sitk(), _reader(like)
-    with named_faults(like, _kind(like)):
-        itk_header(like)
-        reader.ReadImageInformation()
-    axes = min(3, reader.GetDimension())
-    image = sitk.GetImageFromArray(label if axes == 3 else label[0])
-    image.SetSpacing(reader.GetSpacing()[:axes])
-    image.SetOrigin(reader.GetOrigin()[:axes])
-    image.SetDirection(_direction(reader)[:axes, :axes].ravel().tolist())
+    grid = itk_header(like).grid
+    _write(path, label if len(grid.spacing) > 2 else label[0], grid)
+
+
+def copy_itk(file: Path, target: Path) -> None:
+    """The same volume without channels as one file of another ending, .mha of an .mhd."""
+    _write(target, read_itk(file), itk_header(file).grid)
+
+
+def _write(path: Path, voxels: npt.NDArray[Any], grid: Grid) -> None:
+    axes = voxels.ndim
+    image = _sitk().GetImageFromArray(voxels)
+    image.SetSpacing(grid.spacing[:axes])
+    image.SetOrigin(grid.origin[:axes])
+    image.SetDirection(grid.direction[:axes, :axes].ravel().tolist())
     try:
-        sitk.WriteImage(image, str(path), useCompression=True, imageIO=_io(path))
+        _sitk().WriteImage(image, str(path), useCompression=True, imageIO=_io(path))
     except RuntimeError as error:
         raise UserError(f"{path}: cannot be written ({' '.join(str(error).split())[-160:]})") from None
 
@@ -193,24 +247,6 @@ def _shape(path: Path, size: tuple[int, ...], components: int) -> tuple[int, ...
     return (*(shape[:-2] or (1,)), components, *shape[-2:]) if components > 1 else shape
 
 
-def _direction(reader: Any) -> npt.NDArray[np.float64]:
-    axes = reader.GetDimension()
-    return np.array(reader.GetDirection(), float).reshape(axes, axes)
-
-
-def _affine(path: Path, reader: Any, fields: Mapping[str, str]) -> Affine | None:
-    """From voxels to the body in RAS; None if the fields of the header do not say where the body lies."""
-    placed = fields.get("space", "").lower().startswith(BODY) if _io(path) == "NrrdImageIO" else _TURN & fields.keys()
-    if not placed:
-        return None
-    affine = np.eye(4)
-    affine[:3, :3] = _direction(reader)[:3, :3] * np.array(reader.GetSpacing()[:3])
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    affine = LPS @ affine
-    check_affine(str(path), affine)
-    return affine
-
-
 # -- headers in text --------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +279,9 @@ def _nrrd_head(path: Path) -> tuple[dict[str, str], Stored]:
     return fields, Stored(path, start, container, is_text=encoding not in ("raw", "gzip", "gz"))
 
 
+TYPES = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4"}
+TYPES |= {"LONG_LONG": "i8", "ULONG_LONG": "u8", "FLOAT": "f4", "DOUBLE": "f8"}
+"""Of MetaImage; the size of its LONG depends on the machine that wrote it."""
 _TURN = {"TransformMatrix", "Rotation", "Orientation"}
 """Names of the field of MetaImage that says how the axes lie."""
 LONGEST = 4000
@@ -277,8 +316,61 @@ def _meta_head(path: Path) -> tuple[dict[str, str], Stored]:
     if (skipped := fields.get("HeaderSize", "0")) not in ("0", "-1"):
         raise UserError(f"{path}: HeaderSize = {skipped} skips a part of the file; save the volume as .mha")
     container = 15 if fields.get("CompressedData", "").lower() in ("true", "1") else None
-    is_text = fields.get("BinaryData", "True").lower() in ("false", "0")
-    return fields, Stored(path if is_local else path.parent / place, start, container, is_text)
+    if fields.get("BinaryData", "True").lower() in ("false", "0"):
+        raise UserError(
+            f"{path}: holds its voxels as text (BinaryData = False), which is not read; save them as binary"
+        )
+    return fields, Stored(path if is_local else path.parent / place, start, container)
+
+
+def _meta_facts(path: Path, fields: Mapping[str, str]) -> tuple[tuple[int, ...], int, np.dtype[Any], Grid]:
+    """Sizes (x, y, z), values in each voxel, their type and place, from the fields of a MetaImage."""
+
+    def numbers(keys: Sequence[str], count: int, otherwise: Sequence[float] | None = None) -> list[float]:
+        key = next((key for key in keys if key in fields), None)
+        found = [float(word) for word in fields[key].split()] if key else otherwise
+        if found is None or len(found) != count or not np.isfinite(found).all():
+            raise UserError(f"{path}: {keys[0]} = {fields.get(key or '')}: expected {count} number(s)")
+        return list(found)
+
+    axes = int(numbers(["NDims"], 1)[0])
+    if axes not in (2, 3, 4):
+        raise UserError(f"{path}: NDims = {axes}; expected 2, 3 or 4")
+    size = tuple(map(int, numbers(["DimSize"], axes)))
+    components = int(numbers(["ElementNumberOfChannels"], 1, [1])[0])
+    kind = fields.get("ElementType", "").removeprefix("MET_").removesuffix("_ARRAY")
+    if kind not in TYPES or components < 1:
+        shown = fields.get("ElementType", "missing")
+        raise UserError(f"{path}: ElementType is {shown}; expected MET_ and one of {', '.join(TYPES)}")
+    is_big = any(
+        fields.get(key, "").lower() in ("true", "1") for key in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+    )
+    turn = numbers([*sorted(_TURN, reverse=True)], axes**2, np.eye(axes).ravel().tolist())
+    grid = Grid(
+        tuple(numbers(["ElementSpacing", "ElementSize"], axes, [1.0] * axes)),
+        tuple(numbers(["Offset", "Position", "Origin"], axes, [0.0] * axes)),
+        np.array(turn).reshape(axes, axes).T,
+    )
+    return size, components, np.dtype(f"{'>' if is_big else '<'}{TYPES[kind]}"), grid
+
+
+def _read_meta(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], stored: Stored, *, axes: int
+) -> npt.NDArray[Any]:
+    """The voxels of a MetaImage, read here: ITK's own reader writes beyond its memory on damaged files."""
+    size = math.prod(shape) * dtype.itemsize
+    _expect_whole(path, stored, size)
+    with stored.file.open("rb") as file:
+        file.seek(stored.start)
+        content = (
+            zlib.decompressobj(stored.container).decompress(file.read(), size) if stored.container else file.read(size)
+        )
+    voxels = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="))
+    if axes == 4:  # the channels come last in the file, that is first here
+        return voxels.reshape(shape[1], shape[0], *shape[2:]).swapaxes(0, 1)
+    if len(shape) == 4:  # the values of a voxel follow one another
+        return np.moveaxis(voxels.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    return voxels.reshape(shape)
 
 
 def _expect_beside(path: Path, name: str) -> None:

@@ -105,6 +105,20 @@ def test_a_nrrd_without_a_space_is_read_as_it_is_stored(tmp_path):
     assert read_image(tmp_path / "a.nrrd", 1, space=CANONICAL)[1, 0, 2].tolist() == [20, 21, 22, 23]
 
 
+def test_a_metaimage_of_another_program_is_read(tmp_path):
+    """Big-endian, two axes turned, its place under the older name."""
+    lines = ["NDims = 3", "DimSize = 4 3 2", "ElementSpacing = 1.5 2 8", "Position = 1 2 3", "ElementType = MET_SHORT"]
+    lines += ["Orientation = 0 1 0 1 0 0 0 0 1", "ElementByteOrderMSB = True", "ElementDataFile = LOCAL"]
+    (tmp_path / "a.mha").write_bytes("\n".join(lines).encode() + b"\n" + np.arange(24, dtype=">i2").tobytes())
+    assert read_image(tmp_path / "a.mha", 1)[:, 0].ravel().tolist() == [*range(24)]
+    expected = [[0, -2, 0, -1], [-1.5, 0, 0, -2], [0, 0, 8, 3], [0, 0, 0, 1]]
+    assert scan_affine(tmp_path / "a.mha").tolist() == expected
+    ours = SimpleITK.ReadImage(str(tmp_path / "a.mha"))
+    assert np.allclose(
+        np.array(ours.GetDirection()).reshape(3, 3) @ np.diag(ours.GetSpacing()), [[0, 2, 0], [1.5, 0, 0], [0, 0, 8]]
+    )
+
+
 # -- damaged and hostile files ----------------------------------------------------------------------------------------
 
 
@@ -148,7 +162,12 @@ NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 3 2\nencoding: raw\n"
         ("a.mhd", META + "ElementDataFile = gone.raw\n", r"gone\.raw: is missing; a\.mhd says"),
         ("a.mhd", META, "is no MetaImage file|names no voxels"),
         ("a.mha", META.replace("4 3 2", "4000000 300000 2") + "ElementDataFile = LOCAL\n", "GiB of memory to read"),
-        ("a.mha", META.replace("UCHAR", "OTHER") + "ElementDataFile = LOCAL\n", "cannot be read as MetaImage"),
+        (
+            "a.mha",
+            META.replace("UCHAR", "OTHER") + "ElementDataFile = LOCAL\n",
+            "ElementType is MET_OTHER; expected MET_",
+        ),
+        ("a.mha", META.replace("4 3 2", "4 3") + "ElementDataFile = LOCAL\n", r"DimSize = 4 3: expected 3 number\(s\)"),
     ],
 )
 def test_headers_that_lead_elsewhere_or_declare_too_much_are_refused(tmp_path, name, header, words):

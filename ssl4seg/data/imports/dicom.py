@@ -65,11 +65,11 @@ def read(source: Source, choices: Choices) -> Content:
     classes = Classes()
     for head_of in wanted.values():
         for file, head in head_of.items():
-            for number, name in _attempt(faults, partial(names_in, file, head), {}).items():
+            for number, name in attempt(faults, partial(names_in, file, head), {}).items():
                 classes.add((file, number), name)
     examples = []
     for uid in chosen:
-        series = _attempt(faults, partial(series_of, by_uid[uid]), None)
+        series = attempt(faults, partial(series_of, by_uid[uid]), None)
         if series is not None:
             examples.append(_example(series, wanted.get(uid, {}), classes, source))
     if len(classes.names) < 2:  # else it would be said that there are too few classes
@@ -81,7 +81,7 @@ def read(source: Source, choices: Choices) -> Content:
     return Content(classes=classes.names, examples=examples, faults=faults, notes=[*notes, *classes.notes()], keys=keys)
 
 
-def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
+def attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
     try:
         return step()
     except UserError as error:
@@ -91,7 +91,7 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 
 def _heads(files: Sequence[Path], faults: list[str]) -> Heads:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda file: _attempt(faults, partial(read_head, file), None), files))
+        found = list(pool.map(lambda file: attempt(faults, partial(read_head, file), None), files))
     return {file: head for file, head in zip(files, found, strict=True) if head is not None}
 
 
@@ -99,7 +99,7 @@ def _by_series(annotations: Heads, by_uid: Mapping[str, Heads], faults: list[str
     """The segmentations of each series; a fault for each of a series that is not there."""
     found: dict[str, Heads] = {}
     for file, head in annotations.items():
-        uid = _attempt(faults, partial(annotated_series, file, head), None)
+        uid = attempt(faults, partial(annotated_series, file, head), None)
         if uid in by_uid:
             found.setdefault(uid, {})[file] = head
         elif uid is not None:

@@ -3,12 +3,12 @@
 from dataclasses import fields
 
 from ssl4seg.data import layout
-from ssl4seg.data.imports import coco, colors, cvat, dicom, instances, labelme, masks, panoptic, voc
+from ssl4seg.data.imports import coco, colors, cvat, dicom, instances, labelme, masks, panoptic, scans, voc
 from ssl4seg.data.imports.content import Choices, Kind, Source
 from ssl4seg.data.items import How
 from ssl4seg.errors import UserError, did_you_mean
 
-KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances, dicom)
+KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances, dicom, scans)
 """In the order in which they are tried and listed."""
 
 

@@ -1,0 +1,51 @@
+"""Scans with masks beside them, as 3D Slicer and ITK-SNAP save them, become a folder with the same voxels."""
+
+from pathlib import Path
+
+import dicoms
+import numpy as np
+import pytest
+import SimpleITK
+from folders import folder
+from sources import imported
+
+from ssl4seg.data.dataset import SPLITS
+from ssl4seg.errors import UserError
+
+
+def test_each_scan_has_the_mask_beside_it(tmp_path: Path) -> None:
+    out = imported(dicoms.some_scans(tmp_path / "in"), tmp_path / "out")
+    assert {file.name for file in (out / "images").iterdir()} == {
+        "case0.nrrd",
+        "case1.mha",
+        "case2.nii.gz",
+        "case3.mha",
+    }
+    dataset = folder(out, test_ratio=0, orientation="stored", normalize="none")
+    read = {case.name: case.read() for split in SPLITS for case in dataset.cases(split)}
+    for number in range(4):
+        image, label = read[f"case{number}"]
+        assert np.array_equal(image[:, 0], dicoms.voxels(number))
+        assert label is None if number == 3 else np.array_equal(label, dicoms.classes(number))
+    assert dataset.classes == ("background", "class_1", "class_2")
+
+
+def test_scans_and_masks_that_do_not_fit_are_listed_at_once(tmp_path: Path) -> None:
+    source = dicoms.some_scans(tmp_path / "in")
+    moved = SimpleITK.ReadImage(str(source / "case0/Segmentation.seg.nrrd"))
+    moved.SetOrigin((0, 3, 0))
+    SimpleITK.WriteImage(moved, str(source / "case0/Segmentation.seg.nrrd"))
+    SimpleITK.WriteImage(moved[:, :, :2], str(source / "case1/mr-label.mha"))
+    SimpleITK.WriteImage(moved, str(source / "case2/mr_mask.nrrd"))
+    for name in ("a", "b", "c_seg"):
+        (source / "case4").mkdir(exist_ok=True)
+        SimpleITK.WriteImage(moved, str(source / f"case4/{name}.nrrd"))
+    with pytest.raises(UserError) as raised:
+        imported(source, tmp_path / "out", every=True)
+    for words in (
+        "case0/Segmentation.seg.nrrd: the affines of the mask and its image mr.nrrd differ, by 3 mm",
+        "case1/mr-label.mha: is 2 x 6 x 5 (slices x height x width), but its scan mr.mhd is 4 x 6 x 5",
+        "case2/mr_seg.nii: is a second mask of mr.nii.gz, beside mr_mask.nrrd",
+        "case4/c_seg.nrrd: is a mask, but its folder holds 2 scans, none of them of its name",
+    ):
+        assert words in str(raised.value)
