@@ -1,6 +1,7 @@
 """Annotations of polygons: read by pycocotools, or painted by the centres of pixels, they are the labels again."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.draw import polygon2mask
 
 from ssl4seg.data.drafts import Coco, regions_of, write_labelme
+from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
 
 NAMES = {0: "background", 1: "ring", 2: "core", IGNORE: "unsure"}
@@ -109,3 +111,9 @@ def test_a_single_pixel_is_a_region() -> None:
     label[1, 2] = 1
     (region,) = (region for region in regions_of(label) if region.number)
     assert sorted(map(tuple, region.outline().tolist())) == [(2, 1.5), (2.5, 1), (2.5, 2), (3, 1.5)]
+
+
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    with pytest.raises(UserError, match=r'pycocotools: pip install "ssl4seg\[import\]"'):
+        Coco({1: "ring"})
