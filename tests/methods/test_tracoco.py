@@ -181,7 +181,7 @@ def test_each_term_reaches_both_networks(batch, term):
         {"dice": 1},
         {"components": "yes"},
         {"consistency_weight": -1.0},
-        {"rampup_steps": 0},
+        {"rampup_steps": -1},
         {"predict_with": "peer"},
     ],
 )
