@@ -71,7 +71,8 @@ class CorrMatch(UniMatch):
     Args:
         threshold: tau at the start.
         threshold_momentum: 0.999.
-        loss, cutmix, dropout, drop_labeled: as in `UniMatch`; the authors' l is cross-entropy.
+        loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors' l is
+            cross-entropy.
         num_regions: M.
         channels: of the projected features.
     """
@@ -89,11 +90,20 @@ class CorrMatch(UniMatch):
         cutmix: float = 0.5,
         dropout: float = 0.5,
         drop_labeled: bool = False,
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
         num_regions: int = 128,
         channels: int = 256,
     ) -> None:
         super().__init__(
-            network=network, threshold=threshold, loss=loss, cutmix=cutmix, dropout=dropout, drop_labeled=drop_labeled
+            network=network,
+            threshold=threshold,
+            loss=loss,
+            cutmix=cutmix,
+            dropout=dropout,
+            drop_labeled=drop_labeled,
+            consistency_weight=consistency_weight,
+            rampup_steps=rampup_steps,
         )
         expect("method.threshold_momentum", threshold_momentum, number_in("[0, 1]"))
         expect("method.num_regions", num_regions, whole(1))
@@ -116,12 +126,13 @@ class CorrMatch(UniMatch):
         z_s = resized(self.student.decode(f_s), batch.unlabeled)
         z_lc, z_wc = carried(z_l, q_l), carried(z_w, q_w)
         z_sc = carried(z_s, correlation(*self.correlated(f_s[-1])))
+        w = self.w(progress)
         return {
             "supervised": (self.supervised(z_l, batch.label) + self.supervised(z_lc, batch.label)) / 4,
-            "strong": self.unlabeled_loss(z_s, y_s) / 8,
-            "soft": batch_mean((y_m != IGNORE) * divergence(p_m, z_s)) / 8,
-            "feature_dropout": self.unlabeled_loss(z_f, y) / 8,
-            "correlation": (self.unlabeled_loss(z_sc, y_s) + self.unlabeled_loss(z_wc, y)) / 16,
+            "strong": w * self.unlabeled_loss(z_s, y_s) / 8,
+            "soft": w * batch_mean((y_m != IGNORE) * divergence(p_m, z_s)) / 8,
+            "feature_dropout": w * self.unlabeled_loss(z_f, y) / 8,
+            "correlation": w * (self.unlabeled_loss(z_sc, y_s) + self.unlabeled_loss(z_wc, y)) / 16,
         }
 
     @torch.no_grad()
@@ -151,7 +162,7 @@ class CorrMatch(UniMatch):
         return [*self.student.parameters(), *self.correlated.parameters()]
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        return {"threshold": float(self.tau)}
+        return {"threshold": float(self.tau), **super().weights(progress)}
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         """The student's classes before their propagation."""

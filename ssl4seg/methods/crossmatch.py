@@ -40,7 +40,7 @@ class CrossMatch(UniMatch):
         weak_dropout, strong_dropout: probability that a channel is dropped; the others are scaled by 1 / (1 - p).
         distillation_weight: d.
         mutual: e, the share of the targets that come from the decoding with the same loss of channels.
-        threshold, loss, cutmix: as in `UniMatch`.
+        threshold, loss, cutmix, consistency_weight, rampup_steps: as in `UniMatch`; w is of all but L_sup.
     """
 
     def __init__(
@@ -54,8 +54,17 @@ class CrossMatch(UniMatch):
         threshold: float = 0.95,
         loss: str = "dice",
         cutmix: float = 0.5,
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
     ) -> None:
-        super().__init__(network=network, threshold=threshold, loss=loss, cutmix=cutmix)
+        super().__init__(
+            network=network,
+            threshold=threshold,
+            loss=loss,
+            cutmix=cutmix,
+            consistency_weight=consistency_weight,
+            rampup_steps=rampup_steps,
+        )
         expect("method.weak_dropout", weak_dropout, number_in("[0, 1)", "a probability"))
         expect("method.strong_dropout", strong_dropout, number_in("[0, 1)", "a probability"))
         expect("method.distillation_weight", distillation_weight, at_least(0))
@@ -72,10 +81,11 @@ class CrossMatch(UniMatch):
         y_1, y_2 = mix_labels(y[0], y[0].roll(1, 0), box_1), [mix_labels(each, each.roll(1, 0), box_2) for each in y]
         f_1, f_2 = together(self.student.encode, x_1, x_2)
         z_1, *z_2 = self.logits(together(self.student.decode, f_1, f_2, *self.perturbed(f_2)), x_1)
+        w = self.w(progress)
         return {
             "supervised": self.supervised(z_l, batch.label) / 2,
-            "strong": (self.unlabeled_loss(z_1, y_1) + self.unlabeled_loss(z_2[0], y_2[0])) / 8,
-            "distillation": self.distillation_weight / 2 * self.distilled(z, z_2, y, y_2),
+            "strong": w * (self.unlabeled_loss(z_1, y_1) + self.unlabeled_loss(z_2[0], y_2[0])) / 8,
+            "distillation": w * self.distillation_weight / 2 * self.distilled(z, z_2, y, y_2),
         }
 
     def perturbed(self, features: list[Tensor]) -> list[list[Tensor]]:

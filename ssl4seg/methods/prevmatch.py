@@ -33,7 +33,8 @@ class PrevMatch(UniMatch):
     - What `UniMatch` says of boxes, dropped channels, L_sup and padding holds here too.
 
     Args:
-        threshold, loss, cutmix, dropout, drop_labeled: as in `UniMatch`; the authors' l is cross-entropy.
+        threshold, loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors' l
+            is cross-entropy.
         previous_threshold: tau'.
         previous_models: M.
         previous_drawn: k.
@@ -49,13 +50,22 @@ class PrevMatch(UniMatch):
         cutmix: float = 0.5,
         dropout: float = 0.5,
         drop_labeled: bool = False,
+        consistency_weight: float = 1.0,
+        rampup_steps: int | None = 0,
         previous_threshold: float = 0.9,
         previous_models: int = 8,
         previous_drawn: int = 3,
         every: float = 0.04,
     ) -> None:
         super().__init__(
-            network=network, threshold=threshold, loss=loss, cutmix=cutmix, dropout=dropout, drop_labeled=drop_labeled
+            network=network,
+            threshold=threshold,
+            loss=loss,
+            cutmix=cutmix,
+            dropout=dropout,
+            drop_labeled=drop_labeled,
+            consistency_weight=consistency_weight,
+            rampup_steps=rampup_steps,
         )
         expect("method.previous_threshold", previous_threshold, number_in("[0, 1)", "a confidence"))
         expect("method.previous_models", previous_models, whole(1, 100))
@@ -65,7 +75,7 @@ class PrevMatch(UniMatch):
         self.previous_threshold, self.previous_drawn, self.every = previous_threshold, previous_drawn, every
 
     def forward(self, phase: str, batch: Batch, progress: Progress) -> Losses:
-        v = self.v(progress)
+        v, w = self.v(progress), self.w(progress)
         f_l, f_u = self.through(self.student.encode, batch.image, batch.unlabeled)
         z_l, z_w, z_f = self.weak_logits(batch, f_l, f_u)
         labels = [confident_label(z_w, self.threshold)]
@@ -79,11 +89,11 @@ class PrevMatch(UniMatch):
         strong = [sum(map(self.unlabeled_loss, z_s, ys), z_f.new_zeros(())) / 4 for ys in y_s]
         losses = {
             "supervised": self.supervised(z_l, batch.label),
-            "feature_dropout": dropped[0],
-            "strong": strong[0],
+            "feature_dropout": w * dropped[0],
+            "strong": w * strong[0],
         }
         if v > 0:
-            losses["previous"] = v * (dropped[1] + strong[1])
+            losses["previous"] = w * v * (dropped[1] + strong[1])
         return {name: loss / (2 + v) for name, loss in losses.items()}
 
     @torch.no_grad()
@@ -115,4 +125,4 @@ class PrevMatch(UniMatch):
             oldest.take(self.student)
 
     def weights(self, progress: Progress) -> dict[str, float]:
-        return {"previous_weight": self.v(progress)}
+        return {"previous_weight": self.v(progress), **super().weights(progress)}

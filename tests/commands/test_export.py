@@ -187,7 +187,7 @@ def test_a_dimension_that_onnx_cannot_leave_free_is_fixed(tmp_path: Path, caplog
 
 
 def test_resampled_positions_are_those_of_timm(tmp_path: Path) -> None:
-    """onnxscript before 0.7.1 computed another antialiased cubic: dinov2_dpt was off by 0.03."""
+    """onnxscript before 0.7.1 computed another antialiased cubic: vit_dpt was off by 0.05."""
 
     class Positions(nn.Module):
         def __init__(self):

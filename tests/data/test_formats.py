@@ -74,7 +74,7 @@ def test_name_and_ending(name, expected):
 
 
 def test_an_unknown_ending_is_refused():
-    with pytest.raises(UserError, match=r"scan\.dcm: unknown kind of file \(convert to NIfTI\)"):
+    with pytest.raises(UserError, match=r"scan\.dcm: unknown kind of file \(DICOM: ssl4seg-prepare import"):
         ending(Path("scan.dcm"))
 
 

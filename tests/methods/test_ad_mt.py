@@ -209,7 +209,7 @@ def test_predict_with_says_which_network_predicts(views, who):
         {"period": 0},
         {"copy_steps": -1},
         {"consistency_weight": -1.0},
-        {"rampup_steps": 0},
+        {"rampup_steps": -1},
         {"ema_decay": 1.0},
         {"predict_with": "both"},
     ],

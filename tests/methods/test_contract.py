@@ -379,7 +379,6 @@ def test_the_best_checkpoint_holds_the_network_that_predicts(config, tmp_path):
 MINE = """
 from ssl4seg.methods.parts.predictions import entropy
 from ssl4seg.methods.base import Method
-from ssl4seg.methods.bcp import BCP
 
 
 class Mine(Method):

@@ -102,7 +102,7 @@ def test_a_copy_predicts_with_its_own_networks(batch):
 
 
 @pytest.mark.parametrize(
-    "keys", [{"consistency_weight": -1}, {"rampup_steps": 0}, {"predict_with": "teacher"}, {"on_labeled": "no"}]
+    "keys", [{"consistency_weight": -1}, {"rampup_steps": -1}, {"predict_with": "teacher"}, {"on_labeled": "no"}]
 )
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):

@@ -126,7 +126,7 @@ def test_a_transformer_that_cannot_be_called_is_refused():
         CTCT(network=Pixelwise, transformer=None)
 
 
-@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": 0}])
+@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": -1}])
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
         made(**keys)

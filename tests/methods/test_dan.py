@@ -90,7 +90,7 @@ def test_the_segmenter_predicts_and_there_are_no_pseudo_labels(batch):
     assert method.pseudo_labels(batch.unlabeled, HALFWAY) is None
 
 
-@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": 0}])
+@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": -1}])
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
         made(DAN, **keys)

@@ -76,7 +76,7 @@ def test_it_has_no_pseudo_labels_and_tells_its_weight(batch):
     assert method.weights(HALFWAY) == pytest.approx({"consistency_weight": W_HALFWAY})
 
 
-@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": 0}])
+@pytest.mark.parametrize("keys", [{"consistency_weight": -1}, {"rampup_steps": -1}])
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):
         EntropyMinimization(network=Pixelwise, **keys)

@@ -80,7 +80,7 @@ def test_the_expert_neither_learns_nor_follows_nor_predicts(batch):
 @pytest.mark.parametrize(
     "keys",
     [
-        {"expert": "dinov2_dpt"},
+        {"expert": "vit_dpt"},
         {"expert_mean": [0.5]},
         {"relation_weight": -1.0},
         {"prediction_weight": -1.0},

@@ -180,7 +180,7 @@ def test_the_weight_ramps_up(step):
     "keys",
     [
         {"consistency_weight": -1},
-        {"rampup_steps": 0},
+        {"rampup_steps": -1},
         {"correction_weight": -1},
         {"detector_width": 7},
         {"threshold": 1.0},

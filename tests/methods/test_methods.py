@@ -309,7 +309,7 @@ def test_predict_with_says_which_network_predicts(who, batch):
         (MeanTeacher, {"noise_limit": -1}),
         (MeanTeacher, {"predict_with": "both"}),
         (MeanTeacher, {"consistency_weight": -1}),
-        (MeanTeacher, {"rampup_steps": 0}),
+        (MeanTeacher, {"rampup_steps": -1}),
         (UAMT, {"num_passes": 0}),
         (UAMT, {"max_entropy": 0.0}),
         (UAMT, {"max_entropy": math.inf}),

@@ -98,7 +98,7 @@ def test_a_network_without_dropout_is_refused_unless_its_features_get_one():
 
 
 @pytest.mark.parametrize(
-    "keys", [{"consistency_weight": -1}, {"rampup_steps": 0}, {"feature_dropout": 1.0}, {"feature_dropout": -0.1}]
+    "keys", [{"consistency_weight": -1}, {"rampup_steps": -1}, {"feature_dropout": 1.0}, {"feature_dropout": -0.1}]
 )
 def test_a_wrong_value_is_refused_by_its_key(keys):
     with pytest.raises(UserError, match=f"method.{next(iter(keys))}"):

@@ -225,10 +225,10 @@ def test_a_run_logs_the_same_to_several_loggers_and_may_go_on_with_others(tmp_pa
     assert final == results(run)["test"]["dice"]["mean"]
     assert (run / "overlays/val/0000004").is_dir()
     main = SimpleNamespace(metric="dice", name="mean")
-    whole = curve_of_report(SimpleNamespace(folder=run), main)
+    whole = curve_of_report(SimpleNamespace(folder=run, parts=()), main)
     for file in run.glob("tensorboard/*"):
         file.unlink()
-    assert curve_of_report(SimpleNamespace(folder=run), main) == whole
+    assert curve_of_report(SimpleNamespace(folder=run, parts=()), main) == whole
     assert "is finished" in succeed("train", *PHANTOM, "logger=none", cwd=tmp_path)
     told = refused("train", *PHANTOM, "logger=wandb", "logger.wandb.mode=of", "tag=x", cwd=tmp_path)
     assert "logger.wandb.mode=of: expected one of online, offline, disabled, or null" in told

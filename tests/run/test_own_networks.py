@@ -14,7 +14,7 @@ from ssl4seg.run.assemble import method_of, network_maker
 
 UNET = "{_target_: ssl4seg.networks.unet.UNet, _partial_: true, channels: [4, 8], dropout: [0, 0], weights: WEIGHTS}"
 DINO = (
-    "{_target_: ssl4seg.networks.dinov2_dpt.DINOv2DPT, _partial_: true, encoder: test_vit, encoder_weights: WEIGHTS, "
+    "{_target_: ssl4seg.networks.vit_dpt.ViTDPT, _partial_: true, encoder: test_vit, encoder_weights: WEIGHTS, "
     "channels: 8, reassembled: [8, 8, 8, 8]}"
 )
 
