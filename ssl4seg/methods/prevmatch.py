@@ -33,8 +33,8 @@ class PrevMatch(UniMatch):
     - What `UniMatch` says of boxes, dropped channels, L_sup and padding holds here too.
 
     Args:
-        threshold, loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors' l
-            is cross-entropy.
+        threshold, loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors'
+            l is cross-entropy.
         previous_threshold: tau'.
         previous_models: M.
         previous_drawn: k.
