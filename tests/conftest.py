@@ -1,7 +1,6 @@
 """Fixtures that several modules share."""
 
 import inspect
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,14 +20,9 @@ from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
 
-# -- pytest -n auto, and -m fast ------------------------------------------------------------------------------------
+# -- pytest -m fast ---------------------------------------------------------------------------------------------------
 
 SLOW = (Command, Training, subprocess)
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores: tests that wait for other processes would leave theirs idle."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -73,7 +73,7 @@ def _is_mask(file: Path) -> bool:
 
 def _bare(name: str) -> str | None:
     """The name of the image that a mask's name ends; None if it is no such name."""
-    return next((name.removesuffix(end) for end in ENDS if name.lower().endswith(end) and name != end), None)
+    return next((name[: -len(end)] for end in ENDS if name.lower().endswith(end) and len(name) > len(end)), None)
 
 
 def _pairs(source: Source, faults: list[str]) -> dict[Path, Path | None]:

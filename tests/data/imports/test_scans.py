@@ -49,3 +49,13 @@ def test_scans_and_masks_that_do_not_fit_are_listed_at_once(tmp_path: Path) -> N
         "case4/c_seg.nrrd: is a mask, but its folder holds 2 scans, none of them of its name",
     ):
         assert words in str(raised.value)
+
+
+def test_capitals_in_the_word_for_a_mask_make_no_difference(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number, name in enumerate(("A", "B")):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(dicoms.voxels(number)), str(source / f"{name}.nrrd"))
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(dicoms.classes(number)), str(source / f"{name}_MASK.nrrd"))
+    out = imported(source, tmp_path / "out", kind="scans")
+    assert sorted(file.stem for file in (out / "masks").iterdir()) == ["A", "B"]
