@@ -46,12 +46,12 @@ def test_the_screen_hears_of_it_while_it_lasts_and_the_log_once(told: Told) -> N
     message = "pseudo-labels are 99.2 % background since step 10 (labelled masks: 80 %); try method.a=1"
     for step, found, screen, file in (
         (10, shares(0.9751), "", ""),  # every network begins so
-        (20, shares(0.992), message, message),  # it has lasted for a tenth of the run
+        (20, shares(0.992), message, message),  # it has lasted for a quarter of the run
         (30, shares(0.992, 0.001), message, ""),
         (40, shares(0.974, 0.026), *2 * ("pseudo-labels hold other classes than background again",)),
         (50, shares(1.0), "", ""),
     ):
-        collapse.watch(step, 100, found, "method.a=1")
+        collapse.watch(step, 40, found, "method.a=1")
         now = told()
         assert now[0].strip() == screen, step
         assert now[1].partition(" WARNING ")[2].strip() == file or file in now[1], step
@@ -62,10 +62,10 @@ def test_the_screen_hears_of_it_while_it_lasts_and_the_log_once(told: Told) -> N
 def test_one_class_may_fill_what_it_fills_in_the_masks_and_the_swallower_may_be_any(told: Told) -> None:
     collapse = Collapse(CLASSES, EXPECTED)
     for step in (10, 20, 30):
-        collapse.watch(step, 100, shares(0.97), "")
+        collapse.watch(step, 40, shares(0.97), "")
     assert told() == ("", "")
     for step in (40, 50):
-        collapse.watch(step, 100, shares(0.05, 0.95, of="predicted"), "")
+        collapse.watch(step, 40, shares(0.05, 0.95, of="predicted"), "")
     assert told()[0] == (
         "predictions of unlabelled images are 95 % heart since step 40 (labelled masks: 15 %); "
         "try a lower weight of the unlabelled images\n"
