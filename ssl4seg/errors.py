@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
 from typing import NoReturn, ParamSpec
@@ -36,6 +37,26 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(plain(message))
+
+
+def lacking(what: str, package: str, extra: str) -> UserError:
+    """The refusal of what needs a package that only an extra of ssl4seg installs."""
+    return UserError(f"{what} needs {package}: pip install 'ssl4seg[{extra}]'")
+
+
+@contextmanager
+def optional_package(what: str, extra: str) -> Iterator[None]:
+    """Turn the failure of an import within into a UserError that names the command to type.
+
+    Args:
+        what: needs the package, as the message begins.
+        extra: of pip, which installs it.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "a package").partition(".")[0]
+        raise lacking(what, package, extra) from None
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ssl4seg.data.dicom import (
     Series,
+    by_series,
     described,
     is_annotation,
     is_dicom,
@@ -42,6 +43,7 @@ def series_in(source: Path, output: Path, files: Sequence[Path]) -> Inputs:
     folders: dict[Path, list[Path]] = {}
     for file in sorted({*files} - {*found.others}):
         folders.setdefault(file.parent, []).append(file)
+    inputs = {file.resolve() for file in files}
     for folder, slices in folders.items():
         try:
             series = _one(folder, slices)
@@ -52,7 +54,7 @@ def series_in(source: Path, output: Path, files: Sequence[Path]) -> Inputs:
             continue
         below = folder.relative_to(source)
         target = (output / below.parent / f"{below.name or source.resolve().name}.dcm").absolute()
-        if target.resolve() in {file.resolve() for file in files} and is_slice(read_head(target)):
+        if target.resolve() in inputs and is_slice(read_head(target)):
             raise UserError(f"output={output}: the mask of {folder} would overwrite an input; give another folder")
         found.targets[target] = series
     return found
@@ -61,10 +63,7 @@ def series_in(source: Path, output: Path, files: Sequence[Path]) -> Inputs:
 def _one(folder: Path, files: Sequence[Path]) -> Series | None:
     """The series in a folder; None if it holds no slices but segmentations, or files that are neither."""
     heads = {file: head for file in files if is_slice(head := read_head(file)) and not is_annotation(head)}
-    by_uid: dict[str, dict[Path, object]] = {}
-    for file, head in heads.items():
-        by_uid.setdefault(str(head.get("SeriesInstanceUID")), {})[file] = head
-    if len(by_uid) > 1:
+    if len(by_uid := by_series(heads)) > 1:
         shown = ", ".join(described(each) for each in by_uid.values())
         raise UserError(f"{folder}: holds {len(by_uid)} series ({shown}); put each into a folder of its own")
     return series_of(heads) if heads else None

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from ssl4seg.commands.cluster import outlive_lost_jobs
 from ssl4seg.commands.conf import keys_of
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, lacking
 from ssl4seg.processes import launched_world
 from ssl4seg.run.folder import FAILURES, finished, locked, read_config, read_failures, write_failure
 from ssl4seg.run.targets import foreign
@@ -59,7 +59,7 @@ def search_defaults(overrides: Sequence[str]) -> list[str]:
 def check_plugin(choice: str) -> None:
     """Refuse a choice whose plugin is not installed."""
     if (plugin := PLUGINS.get(choice)) and not (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{plugin}")):
-        raise UserError(f"{choice} needs packages that are not installed: pip install 'ssl4seg[sweeps]'")
+        raise lacking(choice, "packages that are not installed", "sweeps")
 
 
 class Named(io.TextIOBase):

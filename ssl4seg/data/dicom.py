@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ssl4seg.data.guards import expect_memory, named_faults
 from ssl4seg.data.itk import LPS
 from ssl4seg.data.orientation import ROUNDING
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, optional_package
 from ssl4seg.userfiles import irregular
 
 SEG, RTSTRUCT = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.481.3"
@@ -37,6 +37,8 @@ NUMBER = 900
 TILT = 0.5
 """Degrees between the way from slice to slice and the normal of the slices, above which the gantry was tilted."""
 Positions = npt.NDArray[np.float64]
+Heads = dict[Path, Any]
+"""DICOM files without their pixels."""
 
 
 def pydicom() -> ModuleType:
@@ -45,10 +47,8 @@ def pydicom() -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with optional_package("DICOM", "dicom"):
         import pydicom as package
-    except ImportError:
-        raise UserError("DICOM needs pydicom and highdicom: pip install 'ssl4seg[dicom]'") from None
     return package
 
 
@@ -76,6 +76,14 @@ def read_head(file: Path) -> Any:
         if "SOPClassUID" not in head:
             raise UserError(f"{file}: has no SOPClassUID, and so is no image or segmentation; remove it")
         return head
+
+
+def by_series(heads: Mapping[Path, Any]) -> dict[str, Heads]:
+    """The slices of each series, by its identifier."""
+    found: dict[str, Heads] = {}
+    for file, head in heads.items():
+        found.setdefault(str(head.get("SeriesInstanceUID")), {})[file] = head
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,13 +406,10 @@ def write_segmentation(path: Path, label: npt.NDArray[np.uint8], series: Series,
     Args:
         names: of the values in the mask that become segments, 1, 2, ... in this order; all others are background.
     """
-    pydicom()
-    try:
+    with optional_package("DICOM-SEG", "dicom"):
         import highdicom
-    except ImportError:
-        raise UserError("DICOM-SEG needs highdicom: pip install 'ssl4seg[dicom]'") from None
-    from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
+        from pydicom.sr.codedict import codes
+        from pydicom.uid import generate_uid
 
     number_of = np.zeros(256, np.uint8)
     number_of[[*names]] = range(1, len(names) + 1)

@@ -19,12 +19,11 @@ from skimage.measure import approximate_polygon, find_contours, regionprops
 from skimage.measure import label as connected
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.errors import UserError
+from ssl4seg.errors import optional_package
 from ssl4seg.files import write_text
 
 TOLERANCE = 0.3
 """Pixels by which a polygon may leave the line through the middles of the sides, which is sqrt(1/8) from any centre."""
-PYCOCOTOOLS = 'format=coco needs the package pycocotools: pip install "ssl4seg[import]"'
 
 
 class Region(NamedTuple):
@@ -79,10 +78,8 @@ class Coco:
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        try:
+        with optional_package("format=coco", "import"):
             import pycocotools.mask  # noqa: F401
-        except ImportError:
-            raise UserError(PYCOCOTOOLS) from None
         self.categories = {number: place for place, number in enumerate(names, 1)}
         self.content: dict[str, list[dict[str, Any]]] = {
             "images": [],

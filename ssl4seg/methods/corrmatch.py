@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from ssl4seg.keys import IGNORE, expect, number_in, whole
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.losses import batch_mean
 from ssl4seg.methods.parts.predictions import confidence, confident_label, used_where_confident
-from ssl4seg.methods.unimatch import UniMatch
+from ssl4seg.methods.unimatch import UniMatch, UniMatchKeys
 from ssl4seg.networks.base import resized
 from ssl4seg.networks.batch_norm import accept_single_values
 from ssl4seg.processes import all_rows
@@ -71,10 +71,10 @@ class CorrMatch(UniMatch):
     Args:
         threshold: tau at the start.
         threshold_momentum: 0.999.
-        loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors' l is
-            cross-entropy.
+        loss: as in `UniMatch`; the authors' l is cross-entropy.
         num_regions: M.
         channels: of the projected features.
+        common: the other keys of `UniMatch`.
     """
 
     strong_views: ClassVar[int] = 1
@@ -87,24 +87,11 @@ class CorrMatch(UniMatch):
         threshold: float = 0.85,
         threshold_momentum: float = 0.999,
         loss: str = "cross_entropy",
-        cutmix: float = 0.5,
-        dropout: float = 0.5,
-        drop_labeled: bool = False,
-        consistency_weight: float = 1.0,
-        rampup_steps: int | None = 0,
         num_regions: int = 128,
         channels: int = 256,
+        **common: Unpack[UniMatchKeys],
     ) -> None:
-        super().__init__(
-            network=network,
-            threshold=threshold,
-            loss=loss,
-            cutmix=cutmix,
-            dropout=dropout,
-            drop_labeled=drop_labeled,
-            consistency_weight=consistency_weight,
-            rampup_steps=rampup_steps,
-        )
+        super().__init__(network=network, threshold=threshold, loss=loss, **common)
         expect("method.threshold_momentum", threshold_momentum, number_in("[0, 1]"))
         expect("method.num_regions", num_regions, whole(1))
         expect("method.channels", channels, whole(1))

@@ -1,16 +1,16 @@
 """CrossMatch (Zhao et al., IEEE JBHI 2024)."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from ssl4seg.augment.mixing import cutmix_boxes, mix, mix_labels
 from ssl4seg.keys import at_least, expect, number_in, share
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.passes import together
 from ssl4seg.methods.parts.predictions import confident_label
-from ssl4seg.methods.unimatch import UniMatch, channel_mask
+from ssl4seg.methods.unimatch import StrongKeys, UniMatch, dropped
 from ssl4seg.networks.base import resized
 from ssl4seg.types import Batch, Losses, Progress
 
@@ -40,7 +40,7 @@ class CrossMatch(UniMatch):
         weak_dropout, strong_dropout: probability that a channel is dropped; the others are scaled by 1 / (1 - p).
         distillation_weight: d.
         mutual: e, the share of the targets that come from the decoding with the same loss of channels.
-        threshold, loss, cutmix, consistency_weight, rampup_steps: as in `UniMatch`; w is of all but L_sup.
+        threshold, loss, common: as in `UniMatch`; w weighs all but L_sup.
     """
 
     def __init__(
@@ -53,18 +53,9 @@ class CrossMatch(UniMatch):
         mutual: float = 0.3,
         threshold: float = 0.95,
         loss: str = "dice",
-        cutmix: float = 0.5,
-        consistency_weight: float = 1.0,
-        rampup_steps: int | None = 0,
+        **common: Unpack[StrongKeys],
     ) -> None:
-        super().__init__(
-            network=network,
-            threshold=threshold,
-            loss=loss,
-            cutmix=cutmix,
-            consistency_weight=consistency_weight,
-            rampup_steps=rampup_steps,
-        )
+        super().__init__(network=network, threshold=threshold, loss=loss, **common)
         expect("method.weak_dropout", weak_dropout, number_in("[0, 1)", "a probability"))
         expect("method.strong_dropout", strong_dropout, number_in("[0, 1)", "a probability"))
         expect("method.distillation_weight", distillation_weight, at_least(0))
@@ -76,9 +67,8 @@ class CrossMatch(UniMatch):
         f_l, f_u = self.through(self.student.encode, batch.image, batch.unlabeled)
         z_l, *z = self.logits(self.through(self.student.decode, f_l, f_u, *self.perturbed(f_u)), batch.image)
         y = [confident_label(each, self.threshold) for each in z]
-        box_1, box_2 = (cutmix_boxes(view, self.cutmix) for view in batch.strong)
-        x_1, x_2 = (mix(x, x.roll(1, 0), box) for x, box in zip(batch.strong, (box_1, box_2), strict=True))
-        y_1, y_2 = mix_labels(y[0], y[0].roll(1, 0), box_1), [mix_labels(each, each.roll(1, 0), box_2) for each in y]
+        (x_1, x_2), mixed = self.cutmixed(batch.strong, *y)
+        y_1, y_2 = mixed[0][0], [of_views[1] for of_views in mixed]
         f_1, f_2 = together(self.student.encode, x_1, x_2)
         z_1, *z_2 = self.logits(together(self.student.decode, f_1, f_2, *self.perturbed(f_2)), x_1)
         w = self.w(progress)
@@ -90,7 +80,7 @@ class CrossMatch(UniMatch):
 
     def perturbed(self, features: list[Tensor]) -> list[list[Tensor]]:
         """Features [N, C, h, w] without few and without many of their channels."""
-        return [[f * channel_mask(f, p) for f in features] for p in self.dropouts]
+        return [dropped(features, p) for p in self.dropouts]
 
     def logits(self, decoded: Sequence[Tensor], image: Tensor) -> list[Tensor]:
         """Each decoding at the size of the image."""

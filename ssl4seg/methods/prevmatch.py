@@ -1,5 +1,7 @@
 """PrevMatch (Shin et al., WACV 2026)."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,7 @@ from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.passes import together
 from ssl4seg.methods.parts.predictions import confident_label
 from ssl4seg.methods.parts.self_training import Frozen
-from ssl4seg.methods.unimatch import UniMatch
+from ssl4seg.methods.unimatch import UniMatch, UniMatchKeys
 from ssl4seg.types import Batch, Losses, Progress
 
 
@@ -33,12 +35,12 @@ class PrevMatch(UniMatch):
     - What `UniMatch` says of boxes, dropped channels, L_sup and padding holds here too.
 
     Args:
-        threshold, loss, cutmix, dropout, drop_labeled, consistency_weight, rampup_steps: as in `UniMatch`; the authors'
-            l is cross-entropy.
+        threshold, loss: as in `UniMatch`; the authors' l is cross-entropy.
         previous_threshold: tau'.
         previous_models: M.
         previous_drawn: k.
         every: share of the run between two students that are kept.
+        common: the other keys of `UniMatch`.
     """
 
     def __init__(
@@ -47,26 +49,13 @@ class PrevMatch(UniMatch):
         network: MakeNetwork,
         threshold: float = 0.95,
         loss: str = "cross_entropy",
-        cutmix: float = 0.5,
-        dropout: float = 0.5,
-        drop_labeled: bool = False,
-        consistency_weight: float = 1.0,
-        rampup_steps: int | None = 0,
         previous_threshold: float = 0.9,
         previous_models: int = 8,
         previous_drawn: int = 3,
         every: float = 0.04,
+        **common: Unpack[UniMatchKeys],
     ) -> None:
-        super().__init__(
-            network=network,
-            threshold=threshold,
-            loss=loss,
-            cutmix=cutmix,
-            dropout=dropout,
-            drop_labeled=drop_labeled,
-            consistency_weight=consistency_weight,
-            rampup_steps=rampup_steps,
-        )
+        super().__init__(network=network, threshold=threshold, loss=loss, **common)
         expect("method.previous_threshold", previous_threshold, number_in("[0, 1)", "a confidence"))
         expect("method.previous_models", previous_models, whole(1, 100))
         expect("method.previous_drawn", previous_drawn, whole(1))

@@ -1,7 +1,7 @@
 """UniMatch (Yang et al., CVPR 2023)."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,6 +17,21 @@ from ssl4seg.methods.parts.ramps import Rampup
 from ssl4seg.networks.base import resized
 from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
+
+
+class StrongKeys(TypedDict, total=False):
+    """Keys of `UniMatch` that every method with its strong views has."""
+
+    cutmix: float
+    consistency_weight: float
+    rampup_steps: int | None
+
+
+class UniMatchKeys(StrongKeys, total=False):
+    """The same with those of the dropped features; a method that refines it takes them as `**common`."""
+
+    dropout: float
+    drop_labeled: bool
 
 
 class UniMatch(Method):
@@ -95,19 +110,15 @@ class UniMatch(Method):
         Args:
             f_l, f_u: the features of the labelled images and of the weak view.
         """
-        f_u = joined([f_u, self.dropped(f_u)])
+        f_u = joined([f_u, dropped(f_u, self.dropout)])
         if self.drop_labeled:
-            f_l = joined([f_l, self.dropped(f_l)])
+            f_l = joined([f_l, dropped(f_l, self.dropout)])
         z_l, z_u = (resized(z, batch.image) for z in self.through(self.student.decode, f_l, f_u))
         z_w, z_f = z_u.chunk(2)
         return z_l[: len(batch.image)], z_w, z_f
 
     def weights(self, progress: Progress) -> dict[str, float]:
         return {"consistency_weight": self.w(progress)}
-
-    def dropped(self, features: list[Tensor]) -> list[Tensor]:
-        """Features [N, C, h, w] that have lost channels."""
-        return [f * channel_mask(f, self.dropout) for f in features]
 
     def cutmixed(self, views: Sequence[Tensor], *labels: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Each view [U, C, H, W] with boxes of its own, and each label [U, H, W] with those boxes, once a view."""
@@ -123,6 +134,11 @@ class UniMatch(Method):
 
     def pseudo_labels(self, image: Tensor, progress: Progress) -> PseudoLabels:
         return used_where_confident(self.student(image).softmax(dim=1), self.threshold)
+
+
+def dropped(features: Sequence[Tensor], p: float) -> list[Tensor]:
+    """Features [N, C, h, w] that have lost each channel with probability p."""
+    return [f * channel_mask(f, p) for f in features]
 
 
 def channel_mask(features: Tensor, p: float) -> Tensor:

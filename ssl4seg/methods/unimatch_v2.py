@@ -1,6 +1,6 @@
 """UniMatch V2 (Yang, Zhao & Zhao, TPAMI 2025)."""
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from ssl4seg.keys import expect, share
 from ssl4seg.methods.base import MakeNetwork
 from ssl4seg.methods.parts.predictions import confident_label, used_where_confident
 from ssl4seg.methods.parts.teacher import EMADecay, WithTeacher
-from ssl4seg.methods.unimatch import UniMatch, channel_mask
+from ssl4seg.methods.unimatch import StrongKeys, UniMatch, channel_mask
 from ssl4seg.networks.base import resized
 from ssl4seg.seeding import sent
 from ssl4seg.types import Batch, Losses, Progress, PseudoLabels
@@ -35,11 +35,11 @@ class UniMatchV2(WithTeacher, UniMatch):
       `optimizer=adamw optimizer.lr=2e-4 transfer.encoder_lr_scale=0.025` the optimiser.
 
     Args:
-        threshold, loss, cutmix: as in `UniMatch`.
+        threshold, loss: as in `UniMatch`.
         dropout: share of the images whose views lose channels.
         ema_decay: of the teacher.
         predict_with: "student" or "teacher".
-        consistency_weight, rampup_steps: as in `UniMatch`.
+        common: the other keys of `UniMatch` that concern strong views.
     """
 
     ways: ClassVar[tuple[str, ...]] = ("apart",)
@@ -51,21 +51,12 @@ class UniMatchV2(WithTeacher, UniMatch):
         network: MakeNetwork,
         threshold: float = 0.95,
         loss: str = "cross_entropy",
-        cutmix: float = 0.5,
         dropout: float = 0.5,
         ema_decay: EMADecay = 0.996,
         predict_with: str = "student",
-        consistency_weight: float = 1.0,
-        rampup_steps: int | None = 0,
+        **common: Unpack[StrongKeys],
     ) -> None:
-        super().__init__(
-            network=network,
-            threshold=threshold,
-            loss=loss,
-            cutmix=cutmix,
-            consistency_weight=consistency_weight,
-            rampup_steps=rampup_steps,
-        )
+        super().__init__(network=network, threshold=threshold, loss=loss, **common)
         expect("method.dropout", dropout, share)
         self.add_teacher(ema_decay=ema_decay, predict_with=predict_with)
         self.dropout = dropout

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, optional_package
 from ssl4seg.files import writing
 from ssl4seg.methods.base import Method
 
@@ -110,11 +110,9 @@ def save_pt2(program: ExportedProgram, file: Path, facts: Mapping[str, object]) 
 
 def expect_onnx() -> None:
     """Refuse where the packages of ssl4seg[export] are missing."""
-    try:
+    with optional_package("format=onnx", "export"):
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  # torch.onnx uses it
-    except ImportError as error:
-        raise UserError(f"format=onnx: {error}; install ssl4seg[export], or use format=pt2") from None
 
 
 def save_onnx(program: ExportedProgram, file: Path, facts: Mapping[str, object]) -> None:

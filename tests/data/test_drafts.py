@@ -115,5 +115,5 @@ def test_a_single_pixel_is_a_region() -> None:
 
 def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(UserError, match=r'pycocotools: pip install "ssl4seg\[import\]"'):
+    with pytest.raises(UserError, match=r"pycocotools: pip install 'ssl4seg\[import\]'"):
         Coco({1: "ring"})

@@ -151,7 +151,7 @@ def test_mlflows_folder_has_scalars_overlays_scores_and_one_run(
 
 
 def test_a_package_that_is_missing_is_named_with_the_command_that_brings_it() -> None:
-    with pytest.raises(UserError, match=r'logger=wandb: needs the package no_such: pip install "ssl4seg\[wandb\]"'):
+    with pytest.raises(UserError, match=r"logger=wandb needs no_such: pip install 'ssl4seg\[wandb\]'"):
         expect_package("wandb", "no_such")
 
 

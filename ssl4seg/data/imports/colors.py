@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.data.imports.content import Choices, Content, Example, Source, split_of
+from ssl4seg.data.imports.content import Choices, Content, Source
 from ssl4seg.data.imports.legend import FILES, file_of, legend_of
-from ssl4seg.data.imports.pairing import pairs_in, without_image
+from ssl4seg.data.imports.pairing import one_mask_each, pairs_in
 from ssl4seg.data.masks import MaskReader
 from ssl4seg.errors import UserError
 
@@ -29,19 +29,7 @@ def read(source: Source, choices: Choices) -> Content:
         raise UserError(f"{source.path}: has no legend ({', '.join(FILES)}); give it by --legend FILE")
     images = source.images(choices)
     pairs, reader = pairs_in(images), legend.reader()
-    faults = without_image(pairs.lost)
-    faults += [
-        f"{masks[1]}: is a second mask of {image.name}" for image, masks in pairs.masks.items() if len(masks) > 1
-    ]
-    examples = [
-        Example(
-            name=images.name_of(image),
-            image=image,
-            mask=partial(_mask, reader, masks[0]) if masks else None,
-            split=split_of(image.relative_to(images.top).parent),
-        )
-        for image, masks in pairs.masks.items()
-    ]
+    examples, faults = one_mask_each(pairs, images, partial(_mask, reader))
     return Content(
         classes=legend.classes,
         examples=examples,

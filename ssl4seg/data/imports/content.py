@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import Split
@@ -29,6 +29,7 @@ from ssl4seg.errors import UserError
 from ssl4seg.keys import is_whole
 from ssl4seg.userfiles import irregular
 
+Result = TypeVar("Result")
 PICTURES = (*PICTURE, *TIFF, ".webp")
 """Endings of single images; those that are not read otherwise become PNG."""
 BACKGROUND = "background"
@@ -328,6 +329,15 @@ def size_in(record: Mapping[str, Any], *keys: str) -> tuple[int, int]:
     if not (is_whole(height) and is_whole(width) and min(height, width) > 0):
         raise UserError(f"its {keys[0]} and {keys[1]} are {height!r} and {width!r}; expected numbers of pixels")
     return height, width
+
+
+def attempt(faults: list[str], step: Callable[[], Result]) -> Result | None:
+    """The result of a step; None where it is refused, and the faults say why."""
+    try:
+        return step()
+    except UserError as error:
+        faults += str(error).splitlines()
+        return None
 
 
 def counted(found: Counter[str]) -> list[str]:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ssl4seg.data.dicom import (
+    Heads,
     Series,
     annotated_series,
+    by_series,
     described,
     draw,
     is_annotation,
@@ -27,7 +29,7 @@ from ssl4seg.data.dicom import (
     write_mask_of,
     write_scan_of,
 )
-from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Made, Source
+from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Made, Source, attempt
 from ssl4seg.errors import UserError
 
 NAME = "dicom"
@@ -36,7 +38,6 @@ CHOICES: tuple[str, ...] = ()
 LOOKS = 100
 """Files that are looked into before a folder is recognised."""
 SCAN = ".nii.gz"
-Heads = dict[Path, Any]
 
 
 def recognise(source: Source) -> bool:
@@ -55,9 +56,7 @@ def read(source: Source, choices: Choices) -> Content:
             f"{source.path}: holds {len(files)} DICOM files, but no single slice of CT, MR or PET; files of several "
             "frames are not read"
         )
-    by_uid: dict[str, Heads] = {}
-    for file, head in slices.items():
-        by_uid.setdefault(str(head.get("SeriesInstanceUID")), {})[file] = head
+    by_uid = by_series(slices)
     wanted = _by_series(annotations, by_uid, faults)
     others = len(heads) - len(annotations) - len(slices)
     notes = [f"{others} DICOM files are no slices, and left out"] if others else []
@@ -65,11 +64,11 @@ def read(source: Source, choices: Choices) -> Content:
     classes = Classes()
     for head_of in wanted.values():
         for file, head in head_of.items():
-            for number, name in attempt(faults, partial(names_in, file, head), {}).items():
+            for number, name in (attempt(faults, partial(names_in, file, head)) or {}).items():
                 classes.add((file, number), name)
     examples = []
     for uid in chosen:
-        series = attempt(faults, partial(series_of, by_uid[uid]), None)
+        series = attempt(faults, partial(series_of, by_uid[uid]))
         if series is not None:
             examples.append(_example(series, wanted.get(uid, {}), classes, source))
     if len(classes.names) < 2:  # else it would be said that there are too few classes
@@ -81,17 +80,9 @@ def read(source: Source, choices: Choices) -> Content:
     return Content(classes=classes.names, examples=examples, faults=faults, notes=[*notes, *classes.notes()], keys=keys)
 
 
-def attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
-    try:
-        return step()
-    except UserError as error:
-        faults += str(error).splitlines()
-        return otherwise
-
-
 def _heads(files: Sequence[Path], faults: list[str]) -> Heads:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda file: attempt(faults, partial(read_head, file), None), files))
+        found = list(pool.map(lambda file: attempt(faults, partial(read_head, file)), files))
     return {file: head for file, head in zip(files, found, strict=True) if head is not None}
 
 
@@ -99,10 +90,12 @@ def _by_series(annotations: Heads, by_uid: Mapping[str, Heads], faults: list[str
     """The segmentations of each series; a fault for each of a series that is not there."""
     found: dict[str, Heads] = {}
     for file, head in annotations.items():
-        uid = attempt(faults, partial(annotated_series, file, head), None)
+        uid = attempt(faults, partial(annotated_series, file, head))
+        if uid is None:
+            continue
         if uid in by_uid:
             found.setdefault(uid, {})[file] = head
-        elif uid is not None:
+        else:
             faults.append(f"{file}: is a segmentation of the series {uid}, which is not here; add its slices")
     return found
 

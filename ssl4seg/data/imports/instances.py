@@ -13,10 +13,10 @@ import numpy as np
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.formats import whole_labels
 from ssl4seg.data.images import read_values
-from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Source, split_of
+from ssl4seg.data.imports.content import Choices, Classes, Content, Source
 from ssl4seg.data.imports.masks import OBJECT
 from ssl4seg.data.imports.objects import touching
-from ssl4seg.data.imports.pairing import pairs_in, without_image
+from ssl4seg.data.imports.pairing import one_mask_each, pairs_in
 from ssl4seg.data.masks import MANY
 from ssl4seg.errors import UserError
 
@@ -50,19 +50,7 @@ def read(source: Source, choices: Choices) -> Content:
     pairs, classes = pairs_in(images), Classes()
     classes.add(OBJECT, choices.name or OBJECT)
     boundary = classes.boundary(choices)
-    faults = without_image(pairs.lost)
-    faults += [
-        f"{masks[1]}: is a second mask of {image.name}" for image, masks in pairs.masks.items() if len(masks) > 1
-    ]
-    examples = [
-        Example(
-            name=images.name_of(image),
-            image=image,
-            mask=partial(_drawn, masks[0], boundary) if masks else None,
-            split=split_of(image.relative_to(images.top).parent),
-        )
-        for image, masks in pairs.masks.items()
-    ]
+    examples, faults = one_mask_each(pairs, images, partial(_drawn, boundary=boundary))
     notes = []
     if bare := sum(not masks for masks in pairs.masks.values()):
         notes.append(f"{bare} images without a mask are unlabelled")

@@ -1,12 +1,14 @@
 """Which files are masks, and of which image, where nothing but names tells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ssl4seg.data.case import LabelArray
 from ssl4seg.data.formats import stem
-from ssl4seg.data.imports.content import Images
+from ssl4seg.data.imports.content import Example, Images, split_of
 
 FOLDER = re.compile(r"(^|[^a-z])(masks?|labels?|gt|annot|annotations?|seg|segmentations?|ground_?truth)([^a-z]|$)")
 """A folder of masks, in small letters: masks, train_labels, SegmentationClass is not one."""
@@ -55,6 +57,26 @@ def _nearest(mask: Path, images: Sequence[Path]) -> Path | None:
     distances = [len({*image.parent.parts} ^ {*mask.parent.parts}) for image in images]
     nearest = [image for image, distance in zip(images, distances, strict=True) if distance == min(distances)]
     return nearest[0] if len(nearest) == 1 else None
+
+
+def one_mask_each(pairs: Pairs, images: Images, draw: Callable[[Path], LabelArray]) -> tuple[list[Example], list[str]]:
+    """An example of each image, and the faults: masks without an image, and second ones.
+
+    Args:
+        draw: reads a mask.
+    """
+    faults = without_image(pairs.lost)
+    faults += [f"{masks[1]}: is a second mask of {image.name}" for image, masks in pairs.masks.items() if masks[1:]]
+    examples = [
+        Example(
+            name=images.name_of(image),
+            image=image,
+            mask=partial(draw, masks[0]) if masks else None,
+            split=split_of(image.relative_to(images.top).parent),
+        )
+        for image, masks in pairs.masks.items()
+    ]
+    return examples, faults
 
 
 def without_image(masks: Sequence[Path]) -> list[str]:

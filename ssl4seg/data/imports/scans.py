@@ -15,8 +15,7 @@ import numpy as np
 
 from ssl4seg.data.formats import ending, stem
 from ssl4seg.data.images import axes_of_mask, facts, read_values
-from ssl4seg.data.imports.content import Choices, Content, Example, Made, Source
-from ssl4seg.data.imports.dicom import attempt
+from ssl4seg.data.imports.content import Choices, Content, Example, Made, Source, attempt
 from ssl4seg.data.imports.pairing import is_mask_folder
 from ssl4seg.data.itk import copy_itk
 from ssl4seg.data.mask_names import SUFFIXES
@@ -48,7 +47,7 @@ def read(source: Source, choices: Choices) -> Content:
     numbers: set[int] = set()
     for image, mask in pairs.items():
         if mask:
-            numbers |= attempt(faults, partial(_numbers, mask, image), set())
+            numbers |= attempt(faults, partial(_numbers, mask, image)) or set()
     held = [0, *sorted(numbers - {0})]
     content = Content(classes=["background", *(f"class_{number}" for number in held[1:])], faults=faults)
     if held != [*range(len(held))]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssl4seg.data.imports.objects import Mask
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, optional_package
 from ssl4seg.keys import is_number, is_whole
 
 FARTHEST = 10**6
@@ -29,10 +29,8 @@ def coco_mask() -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
-    try:
+    with optional_package("this import", "import"):
         from pycocotools import mask
-    except ImportError:
-        raise UserError("this import needs pycocotools: pip install 'ssl4seg[import]'") from None
     return mask  # type: ignore[no-any-return]
 
 

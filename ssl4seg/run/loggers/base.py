@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, lacking
 from ssl4seg.files import write_text
 from ssl4seg.scoring.pictures import Picture
 from ssl4seg.userfiles import expect_own, read_text
@@ -76,7 +76,7 @@ def expect_package(name: str, package: str) -> None:
         package: the module.
     """
     if importlib.util.find_spec(package) is None:
-        raise UserError(f'logger={name}: needs the package {package}: pip install "ssl4seg[{name}]"')
+        raise lacking(f"logger={name}", package, name)
 
 
 def known_id(run: Start, name: str) -> str | None:
