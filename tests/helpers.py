@@ -20,6 +20,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import composing  # noqa: F401  # Hydra reads conf/ once
 import h5py
 import nibabel
 import numpy as np

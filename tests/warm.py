@@ -5,9 +5,8 @@ import importlib
 from functools import cache, wraps
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+import composing
 
-from ssl4seg.commands.conf import composed, conf_dir
 from ssl4seg.data import phantom
 
 for name in (
@@ -36,14 +35,4 @@ for number in (0, 1, 2, 3, 1000, 2000):  # the patients of `helpers.PHANTOM`
     for phase in phantom.PHASES:
         phantom.render(0, number, 1.0, phase)
 
-of_conf = remembered(lambda provider, config_path: _load(FileConfigSource(provider, str(conf_dir())), config_path))
-_load = FileConfigSource.load_config
-
-
-def load_config(self: Any, config_path: str) -> Any:
-    """A file of conf/, of which a command reads sixty, three times."""
-    return of_conf(self.provider, config_path) if self.path == str(conf_dir()) else _load(self, config_path)
-
-
-FileConfigSource.load_config = load_config
-composed("train", ["seed=0"])  # Hydra looks for its plugins, and its parsers learn their grammars
+composing.of_default_choices_once()  # and Hydra looks for its plugins, and its parsers learn their grammars
