@@ -1,5 +1,7 @@
 """Time `ssl4seg-prepare import` of each kind: images of 640 x 480 with seven objects of two classes each.
 
+In `dicom` and `scans` the images are slices, fifty a volume.
+
     python scripts/bench_import.py --images 1000
 
 Sources are made first, in a folder of their own, and removed at the end. Seconds are those of the import alone: of the
@@ -19,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
+import SimpleITK
 import tifffile
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from ssl4seg.commands.import_folder import import_folder
+from ssl4seg.data.dicom import read_head, series_of, write_segmentation
 from ssl4seg.data.imports.content import Choices
 
 SIZE = (480, 640)
@@ -147,6 +153,77 @@ def instances(top: Path, num: int) -> None:
         tifffile.imwrite(top / f"masks/{number:05d}.tif", ids)
 
 
+DEPTH = 50
+
+
+def volumes(num: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Number, voxels and classes [S, H, W] of each volume."""
+    for number in range(math.ceil(num / DEPTH)):
+        shown = range(number * DEPTH, min(num, (number + 1) * DEPTH))
+        noise = np.random.default_rng(number).integers(0, 4000, (len(shown), *SIZE), dtype=np.int16)
+        yield number, noise, np.stack([classes(each) for each in shown])
+
+
+def dicom(top: Path, num: int) -> None:
+    """A folder a series, with its DICOM-SEG."""
+    for number, voxels, label in volumes(num):
+        folder = top / f"{number:03d}"
+        folder.mkdir()
+        common = {name: generate_uid() for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")}
+        for place, pixels in enumerate(voxels):
+            save_slice(folder / f"{place:03d}.dcm", pixels, place, {**common, "PatientID": f"{number}"})
+        series = series_of({file: read_head(file) for file in folder.iterdir()})
+        write_segmentation(folder / "seg.dcm", label, series, dict(enumerate(CLASSES, 1)))
+
+
+def save_slice(file: Path, pixels: np.ndarray, place: int, common: dict[str, str]) -> None:
+    head = pydicom.Dataset()
+    head.file_meta = pydicom.dataset.FileMetaDataset()
+    head.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    keys = {
+        **common,
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": generate_uid(),
+        "Modality": "CT",
+        "InstanceNumber": place + 1,
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "ImagePositionPatient": [0, 0, 2 * place],
+        "PixelSpacing": [1, 1],
+        "SliceThickness": 2,
+        "Rows": SIZE[0],
+        "Columns": SIZE[1],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 1,
+        "PixelData": pixels.tobytes(),
+    }
+    for key in (
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+    ):
+        keys[key] = ""
+    for key, value in keys.items():
+        setattr(head, key, value)
+    head.save_as(file, enforce_file_format=True)
+
+
+def scans(top: Path, num: int) -> None:
+    """NRRD, compressed as 3D Slicer writes it."""
+    for number, voxels, label in volumes(num):
+        for name, pixels in (("mr.nrrd", voxels), ("mr-label.nrrd", label)):
+            file = top / f"{number:03d}" / name
+            file.parent.mkdir(exist_ok=True)
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(pixels), str(file), useCompression=True)
+
+
 KINDS: dict[str, tuple[str, Build]] = {
     "coco, outlines": ("coco", coco),
     "coco, run lengths": ("coco", lambda top, num: coco(top, num, runs=True)),
@@ -157,6 +234,8 @@ KINDS: dict[str, tuple[str, Build]] = {
     "colors": ("colors", colors),
     "masks": ("masks", masks),
     "instances": ("instances", instances),
+    "dicom": ("dicom", dicom),
+    "scans": ("scans", scans),
 }
 
 
@@ -175,9 +254,11 @@ def main() -> None:
         for title in arguments.only:
             kind, build = KINDS[title]
             top = home / title
-            (top / "images").mkdir(parents=True)
-            for file in (home / "pictures").iterdir():
-                os.link(file, top / "images" / file.name)
+            top.mkdir()
+            if kind not in ("dicom", "scans"):
+                (top / "images").mkdir()
+                for file in (home / "pictures").iterdir():
+                    os.link(file, top / "images" / file.name)
             build(top, num)
             start, cpu = time.perf_counter(), time.process_time()
             with redirect_stdout(io.StringIO()):

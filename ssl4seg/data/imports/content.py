@@ -12,6 +12,7 @@ and stands in the table of kinds.py. `folder.py` draws the masks, compares sizes
 """
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,13 +224,13 @@ class Source:
             raise UserError(f"{self.path}: holds {len(files)} files {ending}, and none with {expected}")
         return files[0]
 
-    def images(self, choices: Choices) -> "Images":
-        """Where the images are."""
+    def images(self, choices: Choices, without: Path | None = None) -> "Images":
+        """Where the images are; `without` as for `Images`."""
         if choices.images is None:
-            return Images(self.top, self.found)
+            return Images(self.top, self.found, without=without)
         if not choices.images.is_dir():
             raise UserError(f"--images {choices.images}: there is no such folder")
-        return Images(choices.images, walk(choices.images))
+        return Images(choices.images, walk(choices.images), elsewhere=True)
 
 
 def holds(file: Path, *words: bytes) -> bool:
@@ -245,12 +246,18 @@ class Images:
 
     Annotations often keep only the end of a path (`a.jpg` for `train/a.jpg`) or more of it than there is
     (`images/a.jpg`). A name counts if exactly one file fits. A name is never opened as it stands.
+
+    Args:
+        top: the folder.
+        elsewhere: it is not the annotations' own, so that what leads out of that (`../a.jpg`) may lead into this.
+        without: a folder whose files are no images.
     """
 
-    def __init__(self, top: Path, found: Found) -> None:
-        self.top = top
+    def __init__(self, top: Path, found: Found, *, elsewhere: bool = False, without: Path | None = None) -> None:
+        self.top, self.elsewhere = top, elsewhere
         self.faults = found.faults
-        self.by_path = {file.relative_to(top).as_posix(): file for file in [*found.files, *found.others]}
+        files = [file for file in [*found.files, *found.others] if not (without and file.is_relative_to(without))]
+        self.by_path = {file.relative_to(top).as_posix(): file for file in files}
 
     @cached_property
     def _by_end(self) -> dict[str, list[str]]:
@@ -272,9 +279,11 @@ class Images:
         path = PurePosixPath(name.replace("\\", "/"))
         below = near.relative_to(self.top) if near and near.is_relative_to(self.top) else Path()
         places = [posixpath.normpath(place / path) for place in (below, Path())]
+        if self.elsewhere:
+            places = [re.sub(r"^(\.\./)+", "", place) for place in places]
         inner = [place for place in places if place.split("/")[0] not in ("", "..")]
         if ":" in "".join(path.parts[:1]) or not inner:
-            raise UserError(f"{name} leads out of {self.top}; expected a path below that folder")
+            raise UserError(f"{name} leads out of {self.top}; give the folder of the images as --images FOLDER")
         for place in inner:
             if place in self.by_path:
                 return self._inside(self.by_path[place])

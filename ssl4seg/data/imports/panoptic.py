@@ -45,7 +45,7 @@ def read(source: Source, choices: Choices) -> Content:
     faults: list[str] = []
     counts: Counter[str] = Counter()
     classes, palette = _classes(file, table, choices, faults)
-    pictures, images = source.images(Choices()), source.images(choices)
+    pictures, images = source.images(Choices()), source.images(choices, without=file.with_suffix(""))
     segments = _segments(file, table, classes, faults)
     rest = 0 if choices.empty == "background" else IGNORE
     content = Content(classes=classes.names, palette=palette, faults=faults)
