@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from ssl4seg.data.patterns import all_groups
 from ssl4seg.keys import Key
 
-SUFFIXES = ("_mask", "_gt", "_label", "_seg", ".seg")
+WORDS = ("mask", "gt", "label", "seg")
+"""That name a mask."""
+SUFFIXES = (*(f"_{word}" for word in WORDS), ".seg")
 HOLES = ("{id}", "{name}")
 """Of a template: the last number in the image's name, as it is written; the whole name."""
 NUMBER = re.compile(r"(\d+)\D*$")

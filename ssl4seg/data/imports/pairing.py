@@ -9,11 +9,13 @@ from typing import NamedTuple
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.formats import stem
 from ssl4seg.data.imports.content import Example, Images, split_of
+from ssl4seg.data.mask_names import WORDS
 
-FOLDER = re.compile(r"(^|[^a-z])(masks?|labels?|gt|annot|annotations?|seg|segmentations?|ground_?truth)([^a-z]|$)")
+NOUNS = rf"(({'|'.join(WORDS)}|segmentation)s?)"
+FOLDER = re.compile(rf"(^|[^a-z])({NOUNS}|annot|annotations?|ground_?truth)([^a-z]|$)")
 """A folder of masks, in small letters: masks, train_labels, SegmentationClass is not one."""
-SUFFIX = re.compile(r"[_-](masks?|gt|labels?|seg|segmentation|L)([_-]\d+)?$")
-"""At the end of a mask's name: a_mask, a_mask_1, a_masks, a_L."""
+SUFFIX = re.compile(rf"[._-]((?i:{NOUNS})|L)([_-]\d+)?$")
+"""At the end of a mask's name: a_mask, a_mask_1, a-labels, a.seg, a_L."""
 IMAGE_SUFFIX = re.compile(r"_(img|image)$")
 
 
@@ -28,7 +30,12 @@ class Pairs(NamedTuple):
 
 def is_mask(below: Path) -> bool:
     """Whether a path below the source is that of a mask."""
-    return any(map(is_mask_folder, below.parts[:-1])) or SUFFIX.search(stem(below)) is not None
+    return any(map(is_mask_folder, below.parts[:-1])) or bare(stem(below)) is not None
+
+
+def bare(name: str) -> str | None:
+    """The name of the image that a mask's name continues; None if it is no such name."""
+    return name[: found.start()] if (found := SUFFIX.search(name)) and found.start() else None
 
 
 def is_mask_folder(name: str) -> bool:
@@ -46,7 +53,7 @@ def pairs_in(images: Images) -> Pairs:
     lost: list[Path] = []
     for mask in masks:
         name = stem(mask)
-        alike = by_name.get(name) or by_name.get(SUFFIX.sub("", name)) or []
+        alike = by_name.get(name) or by_name.get(bare(name) or name) or []
         nearest = _nearest(mask, alike)
         (lost if nearest is None else found[nearest]).append(mask)
     return Pairs(found, lost)

@@ -16,9 +16,8 @@ import numpy as np
 from ssl4seg.data.formats import ending, stem
 from ssl4seg.data.images import axes_of_mask, facts, read_values
 from ssl4seg.data.imports.content import Choices, Content, Example, Made, Source, attempt
-from ssl4seg.data.imports.pairing import is_mask_folder
+from ssl4seg.data.imports.pairing import bare, is_mask_folder
 from ssl4seg.data.itk import copy_itk
-from ssl4seg.data.mask_names import SUFFIXES
 from ssl4seg.data.masks import codes_of
 from ssl4seg.data.orientation import Space
 from ssl4seg.data.scans import SCAN
@@ -27,7 +26,6 @@ from ssl4seg.errors import UserError
 NAME = "scans"
 TITLE = "scans (NIfTI, NRRD, MetaImage) with masks beside them"
 CHOICES: tuple[str, ...] = ()
-ENDS = (*SUFFIXES, "-label", "-mask", "-seg")
 CANONICAL = Space("canonical", "z")
 MOST = 64
 """Different numbers in masks: with more they number objects."""
@@ -67,12 +65,7 @@ def _scans(source: Source) -> list[Path]:
 
 
 def _is_mask(file: Path) -> bool:
-    return _bare(stem(file)) is not None or is_mask_folder(stem(file))
-
-
-def _bare(name: str) -> str | None:
-    """The name of the image that a mask's name ends; None if it is no such name."""
-    return next((name[: -len(end)] for end in ENDS if name.lower().endswith(end) and len(name) > len(end)), None)
+    return bare(stem(file)) is not None or is_mask_folder(stem(file))
 
 
 def _pairs(source: Source, faults: list[str]) -> dict[Path, Path | None]:
@@ -81,7 +74,7 @@ def _pairs(source: Source, faults: list[str]) -> dict[Path, Path | None]:
     pairs: dict[Path, Path | None] = {file: None for file in files if not _is_mask(file)}
     for mask in (file for file in files if file not in pairs):
         beside = [image for image in pairs if image.parent == mask.parent]
-        alike = [image for image in beside if stem(image) == _bare(stem(mask))]
+        alike = [image for image in beside if stem(image) == bare(stem(mask))]
         owner = next(iter(alike or (beside if len(beside) == 1 else [])), None)
         if owner is None:
             faults.append(f"{mask}: is a mask, but its folder holds {len(beside)} scans, none of them of its name")
