@@ -639,10 +639,8 @@ def _tile(look: Look, keys: Mapping[str, Any], reader: MaskReader | None, colors
     image, place = as_read(pixels, item.image, look.facts.spacing if look.facts else None, keys)
     if _are_volumes(keys):
         label = place.read(stood(label, stored=as_stored(item.image, keys["h5_axes"])))
-    shown = planes(image, [label], colors)
-    x, y, z = place.spacing_read or (1.0, 1.0, 1.0)
-    steps = [(y, x), (z, x), (z, y)] if _are_volumes(keys) else [(y, z)]
-    sizes = [np.multiply(plane.image.shape[1:], step) for plane, step in zip(shown, steps, strict=True)]
+    shown = planes(image, [label], colors, place.spacing_read)
+    sizes = [np.multiply(plane.image.shape[1:], plane.pixel) for plane in shown]
     sizes = [size * TILE / np.max(sizes) for size in sizes]
     given = colors if item.mask and reader else None
     pictures = [_pane(plane, size, given) for plane, size in zip(shown, sizes, strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ssl4seg.data.case import ImageArray, LabelArray
+from ssl4seg.data.case import LabelArray
 from ssl4seg.data.drafts import Coco, write_labelme
 from ssl4seg.data.formats import PICTURE, ending, stem
 from ssl4seg.data.images import shares_file, write_label, write_shares
@@ -117,7 +117,7 @@ class Output:
             assert shares is not None
             write_shares(shares_file(target, file), shares, settings.dataset["classes"], file)
         if settings.overlay:
-            picture = _overlay(found.image, found.label, self.names, self.colors)
+            picture = _overlay(found, self.names, self.colors)
             Image.fromarray(picture).save(_overlay_file(target))
         self.unsure_pixels += int((label == IGNORE).sum())
         self.pixels += label.size
@@ -185,10 +185,10 @@ def _overlay_file(target: Path) -> Path:
     return target.with_name(f"{stem(target)}_overlay.png")
 
 
-def _overlay(image: ImageArray, label: LabelArray, names: Mapping[int, str], colors: Palette) -> Picture:
+def _overlay(found: Found, names: Mapping[int, str], colors: Palette) -> Picture:
     """The planes with most foreground, bare and with their labels, above the names of the classes in them."""
-    shown = planes(image, [label], colors)
-    picture = overlay(image, [label], colors)
+    shown = planes(found.image, [found.label], colors)
+    picture = overlay(found.image, [found.label], colors, found.place.spacing_read)
     if words := ", ".join(plane.words for plane in shown if plane.words):
         picture = captioned(picture, words)
     present = sorted({k for plane in shown for k in colors.classes(plane.labels[0])})

@@ -141,7 +141,7 @@ def _plane(volume: Volume, prediction: LabelArray, colors: Palette) -> Plane:
 
 def _picture(axes: Axes, plane: Plane, colors: Palette, ratio: float) -> set[int]:
     """Draw contours of truth and prediction, cropped to the foreground; return the visible classes."""
-    image, (truth, predicted), _ = plane
+    image, (truth, predicted) = plane.image, plane.labels
     classes = colors.classes(np.stack([truth, predicted]))
     axes.imshow(grey(image), interpolation="nearest")
     axes.set_axis_off()

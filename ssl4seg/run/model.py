@@ -173,11 +173,21 @@ class Model:
         return self._placed(pixels, spacing, str(files[0]))[0]
 
     def _read(self, files: Sequence[Path]) -> tuple[ImageArray, Spacing | None]:
-        """The pixels of an image as its files hold them, in the run's axes, and their spacing where it is needed."""
+        """The pixels of an image as its files hold them, in the run's axes, and their spacing.
+
+        Raises:
+            UserError: the run was trained on volumes, and the image is none.
+        """
         pixels = pixels_of(files, self.channels, space=self.space)
-        measured = bool(self.members[0].predictor.steps or self.data.get("spacing"))
-        spacing = facts_of(files, self.channels, self.space).spacing if measured else None
-        return in_axes(pixels, files[0], spacing, self.data)
+        spacing = facts_of(files, self.channels, self.space).spacing
+        pixels, spacing = in_axes(pixels, files[0], spacing, self.data)
+        if self.axes == 3 and 1 in pixels.shape[2:]:
+            size = " x ".join(map(str, pixels.shape[2:]))
+            raise UserError(
+                f"{files[0]}: is {size} and so no volume, but the run was trained on volumes "
+                f"(dataset.image_size={self.data['image_size']}); give volumes, or a run on slices"
+            )
+        return pixels, spacing
 
     def slices(self, found: npt.NDArray[Any], file: Path) -> npt.NDArray[Any]:
         """What was predicted on a file, [S, ...] with two axes as it is, [1, ..., X, Y, Z] as slices [S, ..., H, W]."""

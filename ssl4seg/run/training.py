@@ -368,7 +368,7 @@ class Training:
 
         def draw_overlay(case: Case, volume: Volume, prediction: LabelArray) -> None:
             if case.name in shown and volume.label is not None:
-                pictures[case.name] = overlay(volume.image, [volume.label, prediction], colors)
+                pictures[case.name] = overlay(volume.image, [volume.label, prediction], colors, case.spacing)
 
         table = table_of(self.dataset, self.held_cases[split], self.settings.metrics)
         part = slice(rank(), None, world_size())

@@ -117,32 +117,54 @@ class Plane(NamedTuple):
     """[h, w] each"""
     words: str
     """Which part it is; "" if it is all."""
+    pixel: tuple[float, float] = (1.0, 1.0)
+    """Height and width of a pixel."""
 
 
-def planes(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> list[Plane]:
+def planes(
+    image: ImageArray, labels: Sequence[LabelArray], colors: Palette, spacing: Sequence[float] | None = None
+) -> list[Plane]:
     """The planes of a case with most painted pixels in the first label.
 
     Of slices [S, C, H, W] that is one slice; of a volume [1, C, X, Y, Z] one plane across each axis, z first, with x
     (or y) to the right and z upwards.
+
+    Args:
+        spacing: in mm, between slices, rows and columns, or along x, y, z; None: pixels are square.
     """
+    first, second, third = spacing or (1.0, 1.0, 1.0)
     if image.ndim == 4:
         at = fullest(labels[0], colors)
         words = f"slice {at + 1} of {len(image)}" if len(image) > 1 else ""
-        return [Plane(image[at], [label[at] for label in labels], words)]
+        return [Plane(image[at], [label[at] for label in labels], words, (second, third))]
     found = []
-    for axis in (2, 1, 0):
+    for axis, pixel in ((2, (second, first)), (1, (third, first)), (0, (third, second))):
         at = fullest(labels[0][0], colors, axis)
         up = -1 if axis < 2 else 1
         flat = [np.take(part[0], at, axis=axis - 3).swapaxes(-1, -2)[..., ::up, :] for part in (image, *labels)]
-        found.append(Plane(flat[0], flat[1:], f"{'xyz'[axis]} {at + 1} of {image.shape[2 + axis]}"))
+        found.append(Plane(flat[0], flat[1:], f"{'xyz'[axis]} {at + 1} of {image.shape[2 + axis]}", pixel))
     return found
 
 
-def overlay(image: ImageArray, labels: Sequence[LabelArray], colors: Palette) -> Picture:
-    """The planes of a case one below the other: bare, and with each label painted over it."""
-    panels = [panel(plane.image, plane.labels, colors) for plane in planes(image, labels, colors)]
+def overlay(
+    image: ImageArray, labels: Sequence[LabelArray], colors: Palette, spacing: Sequence[float] | None = None
+) -> Picture:
+    """The planes of a case one below the other: bare, and with each label painted over it.
+
+    Args:
+        spacing: see `planes`; pixels are as high and as wide as it says, the shortest side as in a picture of squares.
+    """
+    shown = planes(image, labels, colors, spacing)
+    shortest = min(side for plane in shown for side in plane.pixel)
+    panels = [_stretched(panel(plane.image, plane.labels, colors), plane.pixel, shortest) for plane in shown]
     width = max(picture.shape[1] for picture in panels)
     return np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in panels])
+
+
+def _stretched(picture: Picture, pixel: tuple[float, float], unit: float) -> Picture:
+    """A picture whose pixels have this height and width; of those in the result both are `unit`."""
+    height, width = (round(length * side / unit) for length, side in zip(picture.shape, pixel, strict=False))
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))
 
 
 def captioned(picture: Picture, text: str) -> Picture:

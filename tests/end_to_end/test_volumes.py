@@ -86,6 +86,12 @@ def test_eval_repeats_the_scores_and_predict_writes_in_the_inputs_own_axes(
     assert (tmp_path / "masks/c0_overlay.png").exists()
 
 
+def test_a_picture_is_no_volume_for_a_prediction_either(trained: tuple[Path, str], tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "a.png")
+    words = (f"run={trained[0]}", "input=a.png", "output=masks", "device=cpu")
+    assert "a.png: is 24 x 20 x 1 and so no volume" in refused("predict", *words, cwd=tmp_path)
+
+
 def test_tensorboard_shows_three_planes_bare_and_with_truth_and_prediction(trained: tuple[Path, str]) -> None:
     accumulator = events(trained[0])
     assert {"train/consistency", "val/dice/mean", "pseudo/coverage"} <= set(accumulator.Tags()["scalars"])
@@ -93,7 +99,7 @@ def test_tensorboard_shows_three_planes_bare_and_with_truth_and_prediction(train
     assert overlays
     x, y, z = SHAPE
     enlarged = [-(-256 // min(sides)) for sides in ((x, y), (x, z), (y, z))]
-    height = y * enlarged[0] + z * enlarged[1] + z * enlarged[2]
+    height = y * enlarged[0] + 3 * z * enlarged[1] + 3 * z * enlarged[2]  # slices are 3 mm apart, rows and columns 1
     for picture in accumulator.Images(overlays[0]):
         assert picture.step in (2, 4)
         assert picture.height == height

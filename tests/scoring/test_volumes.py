@@ -238,3 +238,14 @@ def test_three_planes_go_through_the_structure():
     assert np.array_equal(coronal.image[0], image[0, 0, :, 4].T[::-1])
     assert np.array_equal(sagittal.labels[0], label[0, 2].T[::-1])
     assert overlay(image, [label, label], palette()).shape[2] == 3
+
+
+def test_planes_are_as_high_and_wide_as_their_millimetres():
+    """64 x 80 x 64 voxels of 1 x 1 x 2.5 mm; each plane is bare on the left, painted on the right."""
+    image, label = np.zeros((1, 1, 64, 80, 64), np.float32), np.ones((1, 64, 80, 64), np.uint8)
+    sizes = [plane.pixel for plane in planes(image, [label], palette(), (1, 1, 2.5))]
+    assert sizes == [(1, 1), (2.5, 1), (2.5, 1)]
+    square, true = (overlay(image, [label], palette(), spacing).shape for spacing in (None, (1, 1, 2.5)))
+    enlarged = square[0] / (80 + 64 + 64)
+    assert true[0] == enlarged * (80 + 2.5 * 64 + 2.5 * 64)
+    assert true[1] == square[1]
