@@ -72,7 +72,7 @@ def command(name: str, task: Task) -> None:
     finally:
         failures = Sweep.current.failures() if Sweep.current else []
         if failures:
-            runs = (f"{failure['overrides']}\n  {failure['error'].splitlines()[0]}" for failure in failures)
+            runs = (f"{failure['overrides']}\n  {_line_of(failure['error'])}" for failure in failures)
             print(plain(f"\n{len(failures)} run(s) failed:\n" + "\n".join(runs)), file=sys.stderr)
     if failures:
         sys.exit(1)
@@ -140,6 +140,12 @@ def _options_first(words: Sequence[str]) -> tuple[list[str], list[str]]:
             key = option.lstrip("-").replace("-", "_") or "KEY"
             raise UserError(f"{word}: there is no such option; keys are set without dashes, as {key}=VALUE")
     return flags, rest
+
+
+def _line_of(message: str) -> str:
+    """A message's first line; where it only announces the next one by a colon, both in one."""
+    first, *others = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def _first_lines(error: BaseException) -> str:

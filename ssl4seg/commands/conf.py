@@ -7,6 +7,7 @@ config.yaml of a run and lay the typed words on it (`laid`).
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -180,7 +182,8 @@ def composed(name: str, words: Sequence[str], extra: Sequence[Path] = (), *, hyd
         hydra: whether to return the node `hydra` too.
     """
     searchpath = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in extra)}]"] if extra else []
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+    started = GlobalHydra.instance().is_initialized()  # within a command Hydra already reads from conf/
+    with nullcontext() if started else initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         try:
             return compose(name, overrides=[*searchpath, *words], return_hydra_config=hydra)
         except yaml.MarkedYAMLError as error:

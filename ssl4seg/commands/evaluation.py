@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ssl4seg.axes import module_channels_last
-from ssl4seg.commands.conf import EVALUATED, Laid, value_at
+from ssl4seg.commands.conf import EVALUATED, Laid, dataset_name, value_at
 from ssl4seg.data.dataset import Dataset, Split
 from ssl4seg.data.reading import decoded_gib, fits_in_memory, read_all
 from ssl4seg.errors import UserError
@@ -89,7 +89,10 @@ def _weights(settings: EvalSettings, laid: Laid, dataset: Dataset, device: torch
     )
     model = module_channels_last(make().to(device))
     identity = {group: laid.choices[group] for group in ("dataset", "network")}
-    return Weights(model=model, identity=identity | {"weights": str(settings.network["weights"])})
+    identity["weights"] = str(settings.network["weights"])
+    if (root := settings.dataset.get("root")) is not None:
+        identity["root"] = str(root)
+    return Weights(model=model, identity=identity)
 
 
 def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, str]:
@@ -98,7 +101,7 @@ def _place(settings: EvalSettings, laid: Laid, weights: Weights) -> tuple[Path, 
     ending = settings.split
     if not chosen:
         ending += circumstances(laid)
-        _check_weights(output / f"results_{ending}.json", weights.identity)
+        _check_same(output / f"results_{ending}.json", weights.identity)
     writable(output)
     return output, ending
 
@@ -148,7 +151,7 @@ def _show(settings: EvalSettings, where: str, table: Table, results: Mapping[str
 
 
 def _output_of(settings: EvalSettings, choices: Mapping[str, str]) -> tuple[Path, bool]:
-    """The folder of the results (output=, the run's, or one named by the weights), and whether the user chose it."""
+    """The folder of the results (output=, the run's, or one named by data and weights); whether the user chose it."""
     run = Path(settings.run) if settings.run is not None else None
     if settings.output is not None:
         output = Path(settings.output)
@@ -156,14 +159,18 @@ def _output_of(settings: EvalSettings, choices: Mapping[str, str]) -> tuple[Path
         if not own and is_run(output):
             raise UserError(f"output={output}: is the folder of another run; give another folder")
         return output, not own
+    if run is not None:
+        return run, False
+    dataset = dataset_name(choices["dataset"], settings.dataset.get("name"), settings.dataset.get("root"))
     weights = Path(str(settings.network.get("weights")))
-    return run or Path("outputs/eval", f"{choices['dataset']}-{choices['network']}-{weights.stem}"), False
+    return Path("outputs/eval", f"{dataset}-{choices['network']}-{weights.stem}"), False
 
 
 def circumstances(laid: Laid) -> str:
     """Settings that differ from the run's, as the ending of file names: "-last-ssl4mis-metrics.unit=mm"."""
     bare = laid.config["run"] is None
-    named = ("dataset", "dataset.root", "network", "network.weights") if bare else ()  # the folder's name holds them
+    folder = ("dataset", "dataset.root", "dataset.name", "network", "network.weights")  # in the folder's name
+    named = folder if bare else ()
     words = []
     for key in laid.typed:
         group = key.split(".")[0]
@@ -180,11 +187,13 @@ def circumstances(laid: Laid) -> str:
     return ending
 
 
-def _check_weights(file: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse to overwrite the results of another file of weights with the same name."""
-    old, new = read_json(file).get("weights") if file.exists() else None, identity.get("weights")
-    if old and new and Path(old).resolve() != Path(new).resolve():
-        raise UserError(f"{file} holds the results of {old}; for {new} give another folder, output=DIR")
+def _check_same(file: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to overwrite the results of another file of weights, or on another folder of data, of the same name."""
+    there = read_json(file) if file.exists() else {}
+    for key, of in (("weights", "of"), ("root", "on")):
+        old, new = there.get(key), identity.get(key)
+        if old and new and Path(old).resolve() != Path(new).resolve():
+            raise UserError(f"{file} holds the results {of} {old}; for {new} give another folder, output=DIR")
 
 
 def writable(folder: Path) -> None:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ssl4seg.commands.conf import (
     READ,
@@ -22,12 +24,15 @@ from ssl4seg.commands.conf import (
 )
 from ssl4seg.commands.sweeps import SEARCHER, check_plugin
 from ssl4seg.errors import UserError, did_you_mean, nearest
-from ssl4seg.keys import Key, expect, keys_for
+from ssl4seg.keys import Key, expect, is_list, keys_for
 from ssl4seg.run.folder import is_run, read_config
 from ssl4seg.run.targets import check_hydra
 from ssl4seg.shipped import conf_dir
 
 Config = Mapping[str, Any]
+
+LISTS = ("logger", "postprocess")
+"""Groups of which several choices go together."""
 
 MAX_RUNS = 10_000
 """The largest number of values of a range in a sweep."""
@@ -46,17 +51,21 @@ def check(name: str, overrides: Sequence[str], extra: Sequence[Path], *, sweep: 
         UserError: names the word and says what is right.
     """
     parsed = [override for word in overrides for override in _parsed(word)]
+    _check_once(parsed)
     _check_hydra(name, parsed, extra)
     if any(override.key_or_group == "hydra.searchpath" for override in parsed):
         return  # configurations outside of conf/, which only Hydra can check
     folders = [*extra, conf_dir()]
     groups = {group: choices(group, folders) for group in group_names(name)}
     for override in parsed:
-        _check_sweep(override, parsed, sweep=sweep)
+        _check_sweep(override, parsed)
         if override.key_or_group in groups and not override.is_delete():
             _check_choice(override, groups[override.key_or_group], choices(override.key_or_group, folders, former=True))
     chosen = [_first_choice(o, groups) for o in parsed if o.key_or_group in groups and not o.is_delete()]
-    plain: Any = OmegaConf.to_container(composed(name, chosen, extra), resolve=False)
+    whole = composed(name, chosen, extra)
+    if not sweep:
+        _check_one_value(name, parsed, whole)
+    plain: Any = OmegaConf.to_container(whole, resolve=False)
     if name == "train":
         _check_files([word for o in parsed if o.key_or_group in groups for word in _choices_of(o, extra)], extra)
         _check_given(plain, [override.key_or_group for override in parsed])
@@ -84,10 +93,48 @@ def _parsed(word: str) -> list[Override]:
         ) from None
 
 
-def _check_sweep(override: Override, parsed: Sequence[Override], *, sweep: bool) -> None:
-    """Refuse several values without -m, a range without a search, and a launcher whose package is not installed."""
-    if override.is_sweep_override() and not sweep:
-        raise UserError(f"{override.input_line}: several values need -m (--multirun)")
+def _check_once(parsed: Sequence[Override]) -> None:
+    """Refuse a key or group that is typed twice: only the last word would count."""
+    first: dict[str, Override] = {}
+    for override in parsed:
+        other = first.setdefault(override.key_or_group, override)
+        if other is not override:
+            raise UserError(
+                f"{other.input_line} {override.input_line}: {override.key_or_group} is typed twice; leave one of the "
+                "two words out"
+            )
+
+
+def _check_one_value(name: str, parsed: Sequence[Override], config: DictConfig) -> None:
+    """Refuse several values where no sweep was asked for; where the key takes a list, say how it is written."""
+    for override in parsed:
+        if override.is_sweep_override():
+            word, key = str(override.input_line), override.key_or_group
+            values = override.value()
+            simple = isinstance(values, ChoiceSweep) and values.simple_form  # a,b and not choice(a,b)
+            if simple and _takes_list(name, key, _values(override), config):
+                raise UserError(
+                    f"{word}: a list is written in brackets: {key}=[{word.partition('=')[2]}]; several values to try "
+                    "one after the other need -m (--multirun)"
+                )
+            raise UserError(f"{word}: several values need -m (--multirun)")
+
+
+def _takes_list(name: str, key: str, values: list[Any], config: DictConfig) -> bool:
+    """Whether a list of these values, or of others, may be the value of a key or the choice of a group."""
+    from ssl4seg.data.keys import COMMON  # imports NumPy, which --help does not need
+
+    if key in LISTS or (name == "predict" and key == "run"):
+        return True
+    known = keys_for(name) | {f"dataset.{name}": fits for name, fits in COMMON.items()}
+    with suppress(OmegaConfBaseException):  # a value that cannot be read is refused later
+        if is_list(OmegaConf.select(config, key)):
+            return True
+    return key in known and known[key].fits(values)
+
+
+def _check_sweep(override: Override, parsed: Sequence[Override]) -> None:
+    """Refuse a range without a search, and a launcher whose package is not installed."""
     if isinstance(values := override.value(), RangeSweep) and _length(values) > MAX_RUNS:
         raise UserError(f"{override.input_line}: is more than {MAX_RUNS:,} runs")
     if override.is_interval_sweep() and not any(o.key_or_group == "hydra/sweeper" for o in parsed):

@@ -20,6 +20,12 @@ HEAD = ("dataset", "method", "network", "labels", "tag")
 LABELS = ("labeled_ratio", "labeled_cases", "labeled_list")
 """Keys that choose the labelled cases; the column `labels` shows their effect."""
 
+BUDGET = ("iterations", "dataset.image_size")
+"""Settings without which scores are not comparable: captions give their values."""
+
+MAX_OTHER = 6
+"""Other settings that a note names; of more it gives the number."""
+
 NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "dataset": str,
     "method": str,
@@ -82,10 +88,16 @@ class Run:
     @property
     def key(self) -> tuple[str, ...]:
         """dataset, method, network, labels, tag"""
-        labeled = self.result["labeled"]
-        of_images = "" if labeled["of_images"] == labeled["of_cases"] else " of images"
-        labels = f"{labeled['cases']} of {labeled['of_cases']} ({100 * labeled['ratio']:.3g} %{of_images})"
+        each = [part.result["labeled"] for part in self.parts or (self,)]
+        of_images = "" if all(labeled["of_images"] == labeled["of_cases"] for labeled in each) else " of images"
+        labels = f"{self.counts} ({_range([100 * labeled['ratio'] for labeled in each])} %{of_images})"
         return *(self.result[name] for name in HEAD[:3]), labels, self.result.get("tag") or ""
+
+    @property
+    def counts(self) -> str:
+        """ "2 of 40" labelled of all training cases; of folds the smallest and the largest, "2 of 8 to 9"."""
+        each = [part.cases for part in self.parts or (self,)]
+        return " of ".join(_range(numbers) for numbers in zip(*each, strict=True))
 
     @property
     def cases(self) -> tuple[int, int]:
@@ -146,8 +158,8 @@ class Row:
 
     @property
     def all_labeled(self) -> bool:
-        cases, of_cases = self.runs[0].cases
-        return cases == of_cases
+        first = self.runs[0]
+        return all(cases == of_cases for cases, of_cases in (part.cases for part in first.parts or (first,)))
 
     @property
     def main(self) -> Main:
@@ -310,6 +322,12 @@ def main_of(result: Mapping[str, Any]) -> Main:
     return Main(metric, FOREGROUND_MEAN if isinstance(scores, Mapping) and FOREGROUND_MEAN in scores else MEAN)
 
 
+def _range(numbers: Sequence[float]) -> str:
+    """ "8 to 9", or one number if all are the same to three digits."""
+    low, high = (f"{end:.3g}" if isinstance(end, float) else str(end) for end in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"
+
+
 def takes_last(result: Mapping[str, Any]) -> bool:
     """Whether the run of a results.json took its last model; version 0.1 knew only the best on val."""
     return result.get("selected") == LAST
@@ -412,6 +430,40 @@ def _differs(run: Run, family: Sequence[Run]) -> str:
         keys |= {key: None for key in differing if cases == run.cases or key not in LABELS}
     values = ((key, run.settings.get(key)) for key in keys)
     return " ".join(f"{key}={'null' if value is None else value}" for key, value in values)
+
+
+def other_settings(several: Sequence[Settings]) -> list[str]:
+    """The keys, beside those of methods, labels and tags, whose values are not the same in all settings."""
+    known = dict.fromkeys(key for settings in several for key in settings)
+    left_out = (*LABELS, "split_seed", "tag")
+    keys = [key for key in known if not key.startswith(("method.", "recipe.")) and key not in left_out]
+    return [key for key in keys if len({repr(settings.get(key)) for settings in several}) > 1]
+
+
+def note_on_settings(rows: Sequence[Row]) -> str:
+    """ "Other settings differ between rows: iterations (8 supervised, 40 uamt), optimizer.lr."; "" if none does.
+
+    Rows of different networks are not compared: of their settings only BUDGET counts. What each row's own `differs`
+    tells is left out.
+    """
+    by_network: dict[str, list[Row]] = {}
+    for row in rows:
+        by_network.setdefault(row.network, []).append(row)
+    own = [key for key in other_settings([row.runs[0].settings for row in rows]) if key in BUDGET]
+    for same in by_network.values():
+        own += other_settings([row.runs[0].settings for row in same])
+    hidden = [key for key in dict.fromkeys(own) if not all(f" {key}=" in f" {row.differs}" for row in rows)]
+    named = [f"{key} ({_values(rows, key)})" if key in BUDGET else key for key in hidden]
+    more = [f"{len(named) - MAX_OTHER} more"] if len(named) > MAX_OTHER else []
+    return f"Other settings differ between rows: {', '.join([*named[:MAX_OTHER], *more])}." if named else ""
+
+
+def _values(rows: Sequence[Row], key: str) -> str:
+    """ "8 supervised, 40 uamt and bcp": each value of a setting with the methods that have it."""
+    methods: dict[str, dict[str, None]] = {}
+    for row in rows:
+        methods.setdefault(str(row.runs[0].settings.get(key, "null")), {})[row.method] = None
+    return ", ".join(f"{value} {' and '.join(names)}" for value, names in methods.items())
 
 
 def _differing(several: Sequence[Settings]) -> list[str]:

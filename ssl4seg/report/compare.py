@@ -14,7 +14,7 @@ import numpy as np
 from ssl4seg import files
 from ssl4seg.errors import UserError
 from ssl4seg.keys import FOREGROUND_MEAN, MEANS
-from ssl4seg.report.collect import LABELS, Main, Row, Run
+from ssl4seg.report.collect import Main, Row, Run, other_settings
 from ssl4seg.report.sheets import WORDS, Sheet
 from ssl4seg.scoring.metrics import mean_of_known
 from ssl4seg.userfiles import read_text
@@ -150,10 +150,8 @@ def _same_labels(row: Row, other: Row) -> bool:
 
 def _other_settings(row: Row, other: Row) -> tuple[str, ...]:
     a, b = row.runs[0].settings, other.runs[0].settings
-    left_out = (*LABELS, "split_seed", "tag")
-    keys = [key for key in {**a, **b} if not key.startswith(("method.", "recipe.")) and key not in left_out]
     labels = () if _same_labels(row, other) else ("labelled cases",)
-    return *labels, *(key for key in keys if repr(a.get(key)) != repr(b.get(key)))
+    return *labels, *other_settings([a, b])
 
 
 def compare(rows: Sequence[Row], method: str, patient: re.Pattern[str]) -> tuple[list[Comparison], list[str]]:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ssl4seg.errors import UserError
-from ssl4seg.report.collect import Main, Row, Run
+from ssl4seg.report.collect import Main, Row, Run, note_on_settings
 from ssl4seg.report.compare import scores_of_patients
 from ssl4seg.report.names import short
 from ssl4seg.run.loggers.csv_file import FILE, rows
@@ -212,14 +212,15 @@ def labels(group: Group, rows: Sequence[Row]) -> Drawing:
         caption += "Mean and standard deviation over seeds. "
     caption += f"Lower bound: {BOUND} with as many labels. "
     if group.upper:
-        caption += f"Upper bound: {BOUND} with all {group.upper[0].cases} labelled."
+        of_cases = group.upper[0].runs[0].counts.rpartition(" of ")[2]
+        caption += f"Upper bound: {BOUND} with all {of_cases} labelled. "
+    caption += note_on_settings([*rows, *group.upper])
     return Drawing(name=f"{group.stem}-labels", caption=caption.strip(), figure=figure)
 
 
 def _labelled(rows: Sequence[Row]) -> str:
     """ "2 of 40", with the share of labelled images if all rows have the same."""
-    cases, of_cases = rows[0].runs[0].cases
-    return rows[0].labels if len({row.labels for row in rows}) == 1 else f"{cases} of {of_cases}"
+    return rows[0].labels if len({row.labels for row in rows}) == 1 else rows[0].runs[0].counts
 
 
 def _over_labels(group: Group, rows: Sequence[Row], counts: Sequence[int]) -> Figure:
@@ -321,8 +322,8 @@ def steps(group: Group, labels: str, rows: Sequence[Row], stem: str, notes: list
     _label(figure, axes, x="step", y=f"val {group.score} (%)")
     _legend(figure, axes, lines)
     spread = " Bands: standard deviation over seeds." if any(max(line.deviation, default=0) for line in lines) else ""
-    caption = f"Val {group.score} against step ({group.title}, {labels} labelled).{spread}"
-    return Drawing(name=f"{stem}-steps", caption=caption, figure=figure)
+    caption = f"Val {group.score} against step ({group.title}, {labels} labelled).{spread} {note_on_settings(rows)}"
+    return Drawing(name=f"{stem}-steps", caption=caption.strip(), figure=figure)
 
 
 def curve(run: Run, main: Main) -> Curve:
@@ -395,9 +396,10 @@ def patients(
     num = max(len(scores) for _, scores in scored)
     caption = (
         f"Test {group.score} of {num} patients, each the mean over classes, volumes and seeds ({group.title}, "
-        f"{labels} labelled). Boxes: quartiles and median; whiskers: the furthest patient within 1.5 times the box."
+        f"{labels} labelled). Boxes: quartiles and median; whiskers: the furthest patient within 1.5 times the box. "
+        f"{note_on_settings([row for row, _ in scored])}"
     )
-    return Drawing(name=f"{stem}-patients", caption=caption, figure=figure)
+    return Drawing(name=f"{stem}-patients", caption=caption.strip(), figure=figure)
 
 
 # -- lines, together or in panels -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from rich.text import Text
 from ssl4seg import files
 from ssl4seg.errors import plain
 from ssl4seg.keys import MEAN, MEANS
-from ssl4seg.report.collect import HEAD, Row, takes_last
+from ssl4seg.report.collect import BUDGET, HEAD, Row, note_on_settings, takes_last
 from ssl4seg.report.names import short
 from ssl4seg.scoring.metrics import METRICS, Metric
 
@@ -187,7 +187,7 @@ def _results(title: str, rows: Sequence[Row], columns: Sequence[Column], *, time
 
 def _conventions(rows: Sequence[Row]) -> str:
     """Sentences on how the numbers of these rows came about, for the caption."""
-    sentences = [_budget(rows)]
+    sentences = [_budget(rows), note_on_settings(rows)]
     if any(len(row.runs) > 1 for row in rows):
         sentences.append("Mean ± standard deviation over seeds.")
     if any(row.folds for row in rows):
@@ -215,7 +215,7 @@ def _chosen(rows: Sequence[Row]) -> list[str]:
 def _budget(rows: Sequence[Row]) -> str:
     """Steps and image size, if all runs share them: scores are comparable only with the same ones."""
     shared = []
-    for key, words in (("iterations", "{} steps"), ("dataset.image_size", "image_size {}")):
+    for key, words in zip(BUDGET, ("{} steps", "image_size {}"), strict=True):
         values = {str(run.settings.get(key)) for row in rows for run in row.runs}
         shared += [words.format(values.pop())] if len(values) == 1 and "None" not in values else []
     return f"{', '.join(shared)}." if shared else ""

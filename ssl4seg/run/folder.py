@@ -13,12 +13,13 @@ import re
 import shutil
 import weakref
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from ssl4seg.errors import UserError
+from ssl4seg.errors import UserError, nearest
 from ssl4seg.files import write_text
 from ssl4seg.run.versions import current
 from ssl4seg.userfiles import expect_own, read_text, read_yaml
@@ -44,6 +45,9 @@ model: a run may be resumed with other values of them."""
 
 SEAL, BLANK = "text_sha256", "0" * 64
 """Name of the sum in the head of config.yaml, split.json and results.json, and its digits before they are known."""
+
+MAX_NAMED = 3
+"""Runs below a folder, or differing keys, that a line of a message names."""
 
 FAILURES = "failed.jsonl"
 """A file in a sweep's folder with a line for each failed run, also for a refused run, which has no folder."""
@@ -145,11 +149,13 @@ class RunFolder:
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         if differing := differences(read_config(self.path), config):
+            keys = [key for key, _, _ in differing]
+            more = f" and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
             listed = "\n".join(f"  {key}: {old} there, {new} now" for key, old, new in differing)
-            raise UserError(
-                f"{self.path} holds a run of another configuration:\n{listed}\n"
+            raise UserError(  # a sweep repeats only the first line at its end
+                f"{self.path} holds a run of another configuration ({', '.join(keys[:MAX_NAMED])}{more}). "
                 "Give this run a name of its own with tag=WORD (in a sweep for instance 'tag=lr${optimizer.lr}'), "
-                "or delete the folder."
+                f"or delete the folder.\n{listed}"
             )
         if not resume:
             raise UserError(f"{self.path} holds a run, and resume=false; use tag=WORD, or delete the folder")
@@ -268,12 +274,34 @@ def read_config(run: Path) -> dict[str, Any]:
     """Read config.yaml of a run folder, translated to this version's names."""
     file = run / "config.yaml"
     if not is_run(run):
-        raise UserError(f"run={run}: is no run folder, it has no config.yaml")
+        raise UserError(f"run={run}: {_no_run(run)}")
     check_seal(file)
     config = read_yaml(file)
     if not isinstance(config, dict):
         raise UserError(f"{file}: is damaged; it holds no configuration")
     return current(config)
+
+
+def _no_run(folder: Path) -> str:
+    """Why a path is no run folder, with the nearest names that exist."""
+    if not folder.exists():
+        missing = next(path for path in (*reversed(folder.parents), folder) if not path.exists())
+        beside = missing.parent.iterdir() if missing.parent.is_dir() else ()
+        near = nearest(missing.name, (path.name for path in beside))
+        return f"there is no {missing}" + (f"; did you mean {missing.parent / near}?" if near else "")
+    if not folder.is_dir():
+        return "is a file; give the run's folder"
+    below = runs_below(folder)
+    if not below:
+        return "is no run folder, it has no config.yaml"
+    more = ", ..." if len(below) > MAX_NAMED else ""
+    return f"is no run folder, but there are some below it: {', '.join(map(str, below[:MAX_NAMED]))}{more}"
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders at most as deep below a folder as outputs/ has them, MAX_NAMED + 1 of them at most."""
+    found = (file.parent for depth in (1, 2, 3) for file in sorted(folder.glob(f"{'*/' * depth}config.yaml")))
+    return list(islice(found, MAX_NAMED + 1))
 
 
 def read_json(file: Path) -> dict[str, Any]:

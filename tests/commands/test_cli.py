@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -203,7 +204,13 @@ def test_a_command_whose_pipe_is_closed_ends_without_a_word(command: str, buffer
         ("metrics.more=[ssl4seg.scoring.metrics.mertics]", ["metrics.more=", "holds no mertics"]),
         ("-m method=supervised,uampt", ["method=uampt", "did you mean uamt?"]),
         ("method=supervised,uamt", ["method=supervised,uamt", "-m"]),
-        ("seed=0,1", ["seed=0,1", "-m"]),
+        ("seed=0,1", ["seed=0,1: several values need -m"]),
+        ("dataset.image_size=32,32,16", ["brackets: dataset.image_size=[32,32,16]; several values", "need -m"]),
+        ("network.channels=4,8", ["brackets: network.channels=[4,8]; several values"]),
+        ("logger=csv,tensorboard", ["brackets: logger=[csv,tensorboard]; several values"]),
+        ("optimizer.lr=0.003 optimizer.lr=0.01", ["optimizer.lr=0.003 optimizer.lr=0.01", "typed twice"]),
+        ("-m optimizer.lr=0.003,0.01 seed=1 ++optimizer.lr=0.003", ["optimizer.lr=0.003,0.01 ++optimizer.lr=0.003"]),
+        ("method=uamt method=bcp", ["method=uamt method=bcp: method is typed twice"]),
         ("batch_size=abc", ["batch_size=abc", "whole number"]),
         ("labeled_ratio=2", ["labeled_ratio=2", "(0, 1]"]),
         ("seed", ["seed"]),
@@ -328,11 +335,18 @@ def test_the_values_in_conf_are_in_their_ranges() -> None:
         ("predict", "inptu=a.png", "did you mean input?"),
         ("predict", "run=.", "input, output not set"),
         ("eval", "split=val", "run=DIR"),
-        ("eval", "run=nowhere", "run=nowhere: is no run folder"),
+        ("eval", "run=nowhere", "run=nowhere: there is no nowhere"),
         ("eval", "split=train", "split=train: expected val or test"),
         ("eval", "protocol=mine", "protocol=mine: expected one of default, ssl4mis, la"),
         ("eval", "run=here", "checkpoint=best: there is no here/best.pt"),
-        ("predict", "run=nowhere input=a output=b", "run=nowhere: is no run folder"),
+        ("predict", "run=nowhere input=a output=b", "run=nowhere: there is no nowhere"),
+        ("predict", "run=here,there input=a output=b", "brackets: run=[here,there]; several values"),
+        ("eval", "run=here,there", "run=here,there: several values need -m"),
+        ("eval", "run=her", "run=her: there is no her; did you mean here?"),
+        ("export", "run=scans/umat/unet-s0", "there is no scans/umat; did you mean scans/uamt?"),
+        ("eval", "run=scans", "some below it: scans/uamt/unet-s0, scans/uamt/unet-s1, scans/uamt/unet-s2, ..."),
+        ("rank", "run=scans/empty", "run=scans/empty: is no run folder, it has no config.yaml"),
+        ("eval", "run=here/config.yaml", "run=here/config.yaml: is a file"),
         ("predict", "run=here input=a output=b checkpoint=last", "checkpoint=last: there is no here/last.pt"),
         ("predict", "run=here input=a output=b checkpoint=here/config.yaml", "input=a: there is no such"),
     ],
@@ -340,6 +354,9 @@ def test_the_values_in_conf_are_in_their_ranges() -> None:
 def test_so_are_those_of_the_other_commands(command: str, argument: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here/config.yaml").write_text("seed: 0\n")
+    (tmp_path / "scans/empty").mkdir(parents=True)
+    for seed in range(4):
+        shutil.copytree(tmp_path / "here", tmp_path / f"scans/uamt/unet-s{seed}")
     given = answer(command, *argument.split(), cwd=tmp_path)
     assert given.code == 1
     assert named in given.output

@@ -4,17 +4,22 @@ import ast
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from folders import write_root
 from helpers import MACHINE, PHANTOM, refused, results, small_network, succeed
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import ssl4seg
+from ssl4seg.commands.repeating import _written
 from ssl4seg.errors import UserError
 from ssl4seg.methods.parts.two_networks import MeanOf
 from ssl4seg.methods.supervised import Supervised
@@ -85,13 +90,56 @@ def test_the_file_says_what_its_user_must_know(exported: Path) -> None:
 def test_exported_weights_score_as_the_run_by_the_command_of_their_card(exported: Path, tmp_path: Path) -> None:
     card = (exported / "export/README.md").read_text()
     assert json.loads((exported / "split.json").read_text())["sha256"] in card
-    assert f"| test | dice | {results(exported)['test']['dice']['mean']:.4g} |" in card
+    classes = "right_ventricle, myocardium, left_ventricle"
+    assert "The model is the one that is best on val by Dice." in card
+    assert f"| test | Dice | {classes} | {results(exported)['test']['dice']['mean']:.4g} |" in card
+    assert scored_by_the_command_of_its_card(exported, tmp_path) == results(exported)["test"]
+
+
+def scored_by_the_command_of_its_card(run: Path, home: Path, root: Path = Path()) -> Any:
+    """The scores on test by the command that the card of a run's weights prints, DIR replaced by the folder `root`."""
+    card = (run / "export/README.md").read_text()
     (line,) = re.findall(r"^    ssl4seg-eval (.*)$", card, re.MULTILINE)
-    words = [word for word in shlex.split(line) if not word.startswith("dataset")]
-    words[0] = f"network.weights={exported / 'export/model.safetensors'}"
-    data = [word for word in PHANTOM if word.startswith("dataset")]
-    succeed("eval", *words, *data, *MACHINE, f"output={tmp_path}", cwd=tmp_path)
-    assert results(tmp_path, "results_test.json")["test"] == results(exported)["test"]
+    words = [word.replace("dataset.root=DIR", f"dataset.root={root}") for word in shlex.split(line)]
+    assert words[0] == "network.weights=model.safetensors"
+    shutil.copy(run / "export/model.safetensors", home)
+    succeed("eval", *words, "device=cpu", "num_threads=1", f"output={home / 'again'}", cwd=home)
+    return results(home / "again", "results_test.json")["test"]
+
+
+def test_the_command_of_a_card_holds_every_key_that_its_score_depends_on(tmp_path: Path) -> None:
+    root = write_root(tmp_path / "discs", name="my_discs", window=[20, 200], group=r"(p\d)_")
+    own = (
+        "dataset.image_size=48",
+        "dataset.window=none",
+        "dataset.test_ratio=0.4",
+        "dataset.seed=3",
+        "dataset.mean=none",
+        "dataset.std=none",
+    )
+    how = ("inference=sliding", "inference.window=32", "inference.overlap=0.6", "metrics.distances=true")
+    few = [word for word in PHANTOM if not word.startswith("dataset")]
+    words = ("dataset=folder", f"dataset.root={root}", *own, *how, "metrics.empty=nan", "labeled_ratio=1", "tag=a")
+    succeed("train", *few, *words, cwd=tmp_path)
+    run = tmp_path / "outputs/my_discs/supervised/unet-1-s0-a"
+    told = succeed("export", f"run={run}", "format=weights", cwd=tmp_path)
+    assert "README.md" in told
+    again = scored_by_the_command_of_its_card(run, tmp_path, root)
+    assert again == results(run)["test"]
+    card = (run / "export/README.md").read_text()
+    assert "The model is the one that is best on val by foreground IoU." in card
+    rows = [line for line in card.splitlines() if line.startswith("| test |")]
+    assert rows[0] == f"| test | foreground IoU | disc | {again['iou']['foreground_mean']:.4g} |"
+    assert f"| test | mIoU | ground, disc | {again['iou']['mean']:.4g} |" in rows
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 1e-05, "a b", "null", "1.5", r"(p\d+)_", 'a "b" \\', ["x", None, [1, 2]], {"dog": "a", "b": None}],
+)
+def test_a_value_is_written_as_hydra_reads_it(value: Any) -> None:
+    (read,) = OverridesParser.create().parse_overrides([f"key={_written(value)}"])
+    assert read.value() == value
 
 
 @pytest.mark.parametrize(("name", "shape"), [("fpn", (64, 64)), ("unet", (32, 32, 32))])

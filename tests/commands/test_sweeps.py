@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import submitit
 import yaml
-from helpers import PHANTOM, lasting, refused, results, run, script, shell, succeed
+from helpers import PHANTOM, last_of_each, lasting, refused, results, run, script, shell, succeed
 from omegaconf import OmegaConf
 
 from ssl4seg.commands import cluster, sweeps
+from ssl4seg.commands.cli import _line_of
 from ssl4seg.errors import UserError
 from ssl4seg.run import folder as runs
 
@@ -63,7 +64,7 @@ def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
     env = {"PYTHONPATH": str(mine)}
     if launcher == "joblib":
         more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_threads=null")
-        code, output = shell(script("train"), *keys, *more, cwd=tmp_path, env=env)
+        code, output = shell(script("train"), *last_of_each((*keys, *more)), cwd=tmp_path, env=env)
     else:
         code, output = run("train", *keys, cwd=tmp_path, env=env)
     assert code == 1
@@ -107,6 +108,22 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sweeps.Sweep:
     swept = sweeps.Sweep()
     swept.on_multirun_start(OmegaConf.create({"hydra": config}))
     return swept
+
+
+def test_the_line_of_a_failed_run_makes_sense_alone(tmp_path: Path) -> None:
+    words = ("-m", *PHANTOM, "labeled_ratio=1", "iterations=1", "eval_every=1")
+    succeed("train", *words, "seed=0", cwd=tmp_path)
+    told = run("train", *words, "seed=0", "optimizer.lr=0.5", "method=supervised", cwd=tmp_path).output
+    (line,) = told.partition("1 run(s) failed:\n")[2].splitlines()[1:]
+    assert "another configuration (optimizer.lr). Give this run a name of its own with tag=WORD" in line
+    assert line.endswith("or delete the folder.")
+
+
+def test_a_line_that_only_announces_the_next_is_shown_with_it() -> None:
+    assert _line_of("it could run code:\n  dataset: a.B\nadd trust=true") == "it could run code: dataset: a.B"
+    assert _line_of("KeyError: \n\nwhat") == "KeyError: what"
+    assert _line_of("one\ntwo") == "one"
+    assert _line_of("alone:") == "alone:"
 
 
 def test_a_line_that_was_cut_off_hides_no_failure(swept: sweeps.Sweep, tmp_path: Path) -> None:

@@ -11,7 +11,21 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import PHANTOM, SMALL, acdc, composed, refused, results, run_two, save_nifti, succeed, table, write_h5
+from folders import write_root
+from helpers import (
+    MACHINE,
+    PHANTOM,
+    SMALL,
+    acdc,
+    composed,
+    refused,
+    results,
+    run_two,
+    save_nifti,
+    succeed,
+    table,
+    write_h5,
+)
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -151,6 +165,23 @@ def test_eval_of_bare_weights_has_a_folder_of_its_own(home: Path, tmp_path: Path
     shutil.copy(weights, tmp_path / "best.pt")
     output = refused("eval", "network.weights=best.pt", *common, "protocol=ssl4mis", cwd=tmp_path)
     assert "output=DIR" in output
+
+
+def test_eval_of_two_folders_overwrites_nothing(tmp_path: Path) -> None:
+    torch.save(UNet(in_channels=1, num_classes=2, channels=[4, 8], dropout=[0, 0]).state_dict(), tmp_path / "a.pt")
+    common = ("network.weights=a.pt", *MACHINE, *SMALL, "dataset=folder")
+    for name in ("left", "right", "more/left"):
+        write_root(tmp_path / name)
+    for root in ("left", "right"):
+        assert f"outputs/eval/{root}-unet-a/" in succeed("eval", *common, f"dataset.root={root}", cwd=tmp_path)
+    first = (tmp_path / "outputs/eval/left-unet-a").glob("results_*.json")
+    before = {file: file.read_bytes() for file in first}
+    told = refused("eval", *common, "dataset.root=more/left", cwd=tmp_path)
+    assert "holds the results on left; for more/left give another folder, output=DIR" in told
+    assert {file: file.read_bytes() for file in before} == before
+    assert len(before) == 1
+    told = succeed("eval", *common, "dataset.root=more/left", "dataset.name=other", cwd=tmp_path)
+    assert "outputs/eval/other-unet-a/" in told
 
 
 def test_a_run_of_two_logged_spans_knows_its_speed(tmp_path: Path) -> None:

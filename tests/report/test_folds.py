@@ -63,6 +63,25 @@ def test_a_case_counts_once_however_many_its_fold_has(tmp_path: Path) -> None:
     )
 
 
+def test_the_label_of_folds_is_the_range_of_theirs(tmp_path: Path) -> None:
+    for number, cases in ((1, 8), (2, 9), (3, 9)):
+        labeled = {"ratio": 2 / cases, "cases": 2, "images": 2, "of_cases": cases, "of_images": cases}
+        make_fold(tmp_path, f"{number}/3", of(**{f"case{number}": 0.5}), labeled=labeled)
+    ((row,), _) = report(tmp_path)
+    assert row.labels == "2 of 8 to 9 (22.2 to 25 %)"
+    assert row.runs[0].counts == "2 of 8 to 9"
+    assert row.runs[0].parts[0].counts == "2 of 8"
+
+
+def test_folds_are_labelled_wholly_only_if_each_is(tmp_path: Path) -> None:
+    for number, cases in ((1, 8), (2, 9), (3, 9)):
+        labeled = {"ratio": 8 / cases, "cases": 8, "images": 8, "of_cases": cases, "of_images": cases}
+        make_fold(tmp_path, f"{number}/3", of(**{f"case{number}": 0.5}), labeled=labeled)
+    ((row,), _) = report(tmp_path)
+    assert not row.all_labeled
+    assert row.labels == "8 of 8 to 9 (88.9 to 100 %)"
+
+
 def test_a_class_that_no_mask_of_a_fold_holds_has_no_score_there(tmp_path: Path) -> None:
     """Fold 2 has no ring: its mean is that of the other folds' cases."""
     make_fold(tmp_path, "1/3", {"a": {"heart": 0.2, "ring": 0.4}})

@@ -172,6 +172,36 @@ def test_the_caption_tells_the_steps_and_the_image_size_that_all_runs_share(tmp_
     assert "20 steps" not in caption
 
 
+def test_other_settings_of_rows_are_told_beneath_tables_and_figures(tmp_path: Path) -> None:
+    make_run(tmp_path, "supervised", [0.5] * 5, config={"iterations": 8, "optimizer": {"lr": 0.1}})
+    make_run(tmp_path, "uamt", [0.5] * 5, config={"iterations": 40, "method": {"weight": 2}})
+    make_run(tmp_path, "dan", [0.5] * 5, config={"iterations": 40})
+    told = "Other settings differ between rows: iterations (8 supervised, 40 dan and uamt), optimizer.lr."
+    rows, _ = collect([tmp_path])
+    assert told in sheets.results(rows, classes=False)[0].caption
+    (group,) = figures.groups(rows)
+    drawings = [*figures.draw(group, re.compile(PATIENT), [])]
+    assert len(drawings) == 3
+    assert all(told in drawing.caption for drawing in drawings)
+    same = [row for row in rows if row.method != "supervised"]
+    assert "Other settings" not in sheets.results(same, classes=False)[0].caption
+
+
+def test_what_a_column_tells_of_each_row_needs_no_note(tmp_path: Path) -> None:
+    for steps in (8, 40):
+        make_run(tmp_path / str(steps), "uamt", [0.5] * 5, config={"iterations": steps})
+    rows, _ = collect([tmp_path])
+    assert [row.differs for row in rows] == ["iterations=40", "iterations=8"]
+    assert "Other settings" not in sheets.results(rows, classes=False)[0].caption
+
+
+def test_of_many_other_settings_the_number_is_told(tmp_path: Path) -> None:
+    make_run(tmp_path, "dan", [0.5] * 5, config={"views": {f"v{number}": 0 for number in range(9)}})
+    make_run(tmp_path, "uamt", [0.5] * 5, config={"views": {f"v{number}": 1 for number in range(9)}})
+    caption = sheets.results(collect([tmp_path])[0], classes=False)[0].caption
+    assert "rows: views.v0, views.v1, views.v2, views.v3, views.v4, views.v5, 3 more." in caption
+
+
 def test_latex_has_rules_of_booktabs_and_no_bare_special_characters(root: Path) -> None:
     _, output = report(root, "--no-figures")
     lines = (output / "report.tex").read_text().splitlines()

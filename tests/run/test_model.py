@@ -127,7 +127,7 @@ def test_words_are_those_of_the_command(runs: Path) -> None:
     np.testing.assert_allclose(flipped.predict(grey, probabilities=True).probabilities, mirrored[..., ::-1], atol=1e-5)
     with pytest.raises(UserError, match=r"did you mean inference\.flip"):
         ssl4seg.load(run, "inference.flop=true")
-    with pytest.raises(UserError, match="nowhere: is no run folder"):
+    with pytest.raises(UserError, match=r"there is no .*nowhere"):
         ssl4seg.load("nowhere")
     with pytest.raises(UserError, match=r"best\.pt: is one file for 2 runs"):
         ssl4seg.load([run, run], f"checkpoint={run}/best.pt")

@@ -86,7 +86,8 @@ def test_a_stopped_run_goes_on_to_the_weights_of_one_that_was_not_stopped(old: P
 def test_another_setting_of_an_old_run_is_still_another_run(old: Path, tmp_path: Path) -> None:
     code, output = run("train", *WORDS, "tag=stopped", "optimizer.lr=0.5", cwd=tmp_path)
     assert code == 1
-    differing = output.partition("another configuration:\n")[2].partition("\nGive")[0]
+    first, differing = output.partition("error: ")[2].splitlines()
+    assert "holds a run of another configuration (optimizer.lr). Give this run a name of its own" in first
     assert differing.split() == ["optimizer.lr:", "0.03", "there,", "0.5", "now"]
 
 
