@@ -8,6 +8,7 @@ import re
 import stat
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -83,6 +84,8 @@ def read_text(path: Path, source: str | None = None, limit: int = MAX_TEXT, erro
             content = file.read(limit + 1)
         if len(content) <= limit:
             return content.decode("utf-8-sig", errors)
+    except FileNotFoundError:
+        raise UserError(f"{source}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read ({error})") from None
     raise UserError(f"{source}: is larger than {limit / 2**20:g} MiB, the limit of such a file")
@@ -120,6 +123,24 @@ def read_json(path: Path, limit: int = MAX_JSON) -> Any:
         return json.loads(read_text(path, limit=limit))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def read_xml(path: Path, limit: int = MAX_TEXT) -> ElementTree.Element:
+    """The root of an XML file without a document type: such could define entities that grow without end.
+
+    Args:
+        limit: bytes.
+
+    Raises:
+        UserError: as `read_text`; it is no XML, or has a document type.
+    """
+    text = read_text(path, limit=limit)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{path}: defines a document type (<!DOCTYPE); such a file is not read")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as XML ({error})") from None
 
 
 def _check_size(text: str, path: Path) -> None:

@@ -35,6 +35,8 @@ def test_what_is_no_regular_file_is_named_and_not_opened(tmp_path):
         with pytest.raises(UserError, match=r"fifo: is a FIFO; only regular files are read"):
             read(tmp_path / "fifo")
     assert read_text(tmp_path / "good") == "a"
+    with pytest.raises(UserError, match=r"^the list: there is no such file$"):
+        read_text(tmp_path / "missing", "the list")
 
 
 def test_nothing_is_written_through_a_link_but_into_a_device(tmp_path):

@@ -27,6 +27,7 @@ from ssl4seg.data.folder import (
     DESCRIPTION,
     Folder,
     by_kind,
+    classes_listed_in,
     common_channels,
     fitting_side,
     how_of,
@@ -122,7 +123,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     how = how_of(keys)
     layout = _attempt(faults, partial(find, root, keys["group"], how), None) or find(root, None, how)
     faults += layout.faults
-    looks, reader = _looks(layout.items, keys, faults)
+    looks, reader = _looks(root, layout.items, keys, faults)
     if layout.items or layout.others:
         report(root, layout, looks, keys)
         axes = len(shape_of(keys["image_size"]))
@@ -133,7 +134,7 @@ def check_folder(root: Path, *, sheet: Path | None = None, write: bool = False, 
     faults += [fault for look in looks for fault in look.faults]
     if described and not keys["classes"] and (suggested := _attempt(faults, partial(suggest, looks, keys), None)):
         keys |= suggested
-        reader = _attempt(faults, partial(_reader, keys), None)
+        reader = _attempt(faults, partial(_reader, keys, root), None)
         _print_suggestion(root, suggested, write=write, num_faults=len(faults))
         _print_classes(keys, looks, of_file=True)
     elif reader:
@@ -174,12 +175,14 @@ def _attempt(faults: list[str], step: Any, otherwise: Any) -> Any:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _looks(items: Sequence[Item], keys: dict[str, Any], faults: list[str]) -> tuple[list[Look], MaskReader | None]:
+def _looks(
+    root: Path, items: Sequence[Item], keys: dict[str, Any], faults: list[str]
+) -> tuple[list[Look], MaskReader | None]:
     """Read all items, with the mask reader if classes are known; complete `keys`.
 
     These are channels, orientation, slice_axis and image_size: three numbers if all images are volumes.
     """
-    reader = _attempt(faults, partial(_reader, keys), None) if keys["classes"] else None
+    reader = _attempt(faults, partial(_reader, keys, root), None) if keys["classes"] else None
     space = partial(space_of, items, keys["orientation"], keys["slice_axis"])
     # Faults of headers are dropped here: they are found again when the files are read.
     headers = read_headers(items, keys["channels"], space(axes=2))[0]
@@ -209,9 +212,10 @@ def _palettes_differ(items: Sequence[Item], keys: Mapping[str, Any], faults: lis
     return fault is not None
 
 
-def _reader(keys: Mapping[str, Any]) -> MaskReader:
+def _reader(keys: Mapping[str, Any], root: Path) -> MaskReader:
     given = {key: keys[key] for key in ("colors", "class_map", "ignore_index", "ignore_color")}
-    return MaskReader(num_classes=len(keys["classes"]), snap=keys["snap_colors"], **given)
+    listed_in = classes_listed_in(root)
+    return MaskReader(num_classes=len(keys["classes"]), snap=keys["snap_colors"], listed_in=listed_in, **given)
 
 
 def look_at(item: Item, *, keys: Mapping[str, Any], reader: MaskReader | None, colored: bool) -> Look:
@@ -504,7 +508,7 @@ def _missing_classes(root: Path, keys: Mapping[str, Any], looks: Sequence[Look])
     missing = [k for k in range(len(keys["classes"])) if not any(look.codes[k] for look in masked)]
     colors = colors_of(keys)
     codes = [code_of(colors[k]) if colors else k for k in missing]
-    file = DESCRIPTION if (root / DESCRIPTION).exists() else decathlon.DESCRIPTION
+    file = decathlon.DESCRIPTION if classes_listed_in(root) else DESCRIPTION
     return [
         f"{file}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
         for k, code in zip(missing, codes, strict=True)

@@ -43,7 +43,7 @@ def import_folder(
     source, dest = source.expanduser(), dest.expanduser()
     _expect_apart(source, dest)
     given = Source(source)
-    found = kind_of(given, kind)
+    found = kind_of(given, kind, choices)
     print(f"{source}: {found.TITLE}")
     expect_read(found, choices)
     content = found.read(given, choices)

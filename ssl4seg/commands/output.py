@@ -108,6 +108,11 @@ class Output:
         if settings.min_confidence is not None:
             found = found.unsure_below(settings.min_confidence)
         label = model.slices(found.own_label(), file)
+        if settings.format != "masks" and len(label) > 1:
+            raise UserError(
+                f"{file}: has {len(label)} slices, but format={settings.format} holds pictures; use format=masks"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
         if settings.format == "masks":
             self._write_mask(label, file, target, model)
         else:
@@ -132,10 +137,6 @@ class Output:
             write_label(target, label, file, space=model.space)
 
     def _annotate(self, label: LabelArray, file: Path, target: Path) -> None:
-        if len(label) > 1:
-            raise UserError(
-                f"{file}: has {len(label)} slices, but format={self.settings.format} holds pictures; use format=masks"
-            )
         if self.coco:
             name = file.relative_to(self.source) if self.source.is_dir() else Path(file.name)
             self.coco.add(label[0], name.as_posix())
@@ -143,21 +144,23 @@ class Output:
             write_labelme(target, label[0], file, self.names, background=self.background)
 
     def conclude(self, num: int) -> str:
-        """Write the files that belong to all inputs; say what was written.
+        """Write the files that belong to all inputs, none without an input; say what was written.
+
+        An annotations.json that holds nothing would stand in the way of the next call, as somebody's work.
 
         Args:
             num: of inputs that were predicted.
         """
         words = f"{num} masks written to {self.folder}"
-        if self.coco:
+        if self.coco and num:
             file = self.folder / "annotations.json"
             self.coco.write(file)
             words = f"{num} pictures annotated in {file}"
-        elif self.settings.format == "labelme":
+        elif self.settings.format != "masks":
             words = f"{num} pictures annotated in {self.folder}"
-        if self.description:
+        if self.description and num:
             write_text(self.folder / "dataset.yaml", self.description)
-        if self.settings.min_confidence is None:
+        if self.settings.min_confidence is None or not num:
             return words
         value = name_of(code_of(self.mask_colors[-1])) if self.mask_colors else str(IGNORE)
         held = f"the value {value}, which dataset.yaml ignores" if self.description else f"the class {UNSURE}"

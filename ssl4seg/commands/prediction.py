@@ -60,7 +60,6 @@ def predict_files(runs: Sequence[Config]) -> None:
     for target, file in targets.items():
         with _noted(file, faults):
             found = model.of_files(images[file], probabilities=writing.reads_probabilities)
-            target.parent.mkdir(parents=True, exist_ok=True)
             writing.add(found, file, target, model)
     for target, scan in series.targets.items():
         with _noted(scan.folder, faults):

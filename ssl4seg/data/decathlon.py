@@ -133,6 +133,11 @@ def description(root: Path, known: Collection[str] = ()) -> dict[str, Any]:
     return keys
 
 
+def names_classes(root: Path) -> bool:
+    """Whether this folder's dataset.json has labels."""
+    return (root / IMAGES).is_dir() and "labels" in _about(root)
+
+
 def _about(root: Path) -> dict[str, Any]:
     """The content of dataset.json; {} without one."""
     file = root / DESCRIPTION

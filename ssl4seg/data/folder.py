@@ -213,6 +213,7 @@ class Folder(Dataset):
             ignore_index=self.ignore_index,
             ignore_color=ignore_color,
             snap=snap_colors,
+            listed_in=classes_listed_in(folder),
         )
         self.grid = grid_of(own)
         self.grid.check(self.axes)
@@ -440,6 +441,15 @@ def read_description(root: Path, known: Iterable[str] = ()) -> dict[str, Any]:
         given["name"] = as_name(given["name"])
     check_keys(given, KEYS, f"{root / decathlon.DESCRIPTION}: ")
     return given | keys
+
+
+def classes_listed_in(root: Path) -> str | None:
+    """What lists the classes of the masks where ROOT/dataset.yaml does not: the labels of dataset.json."""
+    try:
+        elsewhere = decathlon.names_classes(root) and "classes" not in _own_description(root / DESCRIPTION)
+    except UserError:
+        return None  # who reads the descriptions tells
+    return f"labels in {decathlon.DESCRIPTION}" if elsewhere else None
 
 
 def _own_description(file: Path) -> dict[str, Any]:

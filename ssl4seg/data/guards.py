@@ -32,6 +32,8 @@ def named_faults(path: Path, kind: str) -> Iterator[None]:
         reason = str(error) or "what a header declares cannot be allocated"
         raise UserError(f"{path}: its pixels do not fit in the memory of this machine ({reason})") from None
     except Exception as error:
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file") from None
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated ({reason})") from None
 

@@ -90,11 +90,14 @@ def as_held(label: LabelArray, colors: Sequence[Color]) -> npt.NDArray[Any]:
     return np.array(codes, kind)[label]
 
 
-def differing_palettes(masks: Sequence[Path]) -> str | None:
+def differing_palettes(masks: Sequence[Path], names: str = "in dataset.yaml (colors)") -> str | None:
     """The message about masks whose palettes give one number two colours, or one colour two numbers; None if none do.
 
     Such numbers cannot be compared from file to file, only the colours can. Pixels are read only where the palettes in
     the headers differ, for the numbers in use.
+
+    Args:
+        names: where the user is to name the colours of the classes.
     """
     pictures = [file for file in masks if ending(file) in (*PICTURE, *TIFF)]
     with ThreadPoolExecutor(16) as pool:
@@ -114,8 +117,8 @@ def differing_palettes(masks: Sequence[Path]) -> str | None:
             if known[:2] != pair[:2]:
                 shown = " and ".join(f"{number} is {color} in {file.name}" for number, color, file in (known, pair))
                 return (
-                    f"{pair[2]}: the palettes of the masks differ: {shown}; name the colour of each class in "
-                    "dataset.yaml (colors), and the masks are read by colour"
+                    f"{pair[2]}: the palettes of the masks differ: {shown}; name the colour of each class {names}, and "
+                    "the masks are read by colour"
                 )
     return None
 
@@ -144,6 +147,8 @@ class MaskReader:
         ignore_index, ignore_color: a number and a colour that become IGNORE.
         snap: a pixel of another colour becomes the class (or IGNORE) of the nearest one, if its red, green and blue
             each lie at most so far from that; of two that are as near the first counts. 0: such a mask is refused.
+        listed_in: what lists the numbers or colours of the classes, and is to list an unknown one too; None: the keys
+            of dataset.yaml.
     """
 
     def __init__(
@@ -155,6 +160,7 @@ class MaskReader:
         ignore_index: int | None = None,
         ignore_color: Color | None = None,
         snap: float = 0,
+        listed_in: str | None = None,
     ) -> None:
         numbers = range(num_classes) if class_map is None else class_map
         if colors is not None and len(colors) != len(numbers):
@@ -178,6 +184,7 @@ class MaskReader:
             if number != IGNORE:
                 raise UserError(f"dataset.{key}={color}: class {number} has it in the masks; expected another")
         self.num_held, self.colored, self.snap = len(numbers), colors is not None, snap
+        self.listed_in = listed_in
         self.codes = np.array(sorted(table))
         self.classes = np.array([table[code] for code in sorted(table)], np.uint8)
 
@@ -230,24 +237,28 @@ class MaskReader:
             cause = "JPEG blurs masks" if kind in (".jpg", ".jpeg") else "its edges may be smoothed (anti-aliased)"
             if self.snap:
                 return f"{share}, farther than snap_colors={self.snap:g} from the nearest colour; {cause}"
-            return (
-                f"{share}; {cause}: save masks as PNG with hard edges, or let snap_colors: 8 in dataset.yaml take the "
-                "nearest of its colors up to that distance"
-            )
+            way_out = "let snap_colors: 8 in dataset.yaml take the nearest of its colors up to that distance"
+            if self.listed_in:
+                way_out = f"add them to {self.listed_in}"
+            return f"{share}; {cause}: save masks as PNG with hard edges, or {way_out}"
         if any(code % 1 for code in codes.tolist()):
             return (
                 f"holds values that are no whole numbers: {shown}; a mask has one whole number for each class: was it "
                 "scaled, or resampled other than by the nearest neighbour?"
             )
         if self.colored:
-            return f"unknown colours {shown}; add them to colors in dataset.yaml, or ignore_color, or mend the mask"
+            are = "colours" if any(map(is_colored, [*self.codes, *codes])) or not self.listed_in else "numbers"
+            place = self.listed_in or "colors in dataset.yaml, or ignore_color"
+            return f"unknown {are} {shown}; add them to {place}, or mend the mask"
         if any(map(is_colored, codes.tolist())):
             return f"has colours {shown}; name the colour of each class in dataset.yaml (colors)"
         hint = f"; if {IGNORE} is a class: colors: [0, {IGNORE}], if it is to be ignored: ignore_index: {IGNORE}"
+        if self.listed_in:
+            hint = '; if it is to be ignored, call it "ignore" there'
         return (
             f"label values {shown} lie outside the {self.num_held} classes 0..{self.num_held - 1}; add them to "
-            f"classes in dataset.yaml or mend the mask{hint if codes.tolist() == [IGNORE] else ''}"
-            f"{INSTANCES if len(codes) > MANY else ''}"
+            f"{self.listed_in or 'classes in dataset.yaml'} or mend the mask"
+            f"{hint if codes.tolist() == [IGNORE] else ''}{INSTANCES if len(codes) > MANY else ''}"
         )
 
 

@@ -309,6 +309,18 @@ def test_predictions_go_back_to_annotation_tools(acdc_run: Path, inputs: Path, t
     assert "format=onnx: expected one of masks, coco, labelme" in refused("predict", *keys, "format=onnx", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("more", [(), ("min_confidence=0.8",)])
+def test_without_a_picture_no_annotations_stand_in_the_way_of_the_next_call(
+    acdc_run: Path, inputs: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    keys = (f"run={acdc_run}", "output=coco", "format=coco", *more, *MACHINE)
+    output = refused("predict", f"input={inputs / 'deep/volume.nii.gz'}", *keys, cwd=tmp_path)
+    assert "0 pictures annotated in coco\n" in output
+    assert [*(tmp_path / "coco").iterdir()] == []
+    succeed("predict", f"input={inputs / 'slice.png'}", *keys, cwd=tmp_path)
+    assert (tmp_path / "coco/annotations.json").exists()
+
+
 def test_predicting_goes_on_after_inputs_that_fail_and_names_them(acdc_run: Path, inputs: Path, tmp_path: Path) -> None:
     (inputs / "a.nii.gz").write_bytes((inputs / "deep/volume.nii.gz").read_bytes()[:500])
     (inputs / "b.png").write_bytes(b"")

@@ -323,6 +323,31 @@ def test_each_fault_is_one_message(tmp_path: Path, fault: str) -> None:
         folder(root, image_size=[8, 8, 8])
 
 
+@pytest.mark.parametrize(
+    ("labels", "number", "fault"),
+    [
+        ((0, 1, 2), 3, r"label values 3 .* outside the 3 classes 0\.\.2; add them to labels in dataset\.json or mend"),
+        ((0, 1, 4), 3, r"unknown numbers 2 .*, 3 .*; add them to labels in dataset\.json, or mend the mask"),
+        ((0, 1, 2), 255, r".* to labels in dataset\.json or mend .*; if it is to be ignored, call it \"ignore\" there"),
+    ],
+)
+def test_a_number_that_dataset_json_lacks_is_to_be_mended_there(
+    tmp_path: Path, labels: tuple[int, ...], number: int, fault: str
+) -> None:
+    root = write_nnunet(tmp_path / "parts")
+    describe(root, NNUNET | {"labels": dict(zip(("back", "front", "rear"), labels, strict=True))})
+    (root / "dataset.yaml").write_text("val_ratio: 0.2\n")
+    save(root / "labelsTr/case_000.nii.gz", np.where(channel(0) == 5, number, mask()).astype(np.uint8))
+    with pytest.raises(UserError, match=rf"case_000\.nii\.gz: {fault}"):
+        check_folder(root, sheet=tmp_path / "sheet.png")
+    dataset = folder(root, image_size=[8, 8, 8])
+    with pytest.raises(UserError, match=rf"case_000\.nii\.gz: {fault}"):
+        [case.read() for split in SPLITS for case in dataset.cases(split) if case.name == "case_000"]
+    (root / "dataset.yaml").write_text("classes: [back, front, rear]\n")
+    with pytest.raises(UserError, match=r"case_000\.nii\.gz: .* in dataset\.yaml"):
+        check_folder(root, sheet=tmp_path / "sheet.png")
+
+
 def test_images_that_the_list_lacks_are_told_and_read(tmp_path: Path) -> None:
     root = write_msd(tmp_path)
     content = described(root)

@@ -32,6 +32,12 @@ def model(runs: Path) -> Model:
     return ssl4seg.load(runs / "unet-1-s0", *MACHINE)
 
 
+def test_a_file_that_is_missing_is_not_said_to_be_truncated(model: Model, tmp_path: Path) -> None:
+    for name in ("nofile.png", "nofile.nii.gz", "nofile.tif", "nofile.h5", "nofile.nrrd"):
+        with pytest.raises(UserError, match=rf"{name}: there is no such file$"):
+            model.predict(tmp_path / name)
+
+
 def image(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).random(shape, np.float32)
 

@@ -14,6 +14,7 @@ from typing import Any
 from ssl4seg.data.dataset import Split
 from ssl4seg.data.imports.content import (
     EMPTY,
+    MAX_JSON,
     Choices,
     Classes,
     Content,
@@ -34,8 +35,6 @@ from ssl4seg.userfiles import read_json
 NAME = "coco"
 TITLE = "COCO JSON (outlines and run lengths)"
 CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
-MAX_JSON = 2**29
-"""Bytes: those of COCO's own 118,287 images, and some more."""
 
 
 def recognise(source: Source) -> bool:
@@ -61,9 +60,9 @@ def read(source: Source, choices: Choices) -> Content:
             f"{source.path}: holds {len(files)} files of annotations ({shown}), which are not train, val and test by "
             "their names; give one of them as SOURCE, and the folder of its images by --images"
         )
-    return _Reader(source.images(choices), choices).content(
-        list(zip(files, splits if len(files) > 1 else [None], strict=True))
-    )
+    reader = _Reader(source.images(choices), choices)
+    reader.faults += source.broken(".json", files)
+    return reader.content(list(zip(files, splits if len(files) > 1 else [None], strict=True)))
 
 
 class _Reader:

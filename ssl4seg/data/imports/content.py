@@ -14,27 +14,35 @@ and stands in the table of kinds.py. `folder.py` draws the masks, compares sizes
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import Split
+from ssl4seg.data.folder import by_kind
 from ssl4seg.data.formats import PICTURE, TIFF, stem
 from ssl4seg.data.masks import Color
 from ssl4seg.data.walk import Found, walk
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_whole
-from ssl4seg.userfiles import irregular
+from ssl4seg.userfiles import irregular, read_json, read_xml
 
 Result = TypeVar("Result")
 PICTURES = (*PICTURE, *TIFF, ".webp")
 """Endings of single images; those that are not read otherwise become PNG."""
 BACKGROUND = "background"
 """The name of class 0."""
+MAX_JSON = 2**29
+"""Bytes of a file of annotations: those of COCO's own 118,287 images, and some more."""
+PARSERS: Mapping[str, Callable[[Path], Any]] = {
+    ".json": lambda file: read_json(file, MAX_JSON),
+    ".xml": lambda file: read_xml(file, MAX_JSON),
+}
+"""What reads the files of annotations of an ending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +221,21 @@ class Source:
         files = [*self.found.files, *self.found.others] if self.path.is_dir() else [self.path]
         return sorted(file for file in files if file.name.lower().endswith(endings) and not irregular(file))
 
+    def broken(self, ending: str, read: Collection[Path] = ()) -> list[str]:
+        """The faults of files of annotations that cannot be parsed, as of those that were cut off.
+
+        Such a file may lack the words by which a kind knows its own, and would be passed over without a word.
+
+        Args:
+            ending: one of PARSERS.
+            read: files that are read anyhow, and tell their faults then.
+        """
+        faults: list[str] = []
+        for file in self.files(ending):
+            if file not in read and file.stat().st_size <= MAX_JSON:  # no kind reads a larger one
+                attempt(faults, partial(PARSERS[ending], file))
+        return faults
+
     def only(self, ending: str, expected: str) -> Path:
         """The one file of an ending, for a kind that recognises none.
 
@@ -221,7 +244,8 @@ class Source:
         """
         files = self.files(ending)
         if len(files) != 1:
-            raise UserError(f"{self.path}: holds {len(files)} files {ending}, and none with {expected}")
+            message = f"{self.path}: holds {len(files)} files {ending}, and none with {expected}"
+            raise UserError("\n".join([*by_kind(self.broken(ending)), message]))
         return files[0]
 
     def images(self, choices: Choices, without: Path | None = None) -> "Images":

@@ -32,7 +32,7 @@ from ssl4seg.data.imports.objects import Mask, Object, drawn
 from ssl4seg.data.imports.shapes import OUTLINES, coco_mask, lies, outlined, points_of
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_rgb_color
-from ssl4seg.userfiles import MAX_TEXT, read_text
+from ssl4seg.userfiles import MAX_TEXT, read_xml
 
 NAME = "cvat"
 TITLE = "CVAT XML (CVAT for images 1.1)"
@@ -57,26 +57,15 @@ def read(source: Source, choices: Choices) -> Content:
     if len(files) != 1:
         shown = ", ".join(file.name for file in files[:4])
         raise UserError(f"{source.path}: holds {len(files)} files of annotations ({shown}); give one of them as SOURCE")
-    root = _parsed(files[0])
+    root = read_xml(files[0], MAX_TEXT)
     tracks = root.findall("track")
     if tracks and root.find("image") is None:
         raise UserError(
             f"{files[0]}: holds tracks of a video, which are not read; export the task as CVAT for images 1.1"
         )
-    return _Reader(files[0], root, source.images(choices), choices).content()
-
-
-def _parsed(file: Path) -> ElementTree.Element:
-    """The root of an XML file without a document type: such could define entities that grow without end."""
-    text = read_text(file, limit=MAX_TEXT)
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(
-            f"{file}: defines a document type (<!DOCTYPE), which CVAT does not write; such a file is not read"
-        )
-    try:
-        return ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as XML ({error})") from None
+    reader = _Reader(files[0], root, source.images(choices), choices)
+    reader.faults += source.broken(".xml", files)
+    return reader.content()
 
 
 class _Reader:

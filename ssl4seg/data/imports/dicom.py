@@ -71,11 +71,10 @@ def read(source: Source, choices: Choices) -> Content:
         series = attempt(faults, partial(series_of, by_uid[uid]))
         if series is not None:
             examples.append(_example(series, wanted.get(uid, {}), classes, source))
-    if len(classes.names) < 2:  # else it would be said that there are too few classes
-        missing = (
+    if not wanted and not faults:
+        faults.append(
             f"{source.path}: holds {len(by_uid)} series, but no DICOM-SEG or RTSTRUCT of one; add some to learn from"
         )
-        raise UserError("\n".join(faults or [missing]))
     keys = _named(examples, [by_uid[uid] for uid in chosen]) if len(examples) == len(chosen) else {}
     return Content(classes=classes.names, examples=examples, faults=faults, notes=[*notes, *classes.notes()], keys=keys)
 

@@ -76,8 +76,7 @@ def write(content: Content, dest: Path, *, about: Mapping[str, Any], save: Save,
         UserError: lists every fault of the source; DEST is then as it was.
     """
     old = _record_of(dest, about)
-    if early := _early_faults(content):
-        raise UserError("\n".join([*content.faults, *early]))
+    _expect_makeable(content)
     done = Written(fresh=old is None)
     with _beside(dest) as new:
         results = _make_all(content, new, save=save, copy=copy)
@@ -127,18 +126,26 @@ def _record_of(dest: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     return old
 
 
-def _early_faults(content: Content) -> list[str]:
-    """Faults with which no file can be made: several examples of one name, and classes that no mask can hold."""
+def _expect_makeable(content: Content) -> None:
+    """Refuse content of which no file can be made: several examples of one name, and classes that no mask can hold.
+
+    Too few classes are told only where nothing else is: the other faults may be why none was found.
+
+    Raises:
+        UserError: lists these faults after those of the source.
+    """
     places = Counter((content.place(example) / example.name).as_posix() for example in content.examples)
-    faults = [
+    twice = [
         f"{name}: {number} images would have this name; give each a name of its own"
         for name, number in places.items()
         if number > 1
     ]
-    if not KEYS["classes"].fits(content.classes):
+    faults, fits = [*content.faults, *twice], KEYS["classes"].fits(content.classes)
+    if not fits and (len(content.classes) > 1 or not faults):
         shown = ", ".join(map(repr, content.classes[:10]))
-        faults += [f"classes: {len(content.classes)} ({shown}): expected {KEYS['classes'].expected}"]
-    return faults
+        faults.append(f"classes: {len(content.classes)} ({shown}): expected {KEYS['classes'].expected}")
+    if twice or not fits:
+        raise UserError("\n".join(faults))
 
 
 def _notes(content: Content, results: Sequence["_Result"]) -> list[str]:

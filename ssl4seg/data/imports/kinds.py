@@ -1,15 +1,24 @@
 """The kinds that can be imported, and which of them a source is."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from ssl4seg.data import layout
+from ssl4seg.data.folder import by_kind
 from ssl4seg.data.imports import coco, colors, cvat, dicom, instances, labelme, masks, panoptic, scans, voc
-from ssl4seg.data.imports.content import Choices, Kind, Source
+from ssl4seg.data.imports.content import PARSERS, Choices, Kind, Source
 from ssl4seg.data.items import How
 from ssl4seg.errors import UserError, did_you_mean
 
 KINDS: tuple[Kind, ...] = (coco, panoptic, labelme, cvat, voc, colors, masks, instances, dicom, scans)
 """In the order in which they are tried and listed."""
+TOLD: Mapping[str, Kind] = {"legend": colors, "by_folder": masks}
+"""The kind that a word tells where files tell none. (voc reads a legend too, but its folders tell it.)"""
+
+
+def _given(choices: Choices) -> list[str]:
+    """The names of the choices that the user made."""
+    return [each.name for each in fields(choices) if getattr(choices, each.name) != each.default]
 
 
 def expect_read(kind: Kind, choices: Choices) -> None:
@@ -18,19 +27,21 @@ def expect_read(kind: Kind, choices: Choices) -> None:
     Raises:
         UserError: names the word, and the kinds that read it.
     """
-    for each in fields(choices):
-        if getattr(choices, each.name) != each.default and each.name not in kind.CHOICES:
-            readers = ", ".join(other.NAME for other in KINDS if each.name in other.CHOICES)
+    for name in _given(choices):
+        if name not in kind.CHOICES:
+            readers = ", ".join(other.NAME for other in KINDS if name in other.CHOICES)
             raise UserError(
-                f"--{each.name.replace('_', '-')}: {kind.NAME} does not read it, but {readers}; leave it out"
+                f"--{name.replace('_', '-')}: {kind.NAME} does not read it, but {readers}; leave it out, or name one "
+                "of these by --from KIND"
             )
 
 
-def kind_of(source: Source, name: str | None = None) -> Kind:
+def kind_of(source: Source, name: str | None = None, choices: Choices | None = None) -> Kind:
     """The kind of a source.
 
     Args:
         name: that the user gave; None: it is recognised.
+        choices: by which it is known where files tell of none or of several.
 
     Raises:
         UserError: no kind has the name, none is recognised, or several are.
@@ -40,7 +51,12 @@ def kind_of(source: Source, name: str | None = None) -> Kind:
         if name not in names:
             raise UserError(f"--from {name}: expected one of {', '.join(names)}{did_you_mean(name, names)}")
         return KINDS[names.index(name)]
+    words = _given(choices or Choices())
     found = [kind for kind in KINDS if kind.recognise(source)]
+    if not found:
+        found = [kind for kind in KINDS if kind in [TOLD.get(word) for word in words]]
+    elif len(found) > 1:
+        found = [kind for kind in found if {*words} <= {*kind.CHOICES}] or found
     if len(found) == 1:
         return found[0]
     if found:
@@ -48,10 +64,13 @@ def kind_of(source: Source, name: str | None = None) -> Kind:
             f"{source.path}: looks like {' and like '.join(kind.TITLE for kind in found)}; say which by --from "
             f"{' or --from '.join(kind.NAME for kind in found)}"
         )
+    broken = by_kind([fault for ending in PARSERS for fault in source.broken(ending)])
     if known := next((each for each in layout.KINDS if source.path.is_dir() and each.found(source.path, How())), None):
-        raise UserError(
+        message = (
             f"{source.path}: holds {known.mark}, which dataset=folder reads without an import: ssl4seg-prepare check "
-            f"{source.path}"
+            f"{source.path}; if it is to be imported all the same, say its kind: --from KIND"
         )
-    listed = "".join(f"\n  --from {kind.NAME}: {kind.TITLE}" for kind in KINDS)
-    raise UserError(f"{source.path}: looks like nothing that can be imported; expected one of{listed}")
+    else:
+        listed = "".join(f"\n  --from {kind.NAME}: {kind.TITLE}" for kind in KINDS)
+        message = f"{source.path}: looks like nothing that can be imported; expected one of{listed}"
+    raise UserError("\n".join([*broken, message]))

@@ -65,13 +65,14 @@ def _is_one(file: Path) -> bool:
 
 
 def read(source: Source, choices: Choices) -> Content:
-    """All JSON files with shapes; images that have no JSON file are unlabelled."""
+    """All JSON files with shapes; images of which none of them tells are unlabelled."""
     images, files = source.images(choices), source.files(".json")
-    faults: list[str] = []
+    read = {file for file in files if _is_one(file)}
+    faults = source.broken(".json", read)
     counts: Counter[str] = Counter()
     found: dict[Path, tuple[Path, tuple[int, int], list[_Shape]]] = {}
     for file in files:
-        if not _is_one(file):
+        if file not in read:
             counts["{} files .json hold no shapes, and are not read"] += 1
             continue
         try:
@@ -96,7 +97,7 @@ def read(source: Source, choices: Choices) -> Content:
     if source.path.is_dir():
         for path in images.pictures():
             if path not in found:
-                counts["{} images without a .json file are unlabelled"] += 1
+                counts["{} images without a LabelMe file are unlabelled"] += 1
                 content.examples.append(Example(name=images.name_of(path), image=path))
     content.notes += [*classes.notes(), *counted(counts)]
     return content

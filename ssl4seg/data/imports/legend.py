@@ -38,6 +38,7 @@ class Legend(NamedTuple):
     keys: dict[str, Any]
     """Further keys of dataset.yaml."""
     notes: list[str]
+    file: Path
 
     def reader(self, void: str | None = None) -> MaskReader:
         """Reads masks by these colours.
@@ -46,7 +47,9 @@ class Legend(NamedTuple):
             void: a colour that nothing counts, if the legend names neither it nor another one.
         """
         ignored = self.ignored or (void if void not in self.palette else None)
-        return MaskReader(num_classes=len(self.classes), colors=self.palette, ignore_color=ignored)
+        return MaskReader(
+            num_classes=len(self.classes), colors=self.palette, ignore_color=ignored, listed_in=str(self.file)
+        )
 
 
 def file_of(top: Path) -> Path | None:
@@ -81,7 +84,8 @@ def legend_of(top: Path, choices: Choices) -> Legend | None:
     else:
         named, keys = [(BACKGROUND, BLACK), *named], {}
         notes.append(f"{file.name} does not name black, which is taken for background")
-    return Legend([name for name, _ in named], [color for _, color in named], next(iter(ignored), None), keys, notes)
+    classes, palette = [name for name, _ in named], [color for _, color in named]
+    return Legend(classes, palette, next(iter(ignored), None), keys, notes, file)
 
 
 def _places(pairs: list[tuple[str, str]]) -> list[int]:

@@ -91,8 +91,8 @@ def _by_number(reader: MaskReader, file: Path) -> LabelArray:
 
 def _by_numbers(top: Path, masks: list[Path]) -> tuple[MaskReader, list[str], list[str] | None]:
     """The classes of masks that hold numbers, named by class_names.txt or class_1, class_2, ..., and their colours."""
-    if fault := differing_palettes(masks):
-        raise UserError(f"{fault}, or by --legend FILE")
+    if fault := differing_palettes(masks, f"in {LABELMAP} or by --legend FILE"):
+        raise UserError(fault)
     with ThreadPoolExecutor() as pool:
         used = sorted(set().union(*pool.map(_numbers, masks)) - {IGNORE})
     file = top / CLASS_NAMES

@@ -108,6 +108,16 @@ def test_files_of_train_and_val_give_the_split(tmp_path: Path) -> None:
     }
 
 
+def test_a_file_of_one_split_that_was_cut_off_is_a_fault(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        coco(tmp_path / f"in/{split}", [{"segmentation": [outline(1, 9, 1, 9)]}])
+    file = tmp_path / "in/val/instances.json"
+    file.write_text(file.read_text().partition('"categories"')[0])
+    with pytest.raises(UserError, match=r"val/instances\.json: cannot be read as JSON"):
+        imported(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_in_subfolders_are_found_by_their_end(tmp_path: Path) -> None:
     source = coco(tmp_path / "in", [{"segmentation": [outline(1, 9, 1, 9)]}])
     (source / "0.png").unlink()
@@ -210,6 +220,20 @@ def test_what_is_no_coco_file_is_refused(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             imported(source, tmp_path / "out", kind="coco")
+
+
+def test_too_few_classes_are_no_fault_of_their_own_where_another_is_the_cause(tmp_path: Path) -> None:
+    source = some_coco(tmp_path / "in")
+    file = source / "instances.json"
+    whole = json.loads(file.read_text())
+    file.write_text(file.read_text()[:99])
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out", kind="coco")
+    assert "cannot be read as JSON" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    file.write_text(json.dumps(whole | {"annotations": []}))
+    with pytest.raises(UserError, match=r"^classes: 1 \('background'\): expected a list of 2 to 255 different names"):
+        imported(source, tmp_path / "out")
 
 
 def test_masks_are_turned_as_the_exif_of_their_images_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

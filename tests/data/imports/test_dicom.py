@@ -158,6 +158,8 @@ def test_masks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seg\.dcm: is a segmentation of the series .*, which is not here"):
         imported(tmp_path / "in", tmp_path / "out")
     seg.unlink()
+    with pytest.raises(UserError, match=r"^[^\n]*in: holds 1 series, but no DICOM-SEG or RTSTRUCT of one[^\n]*$"):
+        imported(tmp_path / "in", tmp_path / "out")
     dicoms.outlines(series, {"liver": [(1.5, [(0, 0), (0, 4), (4, 4)])]}, tmp_path / "in/rt.dcm")
     with pytest.raises(UserError, match=r"rt\.dcm: an outline of region 1 at .* lies on no slice"):
         imported(tmp_path / "in", tmp_path / "out")

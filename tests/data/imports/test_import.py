@@ -11,10 +11,24 @@ import pytest
 from folders import folder
 from helpers import Command, refused, succeed
 from PIL import Image
-from sources import SOURCES, box, coco, imported, labelme, mask_in, outline, picture, save, shape, some_coco
+from sources import (
+    SIZE,
+    SOURCES,
+    box,
+    coco,
+    colored,
+    imported,
+    labelme,
+    mask_in,
+    outline,
+    picture,
+    save,
+    shape,
+    some_coco,
+)
 
-from ssl4seg.data.imports.content import Source
-from ssl4seg.data.imports.kinds import KINDS, kind_of
+from ssl4seg.data.imports.content import Choices, Source
+from ssl4seg.data.imports.kinds import KINDS, TOLD, kind_of
 from ssl4seg.errors import UserError
 
 
@@ -57,8 +71,53 @@ def test_what_is_no_kind_or_several_is_refused(tmp_path: Path) -> None:
         imported(tmp_path / "msd", tmp_path / "out")
 
 
+@pytest.mark.parametrize("folders", [[], ["images"]])
+def test_a_file_that_cannot_be_parsed_is_named_where_no_kind_is_recognised(tmp_path: Path, folders: list[str]) -> None:
+    source = some_coco(tmp_path / "in")
+    for name in folders:  # which dataset=folder knows
+        (source / name).mkdir()
+    file = source / "instances.json"
+    file.write_text(file.read_text()[:99])
+    (source / "annotations.xml").touch()
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out")
+    json_fault, xml_fault, last = str(refusal.value).splitlines()[:3]
+    assert json_fault.startswith(f"{file}: cannot be read as JSON (")
+    assert xml_fault.startswith(f"{source / 'annotations.xml'}: cannot be read as XML (")
+    assert ("which dataset=folder reads" if folders else "looks like nothing that can be imported") in last
+    (source / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"instances\.json: cannot be read as JSON .*\n.*in: holds 2 files \.json"):
+        imported(source, tmp_path / "out", kind="panoptic")
+
+
+def test_a_word_that_one_kind_reads_tells_the_kind_where_files_tell_none(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    picture(source / "images/a.png")
+    save(source / "masks/a.png", np.full((*SIZE, 3), (64, 128, 64), np.uint8))
+    (tmp_path / "l2.txt").write_text("animal 64 128 64\n")
+    with pytest.raises(UserError, match=r"holds images/, which dataset=folder reads .*: --from KIND$"):
+        imported(source, tmp_path / "out")
+    out = imported(source, tmp_path / "out", legend=tmp_path / "l2.txt")
+    assert mask_in(out / "masks/a.png").min() == 1
+    save(source / "masks/a.png", np.full(SIZE, 255, np.uint8))
+    out = imported(source, tmp_path / "out2", by_folder=True)
+    assert json.loads((out / "import.json").read_text())["kind"] == "masks"
+
+
+def test_a_word_that_one_kind_reads_tells_which_of_several_is_meant(tmp_path: Path) -> None:
+    source = labelme(colored(tmp_path / "in"), [shape("cat", [[5, 5], [9, 5], [9, 9]])])
+    with pytest.raises(UserError, match=r"looks like LabelMe JSON .* and like masks in colours"):
+        imported(source, tmp_path / "out")
+    assert kind_of(Source(source), choices=Choices(legend=source / "class_dict.csv")).NAME == "colors"
+    assert kind_of(Source(source), choices=Choices(boundary="edge")).NAME == "labelme"
+
+
+def test_the_words_that_tell_a_kind_are_read_by_it() -> None:
+    assert all(word in kind.CHOICES for word, kind in TOLD.items())
+
+
 def test_a_word_that_the_kind_does_not_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--by-folder: coco does not read it, but masks; leave it out"):
+    with pytest.raises(UserError, match=r"--by-folder: coco .*, but masks; leave it out, or .* by --from KIND$"):
         imported(some_coco(tmp_path / "in"), tmp_path / "out", by_folder=True)
     with pytest.raises(UserError, match=r"in: holds 0 files \.xml, and none with annotations and meta"):
         imported(tmp_path / "in", tmp_path / "out", kind="cvat")

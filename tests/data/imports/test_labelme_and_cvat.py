@@ -42,12 +42,25 @@ def test_shapes_are_drawn_with_their_outline_as_labelme_does(tmp_path: Path) -> 
 def test_images_without_a_file_or_without_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = labelme(tmp_path / "in", [shape("cat", [[5, 5], [9, 5], [9, 9]])])
     labelme(source, [], "1")
-    picture(source / "2.png")
+    for name in "23":
+        picture(source / f"{name}.png")
+    (source / "3.json").write_text('{"exposure": 0.1}')
     out = imported(source, tmp_path / "out")
     assert [file.name for file in sorted((out / "masks").iterdir())] == ["0.png"]
     said = capsys.readouterr().out
     assert "1 images without annotations are unlabelled" in said
-    assert "1 images without a .json file are unlabelled" in said
+    assert "2 images without a LabelMe file are unlabelled" in said
+    assert "1 files .json hold no shapes, and are not read" in said
+
+
+def test_a_file_that_cannot_be_parsed_is_a_fault_wherever_it_was_cut_off(tmp_path: Path) -> None:
+    source = labelme(tmp_path / "in", [shape("cat", [[5, 5], [9, 5], [9, 9]])])
+    whole = (labelme(source, [], "1") / "1.json").read_text()
+    for text in ("", whole[: whole.index('"shapes"')], whole[:-2]):
+        (source / "1.json").write_text(text)
+        with pytest.raises(UserError, match=r"1\.json: cannot be read as JSON"):
+            imported(source, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def test_shapes_of_a_group_do_not_touch_one_another(tmp_path: Path) -> None:
@@ -98,6 +111,13 @@ def test_a_file_is_refused_by_its_name(tmp_path: Path) -> None:
         labelme(source, good, "1", **keys)
         with pytest.raises(UserError, match=message):
             imported(source, tmp_path / f"out{number}")
+
+
+def test_without_their_images_files_have_no_other_fault(tmp_path: Path) -> None:
+    source = labelme(tmp_path / "in", [shape("cat", [[5, 5], [9, 5], [9, 9]])], imagePath="../images/0.png")
+    (source / "0.png").unlink()
+    with pytest.raises(UserError, match=r"^[^\n]*0\.json: [^\n]*; give the folder of the images as --images FOLDER$"):
+        imported(source, tmp_path / "out")
 
 
 def test_paths_of_an_output_folder_beside_the_images_are_followed(tmp_path: Path) -> None:
@@ -166,6 +186,13 @@ def test_what_cvat_would_not_write_is_refused(tmp_path: Path, find: str, put: st
     file = source / "annotations.xml"
     file.write_text(file.read_text().replace(find, put))
     with pytest.raises(UserError, match=message):
+        imported(source, tmp_path / "out")
+
+
+def test_a_second_file_that_is_empty_is_a_fault(tmp_path: Path) -> None:
+    source = cvat(tmp_path / "in", POLYGON.format(0))
+    (source / "more.xml").touch()
+    with pytest.raises(UserError, match=r"more\.xml: cannot be read as XML"):
         imported(source, tmp_path / "out")
 
 

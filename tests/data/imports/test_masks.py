@@ -76,7 +76,7 @@ def test_faults_of_palette_folders(tmp_path: Path) -> None:
         imported(source, tmp_path / "out")
     (source / "class_names.txt").unlink()
     save(source / "SegmentationClass/b.png", np.ones(SIZE, np.uint8), [0, 0, 0, 0, 0, 255, *PALETTE[6:]])
-    with pytest.raises(UserError, match="the palettes of the masks differ"):
+    with pytest.raises(UserError, match=r"the palettes of the masks differ: .* in labelmap\.txt or by --legend FILE"):
         imported(source, tmp_path / "out")
     save(source / "SegmentationClass/b.png", np.full((*SIZE, 3), (9, 8, 7), np.uint8))
     with pytest.raises(UserError, match=r"b\.png: holds colours, but nothing names their classes; add labelmap\.txt"):
@@ -127,7 +127,10 @@ def test_black_is_background_where_no_line_names_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Animal,64,128,64\nSky,1,2,3\nVoid,0,0,0", r"a_L\.png: unknown colours #c00080 \(100 pixels\)"),
+        (
+            "Animal,64,128,64\nSky,1,2,3\nVoid,0,0,0",
+            r"a_L\.png: unknown colours #c00080 \(100 pixels\); add them to .*/in/class_dict\.csv, or mend the mask$",
+        ),
         ("Animal,64,128,64\nAnimal,192,0,128", "the name Animal comes twice"),
         ("Animal,64,128,64\nArchway,64,128,64", "the colour #408040 comes twice"),
         ("Animal,64,128,64\nArchway", r"line 2: 'Archway' has no colour; expected name:red,green,blue"),
@@ -138,6 +141,13 @@ def test_faults_of_legends(tmp_path: Path, text: str, message: str) -> None:
     source = colored(tmp_path / "in")
     (source / "class_dict.csv").write_text(text)
     with pytest.raises(UserError, match=message):
+        imported(source, tmp_path / "out")
+
+
+def test_smoothed_masks_are_not_said_to_be_cured_in_a_file_that_an_import_does_not_read(tmp_path: Path) -> None:
+    source = colored(tmp_path / "in")
+    save(source / "train_labels/a_L.png", np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8))
+    with pytest.raises(UserError, match=r"save masks as PNG with hard edges, or add them to .*/in/class_dict\.csv$"):
         imported(source, tmp_path / "out")
 
 
@@ -152,6 +162,9 @@ def test_faults_of_legends_in_json(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             imported(source, tmp_path / "out", legend=file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"colors\.json: there is no such file$"):
+        imported(source, tmp_path / "out", legend=file)
 
 
 # -- one mask an object -----------------------------------------------------------------------------------------------
