@@ -313,7 +313,8 @@ class Training:
             background=self.dataset.background,
             shape=self.dataset.image_size,
             view=self.weak,
-            batch_size=engine.eval_batch_size,
+            # What a step takes with gradients fits without them: uamt makes nine passes over each volume.
+            batch_size=min(engine.eval_batch_size, self.settings.unlabeled_batch_size),
             device=self.fabric.device,
             autocast=self.fabric.autocast,
         )

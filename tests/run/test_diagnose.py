@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PHANTOM, curve, events, lasting, load, results, succeed
+from helpers import PHANTOM, composed, curve, engine_in, events, lasting, load, results, succeed
 from pixelwise import Pixelwise
 from torch import Tensor
 
@@ -175,6 +175,16 @@ def test_the_distance_of_the_teacher_is_relative_to_the_student(cases):
         for p in method.teacher.parameters():
             p.mul_(1.5)
     assert diagnosis(cases)(method, Progress(0, 1))["teacher_distance"] == pytest.approx(0.5)
+
+
+def test_a_call_has_no_more_images_than_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine teacher passes over 32 patches of LA at once filled a memory of 24 GB."""
+    engine = engine_in(tmp_path, composed(*PHANTOM, "method=uamt", "unlabeled_batch_size=3", "labeled_ratio=0.25"))
+    sizes, score = [], engine.method.pseudo_labels
+    monkeypatch.setattr(engine.method, "pseudo_labels", lambda *given: sizes.append(len(given[0])) or score(*given))
+    assert engine.diagnose(engine.method, Progress(2, 4))
+    assert max(sizes) == 3
+    assert sum(sizes) == 60 - 16  # the labelled patient has 16 of the 60 slices
 
 
 @pytest.mark.parametrize("method", ["uamt", "cutmix_seg"])
