@@ -8,7 +8,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -108,14 +107,14 @@ class Command:
         env: Mapping[str, str] | None = None,
         killed_writing: str | None = None,
     ) -> Self:
-        """Start a command; of words for one key the last is typed.
+        """Start a command.
 
         Args:
             killed_writing: name of a file; as soon as half of it is written the process gets a SIGKILL.
         """
         log = cwd / f".{name}-{time.monotonic_ns()}.log"
         process = _server().Process(
-            target=_main, args=(name, last_of_each(arguments), cwd, env or {}, log, killed_writing)
+            target=_main, args=(name, [*map(str, arguments)], cwd, env or {}, log, killed_writing)
         )
         process.start()  # not as a daemon, which may have no processes of its own
         atexit.register(process.kill)
@@ -140,19 +139,6 @@ class Command:
     def send(self, number: int) -> Finished:
         os.kill(self.process.pid, number)
         return self.wait()
-
-
-def last_of_each(words: Sequence[object]) -> list[str]:
-    """Each KEY=VALUE once, the last of them: a key that is typed twice is refused. Other words stay as they are."""
-    typed = [*map(str, words)]
-    last = {key_of(word): place for place, word in enumerate(typed)}
-    return [word for place, word in enumerate(typed) if key_of(word) is None or last[key_of(word)] == place]
-
-
-def key_of(word: str) -> str | None:
-    """The key that a word of the command line sets; None for options and names of files."""
-    key, equals, _ = word.partition("=")
-    return key.lstrip("+") if equals and re.fullmatch(r"[+]*[\w./]+", key) else None
 
 
 def _main(

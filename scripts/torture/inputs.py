@@ -17,7 +17,7 @@ from attack import Attack
 from folders import CASES, KINDS, drawn, write_case, write_folder
 from PIL import Image
 from processes import check, run
-from runs import TINY, last_of_each
+from runs import TINY
 from verdicts import ACCEPTED, WRONG, Verdict, judged, wrong_if
 
 REFUSE, SAME, ANY = "must be refused", "must be refused or read as before", "may be read"
@@ -64,8 +64,15 @@ class Inputs(Attack):
 
     def _trained(self, kind: str, what: str, expected: str, root: Path) -> Verdict:
         """Training reads the same files, so that it must refuse the same ones."""
-        own = ("dataset=folder", f"dataset.root={root}", "iterations=1", "labeled_ratio=1", "hydra.run.dir=run")
-        verdict = judged(f"{kind}: {what}; train", run("train", *last_of_each((*TINY, *own)), cwd=root.parent))
+        words = (
+            *TINY,
+            "dataset=folder",
+            f"dataset.root={root}",
+            "iterations=1",
+            "labeled_ratio=1",
+            "hydra.run.dir=run",
+        )
+        verdict = judged(f"{kind}: {what}; train", run("train", *words, cwd=root.parent))
         return wrong_if(verdict, [f"it {expected}, and was trained on"] if expected == REFUSE else [])
 
     def _predicted(self, kind: str, what: str, root: Path) -> Verdict:

@@ -10,7 +10,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,6 @@ WORDS = {
     "stages": (*PHANTOM, "method=st_plus_plus"),
 }
 """Runs by name, as typed for `train`."""
-
-
-def last_of_each(words: Sequence[str]) -> list[str]:
-    """Each key once, with its last value: one that is typed twice is refused."""
-    return list({word.partition("=")[0]: word for word in words}.values())
-
 
 TIMES = ("step_seconds", "seconds")
 MACHINE = ("speed", "peak_memory_bytes", SEAL)

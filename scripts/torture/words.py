@@ -5,7 +5,7 @@ from random import Random
 
 from attack import Attack
 from processes import run
-from runs import PHANTOM, Runs, copied, last_of_each
+from runs import PHANTOM, Runs, copied
 from verdicts import ACCEPTED, REFUSED, STRAY, Verdict, judged
 
 from ssl4seg.commands.conf import composed, dotted_keys, group_names
@@ -99,7 +99,7 @@ class Words(Attack):
         keys, groups = self.known[command]
         odd = [self._odd(keys, groups, random) for _ in range(random.choice((1, 1, 1, 2, 3)))]
         typed = {word.lstrip("+~").partition("=")[0] for word in odd}
-        words = [word for word in last_of_each(usual) if word.partition("=")[0] not in typed]
+        words = [word for word in _last_of_each(usual) if word.partition("=")[0] not in typed]
         for word in odd:
             words.insert(random.randrange(len(words) + 1), word)
         return words
@@ -123,6 +123,11 @@ class Words(Attack):
                 return random.choice(FLAGS)
             case _:
                 return "".join(random.choices(CHARACTERS, k=random.randint(1, 30)))
+
+
+def _last_of_each(words: list[str]) -> list[str]:
+    """Each key once, with its last value."""
+    return list({word.partition("=")[0]: word for word in words}.values())
 
 
 def _stray(box: Path, home: Path, before: set[Path], *, refused: bool) -> list[str]:

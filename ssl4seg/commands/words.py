@@ -94,11 +94,11 @@ def _parsed(word: str) -> list[Override]:
 
 
 def _check_once(parsed: Sequence[Override]) -> None:
-    """Refuse a key or group that is typed twice: only the last word would count."""
+    """Refuse several values of a key that is typed twice: only the last word counts, and runs would be missing."""
     first: dict[str, Override] = {}
     for override in parsed:
         other = first.setdefault(override.key_or_group, override)
-        if other is not override:
+        if other is not override and (other.is_sweep_override() or override.is_sweep_override()):
             raise UserError(
                 f"{other.input_line} {override.input_line}: {override.key_or_group} is typed twice; leave one of the "
                 "two words out"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import submitit
 import yaml
-from helpers import PHANTOM, last_of_each, lasting, refused, results, run, script, shell, succeed
+from helpers import PHANTOM, lasting, refused, results, run, script, shell, succeed
 from omegaconf import OmegaConf
 
 from ssl4seg.commands import cluster, sweeps
@@ -64,7 +64,7 @@ def test_a_failing_run_does_not_end_the_others_and_the_report_says_why(
     env = {"PYTHONPATH": str(mine)}
     if launcher == "joblib":
         more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_threads=null")
-        code, output = shell(script("train"), *last_of_each((*keys, *more)), cwd=tmp_path, env=env)
+        code, output = shell(script("train"), *keys, *more, cwd=tmp_path, env=env)
     else:
         code, output = run("train", *keys, cwd=tmp_path, env=env)
     assert code == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CLASSES, PHANTOM, last_of_each, load, results, shell, succeed, table
+from helpers import CLASSES, PHANTOM, load, results, shell, succeed, table
 
 METHODS = ("supervised", "uamt")  # the others are in tests/methods/test_contract_runs.py
 NETWORKS = ("unet", "plain")
@@ -70,7 +70,7 @@ SWEEP = (
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = config(tmp_path_factory.mktemp("two"))
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    keys = ("-m", "ssl4seg.train", *last_of_each(SWEEP), f"network={','.join(NETWORKS)}", "engine.devices=2")
+    keys = ("-m", "ssl4seg.train", *SWEEP, f"network={','.join(NETWORKS)}", "engine.devices=2")
     env = {"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"}
     code, output = shell(*launcher, *keys, cwd=home, env=env)
     assert code == 0, output

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PHANTOM, Command, curve_in, differing, events, last_of_each, lasting, load, results, succeed, table
+from helpers import PHANTOM, Command, curve_in, differing, events, lasting, load, results, succeed, table
 
 from ssl4seg.run.training import _doubt_of_best
 
@@ -122,7 +122,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(number: int, unbroken: Pa
     code, output = running.send(number)
     assert code == 130
     assert "Traceback" not in output
-    assert shlex.join(["ssl4seg-train", *last_of_each(command("uamt"))]) in output
+    assert shlex.join(["ssl4seg-train", *command("uamt")]) in output
     stopped = load(path / "last.pt")["step"]
     assert EVERY <= stopped < STEPS
     assert f"going on from step {stopped} of {STEPS}" in succeed("train", *command("uamt"), cwd=tmp_path)
