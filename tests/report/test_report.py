@@ -751,7 +751,7 @@ def test_missing_curves_and_cases_are_told(root: Path) -> None:
     message = f"{root}/a_teacher-1-0/tensorboard: holds no curve val/dice/mean"
     assert f"left out: the curve of a_teacher, 1 of 8 (12.5 %): {message}" in shown
     assert f"{root}/supervised-2-0/tensorboard: holds no curve val/dice/mean" in shown
-    assert "cases_test.csv: cannot be read" in shown
+    assert "cases_test.csv: there is no such file" in shown
     assert "holds no curve" in (output / "report.html").read_text()
     assert (output / "figures/hearts-unet-dice-1cases-steps.png").exists()
 
