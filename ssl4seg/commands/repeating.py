@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ssl4seg.commands.conf import choices, completed, composed, to_plain
+from ssl4seg.commands.conf import EVALUATED, choices, completed, composed, to_plain
 from ssl4seg.data.folder import CAN_BE_NONE
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_list
@@ -19,7 +19,7 @@ Config = Mapping[str, Any]
 CHOSEN = ("network", "dataset", "inference")
 """Groups whose choices the words name. The first two always, as the name of a choice that is not in conf/ is NAME."""
 
-SCORED = (*CHOSEN, "metrics", "precision")
+SCORED = tuple(key for key in EVALUATED if key != "method")
 """Groups and keys of a run that the scores of its bare weights depend on."""
 
 LEFT_OUT = ("network.weights", "network.encoder_weights")

@@ -108,6 +108,10 @@ def fullest(label: LabelArray, colors: Palette, axis: int = 0) -> int:
     return int(painted_in.argmax()) if painted_in.any() else label.shape[axis] // 2
 
 
+MAX_STRETCH = 16
+"""The thickest slices that a picture shows as thick as they are, in sides of a pixel."""
+
+
 class Plane(NamedTuple):
     """A part of a case that a picture can show."""
 
@@ -162,8 +166,12 @@ def overlay(
 
 
 def _stretched(picture: Picture, pixel: tuple[float, float], unit: float) -> Picture:
-    """A picture whose pixels have this height and width; of those in the result both are `unit`."""
-    height, width = (round(length * side / unit) for length, side in zip(picture.shape, pixel, strict=False))
+    """A picture whose pixels have this height and width; of those in the result both are `unit`.
+
+    A side is stretched at most by MAX_STRETCH, because a spacing that a header has wrong would fill the memory.
+    """
+    factors = (min(side / unit, MAX_STRETCH) for side in pixel)
+    height, width = (round(length * factor) for length, factor in zip(picture.shape, factors, strict=False))
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))
 
 

@@ -249,3 +249,5 @@ def test_planes_are_as_high_and_wide_as_their_millimetres():
     enlarged = square[0] / (80 + 64 + 64)
     assert true[0] == enlarged * (80 + 2.5 * 64 + 2.5 * 64)
     assert true[1] == square[1]
+    mistaken = overlay(image, [label], palette(), (1, 1, 1e6)).shape
+    assert mistaken[0] == enlarged * (80 + 16 * 64 + 16 * 64)

@@ -78,7 +78,7 @@ class _Reader:
         tables = []
         for file, split in files:
             try:
-                tables.append((file, split, tables_of(file, MAX_JSON)))
+                tables.append((file, split, tables_of(file)))
             except UserError as error:
                 self.faults.append(str(error))
         for file, _, table in tables:
@@ -178,13 +178,9 @@ class _Reader:
             raise UserError("its segmentation is neither a list of outlines nor run lengths (size, counts)")
 
 
-def tables_of(file: Path, limit: int) -> dict[str, list[dict[str, Any]]]:
-    """The lists images, annotations and categories of a file, each of records.
-
-    Args:
-        limit: bytes.
-    """
-    content = read_json(file, limit)
+def tables_of(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists images, annotations and categories of a file, each of records."""
+    content = read_json(file, MAX_JSON)
     keys = ("images", "annotations", "categories")
     for key in keys:
         records = content.get(key) if isinstance(content, dict) else None

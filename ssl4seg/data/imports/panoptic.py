@@ -17,18 +17,7 @@ import numpy as np
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.images import read_values
 from ssl4seg.data.imports.coco import by_id, key_of, tables_of
-from ssl4seg.data.imports.content import (
-    EMPTY,
-    MAX_JSON,
-    Choices,
-    Classes,
-    Content,
-    Example,
-    Images,
-    Source,
-    counted,
-    holds,
-)
+from ssl4seg.data.imports.content import EMPTY, Choices, Classes, Content, Example, Images, Source, counted, holds
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
@@ -52,7 +41,7 @@ def read(source: Source, choices: Choices) -> Content:
         shown = ", ".join(file.name for file in files[:4])
         raise UserError(f"{source.path}: holds {len(files)} files of segments ({shown}); give one of them as SOURCE")
     file = files[0]
-    table = tables_of(file, MAX_JSON)
+    table = tables_of(file)
     faults = source.broken(".json", files)
     counts: Counter[str] = Counter()
     classes, palette = _classes(file, table, choices, faults)
