@@ -40,6 +40,8 @@ class Network(nn.Module, ABC):
     """Values of the constructor's key `upsampling`; empty if it has no such key."""
     possible_axes: ClassVar[tuple[int, ...]] = (2,)
     """Numbers of axes that images may have. A network with more than one has the constructor's argument `axes`."""
+    free_sizes: ClassVar[bool] = True
+    """Whether torch.export is asked for a graph of images of any size; not where its solver works for minutes."""
 
     def __init__(self, *, in_channels: int, num_classes: int, axes: int = 2) -> None:
         super().__init__()

@@ -244,6 +244,7 @@ class SwinUNETR(MONAI):
     """
 
     architecture = nets.SwinUNETR
+    free_sizes = False  # each block pads and cuts windows: tracing takes five minutes with free sizes, seconds without
     encoder: nn.ModuleDict
     names = (
         (r"(swinViT|encoder\d+)\.(?!swinViT|encoder\d)", r"encoder.\1."),

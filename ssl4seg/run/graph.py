@@ -69,7 +69,8 @@ def traced(
     names = NAMES[len(shape)]
     reason = ""
     found = False
-    for free in (("batch", *names), names, ("batch",), ()):
+    with_sizes = (("batch", *names), names) if all(getattr(x, "free_sizes", True) for x in network.modules()) else ()
+    for free in (*with_sizes, ("batch",), ()):
         image = torch.rand(2 if "batch" in free else 1, channels, *shape)
         try:
             with warnings.catch_warnings(action="ignore"), torch.no_grad():
