@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 import ssl4seg
 from ssl4seg.commands.repeating import _written
+from ssl4seg.data.intensities import normalized
 from ssl4seg.errors import UserError
 from ssl4seg.methods.parts.two_networks import MeanOf
 from ssl4seg.methods.supervised import Supervised
@@ -68,11 +70,19 @@ def test_the_example_of_the_page_predicts_what_the_run_predicts(
     Path("model.onnx").symlink_to(exported / "export/model.onnx")
     image = np.random.default_rng(0).random((50, 37))
     np.save("image.npy", image)
-    exec(compile(example, str(PAGE), "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(example, str(PAGE), "exec"), names)
     labels = np.load("labels.npy")
     expected = ssl4seg.load(exported, *MACHINE).predict(image).labels
     assert len(np.unique(expected)) > 1
     assert (labels == expected).mean() > 0.999
+    for normalize, (low, high) in product(("none", "auto", "minmax"), ((0.0, 1.0), (0.2, 0.8), (-2.0, 9.0))):
+        names["facts"]["normalize"] = normalize
+        pixels = low + (high - low) * image[None]
+        np.testing.assert_allclose(names["scaled"](pixels), normalized(pixels[None], normalize)[0], atol=1e-6)
+        picture = np.uint8(255 * image[None].clip(low, high))
+        expected = normalized((picture[None] / 255).astype(np.float32), normalize)[0]
+        np.testing.assert_allclose(names["scaled"](picture), expected, atol=1e-6)
 
 
 def test_the_file_says_what_its_user_must_know(exported: Path) -> None:
