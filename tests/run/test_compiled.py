@@ -21,9 +21,10 @@ WORDS = (*PHANTOM, "method=supervised", "network.channels=[2,4]", "network.dropo
 
 @pytest.fixture(autouse=True)
 def _compiling_here() -> Iterator[None]:
-    """Nothing from an earlier call, and no pool of processes that compile."""
+    """Nothing from an earlier call, no pool of processes that compile, and no vector instructions, whose headers and
+    trials take a third of the time."""
     torch._dynamo.reset()
-    with fresh_cache(), inductor.patch({"compile_threads": 1}):
+    with fresh_cache(), inductor.patch({"compile_threads": 1, "cpp.vec_isa_ok": True, "cpp.simdlen": 1}):
         yield
     torch._dynamo.reset()
 
