@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from ssl4seg.augment import photometric as ph
 from ssl4seg.augment.photometric import check_range, is_rgb, on_samples
+from ssl4seg.axes import along_axes
 from ssl4seg.keys import Key, at_least, expect, is_list, is_number, is_whole, number_in, share
 from ssl4seg.seeding import sent
 
@@ -36,10 +37,13 @@ class Photometric(ABC):
     Parameters are drawn for all samples, whether chosen or not, so that no sample's draws depend on another's.
     """
 
+    any_range: ClassVar[bool] = False
+    """Whether images may have values outside [0, 1], as z-scores."""
+
     def __init__(self, *, p: float = 1.0) -> None:
         self.require(share, p=p)
         self.p = p
-        self._checked = False
+        self._checked = self.any_range
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Apply the operation to [B, C, *X]; draw from `generator`, or with None from PyTorch's global one."""
@@ -152,11 +156,18 @@ class GaussianBlur(_Drawn):
 class Noise(_Drawn):
     """Magnitude: standard deviation."""
 
+    op = staticmethod(ph.noise)
+
     def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
         std = self.magnitude(torch.rand(len(image), generator=generator))
-        return ph.noise(image, sent(std * chosen, image.device), generator)
+        return type(self).op(image, sent(std * chosen, image.device), generator)
 
-    op = staticmethod(ph.noise)
+
+class ClippedNoise(Noise):
+    """Magnitude: standard deviation of the noise, cut off at twice that; images may have any range."""
+
+    any_range = True
+    op = staticmethod(ph.clipped_noise)
 
 
 class Cutout(_Drawn):
@@ -266,7 +277,7 @@ class SomeOf(Photometric):
         self, *, operations: Sequence[Photometric], num: Sequence[int], replace: bool = True, p: float = 1.0
     ) -> None:
         super().__init__(p=p)
-        self.require(Key(_are_operations, "a list of photometric operations, not empty"), operations=operations)
+        self.require(OPERATIONS, operations=operations)
         self.require(range_in(0, math.inf if replace else len(operations), is_whole), num=num)
         self.operations, self.num, self.replace = list(operations), (num[0], num[1]), replace
 
@@ -283,5 +294,32 @@ class SomeOf(Photometric):
         return image
 
 
+class OwnRange(Photometric):
+    """Operations on images of any range, as z-scores: to them the lowest value of each image is 0, the highest 1.
+
+    Args:
+        operations: applied one after the other; then the image gets its range back.
+        p: share of the samples.
+    """
+
+    any_range = True
+
+    def __init__(self, *, operations: Sequence[Photometric], p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.require(OPERATIONS, operations=operations)
+        self.operations = list(operations)
+
+    def apply(self, image: Tensor, chosen: Tensor, generator: Generator | None) -> Tensor:
+        low, high = (along_axes(ends, image) for ends in image.flatten(1).aminmax(dim=1))
+        width = torch.where(high > low, high - low, 1)
+        inside = (image - low) / width
+        for operation in self.operations:
+            inside = operation.on(inside, chosen, generator)
+        return torch.where(along_axes(sent(chosen, image.device), image), inside * width + low, image)
+
+
 def _are_operations(value: Any) -> bool:
     return is_list(value) and len(value) > 0 and all(isinstance(operation, Photometric) for operation in value)
+
+
+OPERATIONS = Key(_are_operations, "a list of photometric operations, not empty")

@@ -149,10 +149,17 @@ def noise(image: Tensor, std: Tensor, generator: Generator | None = None) -> Ten
 
     The noise is drawn on the image's device, from a seed that the CPU generator draws (None: PyTorch's global one).
     """
-    seed = int(torch.randint(2**62, (), generator=generator))
-    own = Generator(image.device).manual_seed(seed)
-    added = torch.randn(image.shape, generator=own, device=image.device)
-    return added.mul_(along_axes(std, image)).add_(image).clamp_(0, 1)
+    return _normal(image, generator).mul_(along_axes(std, image)).add_(image).clamp_(0, 1)
+
+
+def clipped_noise(image: Tensor, std: Tensor, generator: Generator | None = None) -> Tensor:
+    """Add N(0, std), cut off at +-2 std, to every pixel and channel of an image of any range; see `noise`."""
+    return _normal(image, generator).clamp_(-2, 2).mul_(along_axes(std, image)).add_(image)
+
+
+def _normal(image: Tensor, generator: Generator | None) -> Tensor:
+    own = Generator(image.device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    return torch.randn(image.shape, generator=own, device=image.device)
 
 
 def cutout(image: Tensor, side: Tensor, place: Tensor | None = None, fill: float = 0.5) -> Tensor:
@@ -223,5 +230,5 @@ def check_range(image: Tensor) -> None:
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise UserError(
             f"photometric operations expect images in [0, 1], but these hold values from {low:.3g} to {high:.3g}: "
-            "set dataset.normalize=percentile, or minmax"
+            "set dataset.normalize=percentile, or minmax; or views=zscores, if the method takes its strong views there"
         )

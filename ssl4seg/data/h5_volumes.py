@@ -97,8 +97,8 @@ class H5Volumes(Dataset):
 
     def _case(self, name: str, file: Path) -> Case:
         shape, labeled, spacing = h5_facts(file)
-        if len(shape) != 3:
-            raise UserError(f"{file}: the image has shape {shape}; expected x, y and z")
+        if len(shape) != 3 or min(shape) < 2:
+            raise UserError(f"{file}: the image has shape {shape}; expected x, y and z, each of at least 2 voxels")
         case = Case(
             name=name,
             group=name,

@@ -33,6 +33,11 @@ class NaturalImages(Dataset):
     def __init__(self, *, lists: Mapping[Split, str | None] | None, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         expect("dataset.channels", self.channels, only(3, type(self).__name__))
+        if self.axes != 2:
+            raise UserError(
+                f"dataset.image_size={list(self.image_size)}: has {self.axes} axes, but {type(self).__name__} holds "
+                "pictures, which have two; give one number, as dataset.image_size=321"
+            )
         self.lists = lists or {}
         self.value_bytes = 1 if self.scaling.keeps_bytes else 4
 

@@ -30,6 +30,7 @@ CLASSES = {
     "posterize": partial(ops.Posterize, magnitude=(1, 5)),
     "blur": partial(ops.GaussianBlur, magnitude=(0.5, 2)),
     "noise": partial(ops.Noise, magnitude=(0.05, 0.2)),
+    "clipped_noise": partial(ops.ClippedNoise, magnitude=(0.05, 0.2)),
     "cutout": partial(ops.Cutout, magnitude=(0.3, 0.5)),
     "grayscale": ops.Grayscale,
     "invert": ops.Invert,
@@ -37,6 +38,7 @@ CLASSES = {
     "equalize": ops.Equalize,
     "jitter": JITTER,
     "some": partial(ops.SomeOf, operations=[ops.Invert(), ops.GaussianBlur(magnitude=(0.5, 2))], num=(1, 2)),
+    "own_range": partial(ops.OwnRange, operations=[ops.Invert(), ops.GaussianBlur(magnitude=(0.5, 2))]),
 }
 WHOLE = {"grayscale", "invert", "autocontrast", "equalize"}
 each_class = pytest.mark.parametrize("name", CLASSES)
@@ -89,6 +91,21 @@ def test_magnitudes_are_uniform_in_their_range():
     kinds, counts = (1 / (1 - bits)).log2().round().unique(return_counts=True)
     assert kinds.tolist() == [4, 5, 6, 7]
     assert counts.min() > 670
+
+
+def test_operations_in_the_own_range_of_an_image_see_it_from_0_to_1_and_give_its_range_back():
+    image = torch.tensor([[-3.0, 0.0, 1.0], [2.0, 2.0, 2.0]]).view(2, 1, 1, 3)
+    inverted = ops.OwnRange(operations=[ops.Invert(), ops.Brightness(magnitude=(0.5, 0.5))])(image, gen())
+    # (-3, 0, 1) is (0, 3/4, 1), inverted and halved (1/2, 1/8, 0). A constant image is (0, 0, 0), so (1/2, 1/2, 1/2).
+    torch.testing.assert_close(inverted.flatten(1), torch.tensor([[-1.0, -2.5, -3.0], [2.5, 2.5, 2.5]]))
+
+
+def test_clipped_noise_is_cut_off_at_twice_its_deviation_and_takes_any_range():
+    image = torch.full((1, 1, 300, 300), -7.0)
+    added = ops.ClippedNoise(magnitude=(0.5, 0.5))(image, gen()) + 7
+    assert added.abs().max().item() == pytest.approx(1, abs=1e-6)
+    # z clipped to +-2 has the variance P(|z| < 2) - 4 phi(2) + 4 P(|z| > 2) = 0.9545 - 0.2160 + 0.1820.
+    assert added.std().item() == pytest.approx(0.5 * 0.9205**0.5, rel=0.01)
 
 
 def test_color_jitter_is_its_parts_in_every_order():
@@ -158,7 +175,7 @@ def test_some_of_applies_one_after_the_other():
     assert 8 < near[0].sum() < 32
 
 
-@each_class
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in ("clipped_noise", "own_range")])
 def test_images_outside_zero_to_one_are_refused_at_once(name):
     with pytest.raises(UserError, match=r"expect images in \[0, 1\].* -2 to 3"):
         CLASSES[name]()(torch.linspace(-2, 3, 60).view(1, 3, 4, 5))

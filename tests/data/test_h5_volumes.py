@@ -6,11 +6,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from helpers import composed
+import torch
+from helpers import NAMES, composed
 
 from ssl4seg.data.h5_volumes import H5Volumes
 from ssl4seg.data.split import split_labeled
 from ssl4seg.errors import UserError
+from ssl4seg.run.training import Training
 
 SHAPE = (20, 24, 16)
 TRAIN = [f"case{number}" for number in (7, 3, 5, 1, 9, 2)]
@@ -106,3 +108,42 @@ def test_a_name_in_a_list_without_a_file_is_refused_with_its_line(tmp_path: Path
 def test_a_folder_whose_name_holds_signs_of_a_pattern_is_read(tmp_path: Path) -> None:
     root = tmp_path / "LA [copy] *"
     assert [case.name for case in opened(written(root, "la"), "la").cases("test")] == TEST
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 1), (20, 0, 16)])
+def test_a_volume_without_three_axes_is_refused_by_its_file(shape: tuple[int, ...], tmp_path: Path) -> None:
+    file = written(tmp_path, "la") / LAYOUTS["la"][0].format("case5")
+    with h5py.File(file, "w") as h5:
+        h5["image"], h5["label"] = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    told = (
+        rf"case5/mri_norm2\.h5: the image has shape \({', '.join(map(str, shape))}\); expected x, y and z, each of at"
+    )
+    with pytest.raises(UserError, match=told):
+        opened(tmp_path, "la").cases("train")
+
+
+RECIPES = {  # the words that make them small, and a method with strong views for those that take any
+    "la_uamt": "network.width=4",
+    "la_dtc": "network.width=4",
+    "la_mcnet": "network.width=4",
+    "la_bcp": "network.width=4",
+    "la_admt": "network.width=4",
+    "la_small": "network.channels=[4,8,8,8] method=unimatch",
+    "pancreas": "network.width=4 method=unimatch",
+    "brats19": "network.channels=[4,8,8,8,8] method=unimatch",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_takes_a_step_on_z_scores(recipe: str, tmp_path: Path) -> None:
+    words = f"experiment={recipe} dataset.image_size=[16,16,16] inference.stride=16 {RECIPES[recipe]} labeled_cases=2"
+    data = composed(*words.split())["dataset"]
+    root = written(tmp_path, data["name"])
+    held = ["dataset.val_cases=2"] if data["val_cases"] else []
+    config = composed(*words.split(), *held, f"dataset.root={root}", "device=cpu", "num_threads=1")
+    engine = Training(config, NAMES, None).engine()
+    before = [parameter.clone() for parameter in engine.method.student.parameters()]
+    engine.train_step()
+    after = [*engine.method.student.parameters()]
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))

@@ -212,6 +212,7 @@ def test_a_mask_with_other_values_is_refused_by_its_name(root, value, keys):
     [
         ({"augmented": True}, "dataset.augmented=true: .* holds no SegmentationClassAug"),
         ({"augmented": "yes"}, "dataset.augmented=yes: expected true or false, or auto"),
+        ({"image_size": [8, 8, 8]}, r"dataset.image_size=\[8, 8, 8\]: has 3 axes, but VOC2012 holds pictures"),
         ({"channels": 1, "mean": None, "std": None}, "dataset.channels=1: expected 3, as VOC2012 has"),
         ({"classes": [*"abcdefghijklmnopqrst", "a"]}, r"dataset.classes=.*expected a list of 2 to 255 different names"),
         ({"classes": [*"abcdefghijklmnopqrst", "mean"]}, r"dataset.classes=.*none of them 'mean'"),
