@@ -133,8 +133,8 @@ class Aside:
         self.pipe, theirs = context.Pipe()
         context.Process(target=serve, args=(theirs, patch, size, torch.get_num_threads()), daemon=True).start()
 
-    def __call__(self, what: str) -> Seconds:
-        """Do a "step" or a "test", and say how long it took."""
+    def __call__(self, what: str | dict[str, Tensor]) -> Seconds:
+        """Do a "step" or a "test", and say how long it took; a state dict is what the student then holds."""
         self.pipe.send(what)
         return Seconds(*self.pipe.recv())
 
@@ -149,7 +149,9 @@ def serve(pipe: Any, patch: tuple[int, ...], size: tuple[int, ...], threads: int
         "test": partial(reference.test, *volume(size, 8), patch),
     }
     while (what := pipe.recv()) is not None:
-        pipe.send(tuple(seconds(work[what])))
+        pipe.send(
+            tuple(seconds(work[what] if isinstance(what, str) else partial(reference.student.load_state_dict, what)))
+        )
 
 
 def by_turns(title: str, ours: Callable[[], object], theirs: Callable[[], Seconds], repeats: int) -> None:
@@ -196,6 +198,7 @@ def main() -> None:
         print(f"convolution: {100 * share_of_convolution(lambda: step(engine)):.0f} % of a step of ssl4seg")
     if given.only != "step":
         image, label = volume(size, 8)
+        reference(engine.method.student.state_dict())  # equal masks cost equal distances
         forward = forward_of(engine.method, engine.fabric)
         predictor = Predictor(
             predict=forward, inference=literal_windows(patch, STRIDE), device=torch.device("cpu"), protocol="la"
