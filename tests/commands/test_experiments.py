@@ -211,6 +211,29 @@ def test_the_stages_of_bcp_on_the_left_atrium_have_2000_and_15000_steps_and_the_
     assert [rate(within) for _, within in places.values()] == pytest.approx([1, 1, 1, 0.1, 1e-5])
 
 
+UA_MT = {"schedule._target_": "ssl4seg.run.schedules.Step", "schedule.every": 2500, "schedule.gamma": 0.1}
+MC_NET = {"schedule._target_": "ssl4seg.run.schedules.Constant"}
+POLY = {"schedule._target_": "ssl4seg.run.schedules.Poly", "schedule.power": 0.9}
+DICE_ALONE = {"supervised_loss.cross_entropy": 0, "supervised_loss.dice": 1}
+PUBLISHED = {  # constants of the public code, beside those of other tests
+    "la_uamt": UA_MT | {"method.num_passes": 8, "supervised_loss.cross_entropy": 0.5, "supervised_loss.dice": 0.5},
+    "la_dtc": UA_MT | DICE_ALONE | {"method.distance_weight": 0.3},
+    "la_mcnet": MC_NET | DICE_ALONE | {"method.temperature": 0.1, "method.supervised_weight": 0.5},
+    "la_bcp": UA_MT | {"method.pseudo_weight": 0.5, "method.side": 2 / 3, "method.ema_decay": 0.99},
+    "la_admt": POLY | {"method.threshold": 0.8, "method.consistency_weight": 2, "method.period": 19},
+    "pancreas": MC_NET | {"views.weak.rotate": 0},
+    "brats19": POLY,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_constants_of_volumes_are_the_published_ones(name: str) -> None:
+    config = dict(leaves(composed(f"experiment={name}")))
+    sgd = {"optimizer.lr": 0.01, "optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4}
+    for key, value in (PUBLISHED[name] | sgd).items():
+        assert config[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4)), key
+
+
 @pytest.mark.parametrize(("name", "weight"), [("la_uamt", 0.1), ("la_dtc", 1), ("la_mcnet", 1)])
 def test_the_weight_rises_for_6000_steps_as_published(name: str, weight: float) -> None:
     config = composed(f"experiment={name}")

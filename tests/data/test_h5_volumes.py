@@ -1,5 +1,7 @@
 """Published volumes in h5: the layouts that the YAMLs describe, their order, and how val is made."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +136,20 @@ RECIPES = {  # the words that make them small, and a method with strong views fo
 }
 
 
+@pytest.fixture
+def opened_files() -> Iterator[list[str]]:
+    """The files that are opened from here to the end of the test."""
+    files: list[str] = []
+    watched = [True]  # a hook cannot be taken away
+    sys.addaudithook(lambda event, args: files.append(str(args[0])) if watched and event == "open" else None)
+    yield files
+    watched.clear()
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_takes_a_step_on_z_scores(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_takes_steps_on_z_scores_and_opens_no_file_in_the_second(
+    recipe: str, tmp_path: Path, opened_files: list[str]
+) -> None:
     words = f"experiment={recipe} dataset.image_size=[16,16,16] inference.stride=16 {RECIPES[recipe]} labeled_cases=2"
     data = composed(*words.split())["dataset"]
     root = written(tmp_path, data["name"])
@@ -144,6 +158,9 @@ def test_a_recipe_takes_a_step_on_z_scores(recipe: str, tmp_path: Path) -> None:
     engine = Training(config, NAMES, None).engine()
     before = [parameter.clone() for parameter in engine.method.student.parameters()]
     engine.train_step()
+    opened_files.clear()
+    engine.train_step()
+    assert opened_files == []
     after = [*engine.method.student.parameters()]
     assert all(parameter.isfinite().all() for parameter in after)
     assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
