@@ -127,7 +127,7 @@ def _numbers(mask: Path) -> set[int]:
 
 
 def _splits(top: Path, images: Collection[str], faults: list[str]) -> dict[str, Split]:
-    """The split of each image that ImageSets/Segmentation lists; a fault for each name of which there is no image."""
+    """The split of each image that ImageSets/Segmentation lists; faults of names without an image, and in two lists."""
     found: dict[str, Split] = {}
     for split in SPLITS:
         file = top / LISTS / f"{split}.txt"
@@ -137,6 +137,11 @@ def _splits(top: Path, images: Collection[str], faults: list[str]) -> dict[str, 
                 f"{file}: {name!r} is missing in {top / IMAGES}; add the image, or remove the name (without ending)"
                 for name in names
                 if name not in images
+            ]
+            faults += [
+                f"{file}: {name!r} is in {found[name]}.txt too; expected each image in one list; mend one of both"
+                for name in names
+                if name in found
             ]
             found |= dict.fromkeys(names, split)
     return found

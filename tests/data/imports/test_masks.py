@@ -100,7 +100,7 @@ def test_faults_of_palette_folders_are_listed_at_once(tmp_path: Path) -> None:
     lists = source / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nb\nghost\n")
-    (lists / "val.txt").write_text("c\nphantom\nd.jpg\n")
+    (lists / "val.txt").write_text("c\nphantom\nd.jpg\nb\n")
     with pytest.raises(UserError) as refusal:
         imported(source, tmp_path / "out", every=True)
     first, *lines = str(refusal.value).splitlines()
@@ -114,6 +114,7 @@ def test_faults_of_palette_folders_are_listed_at_once(tmp_path: Path) -> None:
         f"train.txt: 'ghost' {missing}",
         f"val.txt: 'phantom' {missing}",
         f"val.txt: 'd.jpg' {missing}",
+        "val.txt: 'b' is in train.txt too; expected each image in one list",
     ]
     assert first.startswith(f"{len(expected)} faults in ")
     for line, words in zip(lines, expected, strict=True):
