@@ -73,14 +73,16 @@ def save(series: Sequence[Dataset], folder: Path, *, ending: str = ".dcm") -> Pa
     return folder
 
 
-def segmentation(series: Sequence[Dataset], label: np.ndarray, file: Path, names: Sequence[str] = NAMES) -> Path:
-    """A DICOM-SEG whose segments 1, 2, ... are those of the label [S, H, W]."""
+def segmentation(
+    series: Sequence[Dataset], label: np.ndarray, file: Path, names: Sequence[str] = NAMES, kind: str = "BINARY"
+) -> Path:
+    """A DICOM-SEG whose segments 1, 2, ... are those of the label [S, H, W]; FRACTIONAL: shares [S, H, W] of one."""
     described = [
         highdicom.seg.SegmentDescription(number, name, codes.SCT.Organ, codes.SCT.Organ, "MANUAL")
         for number, name in enumerate(names, 1)
     ]
     made = highdicom.seg.Segmentation(
-        [*series], label, "BINARY", described, generate_uid(), 2, generate_uid(), 1, "maker", "model", "1", "serial"
+        [*series], label, kind, described, generate_uid(), 2, generate_uid(), 1, "maker", "model", "1", "serial"
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(file)

@@ -2,14 +2,16 @@
 
 import os
 import shlex
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
+from ssl4seg.data.case import LabelArray
 from ssl4seg.data.folder import by_kind
 from ssl4seg.data.imports.content import Choices, Content, Source
 from ssl4seg.data.imports.folder import Written, description_of, write
 from ssl4seg.data.imports.kinds import expect_read, kind_of
+from ssl4seg.data.masks import Color
 from ssl4seg.data.patterns import first_groups
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE
@@ -49,13 +51,16 @@ def import_folder(
     content = found.read(given, choices)
     content.shorten()
     _add_group(content, group)
-    colors = palette(content.palette)
     about = {"source": os.path.abspath(source), "kind": found.NAME}
     try:
-        done = write(content, dest, about=about, save=partial(save_labels, colors=colors), copy=copy)
+        done = write(content, dest, about=about, save=_save, copy=copy)
     except UserError as error:
         raise UserError(_listed(str(error).splitlines(), source, every=every)) from None
     _report(content, done, dest)
+
+
+def _save(label: LabelArray, path: Path, colors: Sequence[Color] | None) -> None:
+    save_labels(label, path, palette(colors))
 
 
 def _expect_apart(source: Path, dest: Path) -> None:
@@ -91,7 +96,7 @@ def _report(content: Content, done: Written, dest: Path) -> None:
     num = len(content.examples)
     print(f"  {num} images, {masks} with a mask, {num - masks} unlabelled")
     total = sum(done.counts.values())
-    for number, name in enumerate(content.classes):
+    for number, name in enumerate(done.classes):
         share = f"{done.counts[number] / total:.2%} of the pixels" if done.counts[number] else "in no mask"
         if total:
             print(f"  {number} {name}: {share}")

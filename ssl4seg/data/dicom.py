@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -290,6 +290,32 @@ def names_in(file: Path, head: Any) -> dict[int, str]:
     return names
 
 
+class Contour(NamedTuple):
+    """A contour of an RTSTRUCT."""
+
+    region: int
+    points: Positions
+    """[N, 3] in mm."""
+    is_closed: bool
+    """Whether it is an outline; else it is a line or a point."""
+
+
+def contours_in(file: Path, head: Any) -> list[Contour]:
+    """The contours of all regions of an RTSTRUCT; a SEG has none.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    found: list[Contour] = []
+    with named_faults(file, "DICOM"):
+        for region in head.get("ROIContourSequence") or ():
+            for contour in region.get("ContourSequence") or ():
+                points = np.array(contour.ContourData, float).reshape(-1, 3)
+                is_closed = str(contour.get("ContourGeometricType")) == "CLOSED_PLANAR"
+                found.append(Contour(int(region.ReferencedROINumber), points, is_closed))
+    return found
+
+
 def draw(file: Path, series: Series, classes: Mapping[int, int], label: npt.NDArray[np.uint8]) -> None:
     """Draw the segments of a SEG or the regions of an RTSTRUCT over a label [S, H, W]; later ones lie above.
 
@@ -380,14 +406,14 @@ def _draw_regions(
     """Fill outlines: the pixels whose centres lie inside; an outline within another one of its region is a hole."""
     from skimage.draw import polygon
 
-    contours = {int(each.ReferencedROINumber): each for each in head.get("ROIContourSequence") or ()}
+    contours = [
+        each for each in contours_in(file, head) if each.is_closed and len(each.points) > 2
+    ]  # the others: no area
+    if unknown := {each.region for each in contours} - {*classes}:
+        raise UserError(f"{file}: an outline belongs to region {min(unknown)}, which it does not describe")
     for number in sorted(classes):
         inside: dict[int, npt.NDArray[np.bool_]] = {}
-        sequence = contours[number].get("ContourSequence") if number in contours else ()
-        for contour in sequence or ():
-            if str(contour.get("ContourGeometricType")) != "CLOSED_PLANAR" or len(contour.ContourData) < 9:
-                continue  # points and lines have no area
-            points = np.array(contour.ContourData, float).reshape(-1, 3)
+        for points in (each.points for each in contours if each.region == number):
             place = _on_slice(file, f"an outline of region {number}", points, series)
             x, y, _ = series.indices(points).T
             rows, columns = polygon(y, x, series.shape[1:])

@@ -1,7 +1,7 @@
 """Each kind of annotation is imported and trained on; its predictions, in that form again, are imported again.
 
-A kind that no tool reads back (panoptic segments, CVAT's XML) gets COCO's form, which CVAT and others read. Pixels are
-compared at every turn.
+`ssl4seg-predict` writes neither panoptic segments nor CVAT's XML. Predictions for these come back in COCO's form, which
+CVAT imports as it does its own XML. Pixels are compared at every turn.
 """
 
 import json

@@ -172,8 +172,10 @@ class _Reader:
             yield Object(number, runs_of(shape.get("counts"), size))
         elif isinstance(shape, list):
             outlines = [points_of(numbers, size) for numbers in (shape if isinstance(shape[0], list) else [shape])]
-            self.counts.update(OUTLINES[place] for each in outlines if (place := lies(each, size)) in OUTLINES)
-            yield Object(number, partial(outlined, outlines, size))
+            places = [lies(each, size) for each in outlines]
+            self.counts.update(OUTLINES[place] for place in places if place in OUTLINES)
+            if {*places} & {"inside", "across"}:
+                yield Object(number, partial(outlined, outlines, size))
         else:
             raise UserError("its segmentation is neither a list of outlines nor run lengths (size, counts)")
 

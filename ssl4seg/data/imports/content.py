@@ -11,10 +11,12 @@ A kind is a module with
 and stands in the table of kinds.py. `folder.py` draws the masks, compares sizes, and writes the folder, alike for all.
 """
 
+import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from mmap import ACCESS_READ, mmap
@@ -65,6 +67,14 @@ class Choices:
     """Of the class of objects, where the source names none."""
 
 
+class Form(NamedTuple):
+    """How a mask is written that is no PNG."""
+
+    ending: str
+    """One of `formats.ENDINGS`."""
+    write: Callable[[LabelArray, Path], None]
+
+
 class Made(NamedTuple):
     """A file that the import makes, where a link to one of the source does not do."""
 
@@ -83,7 +93,9 @@ class Example:
     image: Path | Made
     """A file of the source, which is linked or copied; one of a kind that is not read becomes a PNG."""
     mask: Callable[[], LabelArray] | Made | None = None
-    """Draws [H, W] in 0..K-1 or IGNORE, written as a PNG; or any other file; None: the image is unlabelled."""
+    """Draws [H, W], of a volume [S, H, W], in 0..K-1 or IGNORE; or any other file; None: the image is unlabelled."""
+    form: Form | None = None
+    """Of the mask that is drawn; None: an indexed PNG."""
     size: tuple[int, int] | None = None
     """Height and width that the annotation declares, compared with the image before anything is drawn."""
     split: Split | None = None
@@ -108,6 +120,16 @@ class Content:
     def has_splits(self) -> bool:
         """Whether the source gives the split; it takes both train and val, else the split is drawn."""
         return {"train", "val"} <= {each.split for each in self.examples}
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 belongs to nothing."""
+        return bool(self.keys.get("background", True))
+
+    def with_classes(self, kept: Sequence[int]) -> "Content":
+        """The same with some of the classes, which get the numbers 0, 1, ..."""
+        palette = None if self.palette is None else [self.palette[k] for k in kept]
+        return replace(self, classes=[self.classes[k] for k in kept], palette=palette)
 
     def place(self, example: Example) -> Path:
         """The folder of the example's split in the new folder."""
@@ -179,9 +201,13 @@ class Classes:
         """What was united and left out."""
         notes = [f"{number} categories are called {name}, and are one class" for name, number in self._shared.items()]
         if unused := [name for name in self._unused if name not in self.names and name != BACKGROUND]:
-            more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
-            notes.append(f"classes without an object are left out: {', '.join(unused[:10])}{more}")
+            notes.append(f"classes without an object are left out: {listed(unused)}")
         return notes
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Kind(Protocol):
@@ -371,6 +397,15 @@ def attempt(faults: list[str], step: Callable[[], Result]) -> Result | None:
     except UserError as error:
         faults += str(error).splitlines()
         return None
+
+
+def attempt_all(faults: list[str], step: Callable[[Path], Result], files: Sequence[Path]) -> dict[Path, Result]:
+    """The results of a step for the files that it does not refuse, on all cores; every refusal is a fault."""
+    refused: dict[Path, list[str]] = {file: [] for file in files}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda file: attempt(refused[file], partial(step, file)), files))
+    faults += [fault for file in files for fault in refused[file]]
+    return {file: result for file, result in zip(files, found, strict=True) if result is not None}
 
 
 def counted(found: Counter[str]) -> list[str]:

@@ -4,8 +4,8 @@ A segmentation names its series by an identifier, so files may lie in any folder
 the folders, not of the patients; series of one patient get a folder p1/, p2/, ... and so a group.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dicom import (
     Heads,
     Series,
     annotated_series,
     by_series,
+    contours_in,
     described,
     draw,
     is_annotation,
@@ -29,7 +31,19 @@ from ssl4seg.data.dicom import (
     write_mask_of,
     write_scan_of,
 )
-from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Made, Source, attempt
+from ssl4seg.data.imports.content import (
+    Choices,
+    Classes,
+    Content,
+    Example,
+    Form,
+    Made,
+    Source,
+    attempt,
+    attempt_all,
+    counted,
+)
+from ssl4seg.data.imports.shapes import NO_AREA, OUTLINES, lies
 from ssl4seg.errors import UserError
 
 NAME = "dicom"
@@ -48,7 +62,7 @@ def recognise(source: Source) -> bool:
 def read(source: Source, choices: Choices) -> Content:
     files = sorted(file for file in source.found.others if is_dicom(file))
     faults: list[str] = []
-    heads = _heads(files, faults)
+    heads = attempt_all(faults, read_head, files)
     annotations = {file: head for file, head in heads.items() if is_annotation(head)}
     slices = {file: head for file, head in heads.items() if file not in annotations and is_slice(head)}
     if not slices and not faults:
@@ -66,23 +80,20 @@ def read(source: Source, choices: Choices) -> Content:
         for file, head in head_of.items():
             for number, name in (attempt(faults, partial(names_in, file, head)) or {}).items():
                 classes.add((file, number), name)
-    examples = []
+    examples, counts = [], Counter[str]()
     for uid in chosen:
         series = attempt(faults, partial(series_of, by_uid[uid]))
         if series is not None:
-            examples.append(_example(series, wanted.get(uid, {}), classes, source))
+            outlines = attempt(faults, partial(_outlines, wanted.get(uid, {}), series))
+            counts.update(outlines or {})
+            examples += [_example(series, wanted.get(uid, {}), classes, source)] if outlines is not None else []
     if not wanted and not faults:
         faults.append(
             f"{source.path}: holds {len(by_uid)} series, but no DICOM-SEG or RTSTRUCT of one; add some to learn from"
         )
     keys = _named(examples, [by_uid[uid] for uid in chosen]) if len(examples) == len(chosen) else {}
-    return Content(classes=classes.names, examples=examples, faults=faults, notes=[*notes, *classes.notes()], keys=keys)
-
-
-def _heads(files: Sequence[Path], faults: list[str]) -> Heads:
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda file: attempt(faults, partial(read_head, file)), files))
-    return {file: head for file, head in zip(files, found, strict=True) if head is not None}
+    notes += [*classes.notes(), *counted(counts)]
+    return Content(classes=classes.names, examples=examples, faults=faults, notes=notes, keys=keys)
 
 
 def _by_series(annotations: Heads, by_uid: Mapping[str, Heads], faults: list[str]) -> dict[str, Heads]:
@@ -123,18 +134,31 @@ def _one_a_folder(
 
 def _example(series: Series, annotations: Heads, classes: Classes, source: Source) -> Example:
     name = series.folder.relative_to(source.top).as_posix()
-    mask = Made(SCAN, partial(_write_mask, series, [*annotations], classes)) if annotations else None
     return Example(
-        name=source.top.name if name == "." else name, image=Made(SCAN, partial(write_scan_of, series)), mask=mask
+        name=source.top.name if name == "." else name,
+        image=Made(SCAN, partial(write_scan_of, series)),
+        mask=partial(_drawn, series, [*annotations], classes) if annotations else None,
+        form=Form(SCAN, lambda label, path: write_mask_of(series, label, path)),
     )
 
 
-def _write_mask(series: Series, files: Sequence[Path], classes: Classes, path: Path) -> None:
+def _outlines(annotations: Heads, series: Series) -> Counter[str]:
+    """What is said of the contours of a series, by sentences for `counted`."""
+    counts: Counter[str] = Counter()
+    for contour in (each for file, head in annotations.items() for each in contours_in(file, head)):
+        if not contour.is_closed:
+            counts[NO_AREA] += 1
+        elif (place := lies(series.indices(contour.points)[:, :2] + 0.5, series.shape[1:])) in OUTLINES:
+            counts[OUTLINES[place]] += 1
+    return counts
+
+
+def _drawn(series: Series, files: Sequence[Path], classes: Classes) -> LabelArray:
     label = np.zeros(series.shape, np.uint8)
     for file in files:
         numbers = {number: held for (place, number), held in classes.numbers.items() if place == file}
         draw(file, series, numbers, label)
-    write_mask_of(series, label, path)
+    return label
 
 
 def _named(examples: list[Example], heads: Sequence[Heads]) -> dict[str, Any]:

@@ -40,22 +40,25 @@ from ssl4seg.data.formats import (
     upright,
 )
 from ssl4seg.data.images import facts
-from ssl4seg.data.imports.content import Content, Example, Made
+from ssl4seg.data.imports.content import Content, Example, Made, listed
 from ssl4seg.data.items import IMAGES, MASKS
+from ssl4seg.data.masks import Color
 from ssl4seg.errors import UserError
 from ssl4seg.files import unwritten, write_text
 from ssl4seg.keys import IGNORE, check_keys
 from ssl4seg.userfiles import read_json, read_text
 
 RECORD = "import.json"
-Save = Callable[[LabelArray, Path], None]
-"""Writes a mask [H, W] as an indexed PNG."""
+Save = Callable[[LabelArray, Path, Sequence[Color] | None], None]
+"""Writes a mask [H, W] as an indexed PNG, with the colours of the classes if the source has them."""
 
 
 @dataclass(kw_only=True)
 class Written:
     """What an import has done."""
 
+    classes: list[str] = field(default_factory=list)
+    """Those of the new folder."""
     counts: Counter[int] = field(default_factory=Counter)
     """Pixels of each class in all masks that were drawn."""
     notes: list[str] = field(default_factory=list)
@@ -76,11 +79,12 @@ def write(content: Content, dest: Path, *, about: Mapping[str, Any], save: Save,
         UserError: lists every fault of the source; DEST is then as it was.
     """
     old = _record_of(dest, about)
-    _expect_makeable(content)
+    _expect_makeable(content, str(about["source"]))
     done = Written(fresh=old is None)
     with _beside(dest) as new:
         results = _make_all(content, new, save=save, copy=copy)
         faults = [*content.faults, *(fault for result in results for fault in result.faults)]
+        faults = [*dict.fromkeys(faults)]  # some are found when a file is looked at, and again when it is drawn
         if not faults and not any(example.mask for example in content.examples):
             faults.append(f"{about['source']}: no image has an annotation; expected some to learn from")
         if faults:
@@ -88,6 +92,8 @@ def write(content: Content, dest: Path, *, about: Mapping[str, Any], save: Save,
         for result in results:
             done.counts.update(result.counts)
         done.notes += _notes(content, results)
+        content, done.counts = _without_empty(content, done, new, save, str(about["source"]))
+        done.classes = content.classes
         keys = {"classes": content.classes, **_colors(content), **content.keys}
         if done.counts[IGNORE]:
             keys["ignore_index"] = IGNORE
@@ -126,7 +132,7 @@ def _record_of(dest: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
     return old
 
 
-def _expect_makeable(content: Content) -> None:
+def _expect_makeable(content: Content, source: str) -> None:
     """Refuse content of which no file can be made: several examples of one name, and classes that no mask can hold.
 
     Too few classes are told only where nothing else is: the other faults may be why none was found.
@@ -142,8 +148,10 @@ def _expect_makeable(content: Content) -> None:
     ]
     faults, fits = [*content.faults, *twice], KEYS["classes"].fits(content.classes)
     if not fits and (len(content.classes) > 1 or not faults):
-        shown = ", ".join(map(repr, content.classes[:10]))
-        faults.append(f"classes: {len(content.classes)} ({shown}): expected {KEYS['classes'].expected}")
+        shown = listed([repr(name) for name in content.classes]) or "none"
+        faults.append(
+            f"{source}: {len(content.classes)} classes are used ({shown}); expected {KEYS['classes'].expected}"
+        )
     if twice or not fits:
         raise UserError("\n".join(faults))
 
@@ -157,6 +165,9 @@ def _notes(content: Content, results: Sequence["_Result"]) -> list[str]:
         )
     if content.has_splits and (bare := sum(each.split is None for each in content.examples)):
         notes.append(f"{bare} images are in no split of the source, and go to train")
+    blank = [each.name for each, result in zip(content.examples, results, strict=True) if [*result.counts] == [0]]
+    if blank and content.has_background:
+        notes.append(f"{len(blank)} masks are background everywhere: {listed(blank)}")
     if converted := sum(result.converted for result in results):
         notes.append(f"{converted} images are of a kind that is not read, and became PNG")
     if turned := sum(result.turned for result in results):
@@ -204,11 +215,12 @@ class _Result(NamedTuple):
 
 def _make_all(content: Content, new: Path, *, save: Save, copy: bool) -> list[_Result]:
     places = [new / content.place(example) for example in content.examples]
+    make = partial(_make, save=save, palette=content.palette, copy=copy)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(_make, save=save, copy=copy), content.examples, places))
+        return list(pool.map(make, content.examples, places))
 
 
-def _make(example: Example, place: Path, *, save: Save, copy: bool) -> _Result:
+def _make(example: Example, place: Path, *, save: Save, palette: Sequence[Color] | None, copy: bool) -> _Result:
     """Write an image and its mask; faults of both are returned."""
     try:
         label, turned, doubtful = _label(example)
@@ -217,7 +229,7 @@ def _make(example: Example, place: Path, *, save: Save, copy: bool) -> _Result:
             example.mask.write(_target(place / MASKS, example.name, example.mask.ending))
         if label is None:
             return _Result([], Counter(), converted)
-        save(label, _target(place / MASKS, example.name, ".png"))
+        _put_mask(example, label, place, save, palette)
     except UserError as error:
         return _Result(str(error).splitlines(), Counter())
     except OSError:
@@ -244,6 +256,47 @@ def _label(example: Example) -> tuple[LabelArray | None, bool, bool]:
     if shown != stored and label.shape == stored:
         return np.ascontiguousarray(upright(label, tag, (0, 1))), True, False
     return label, False, tag in TURNS and shown == stored
+
+
+def _put_mask(example: Example, label: LabelArray, place: Path, save: Save, palette: Sequence[Color] | None) -> None:
+    if example.form:
+        example.form.write(label, _target(place / MASKS, example.name, example.form.ending))
+    else:
+        save(label, _target(place / MASKS, example.name, ".png"), palette)
+
+
+def _without_empty(content: Content, done: Written, new: Path, save: Save, source: str) -> tuple[Content, Counter[int]]:
+    """Leave out the classes of which no mask holds a pixel; return the others, and their pixels in all masks.
+
+    Outlines may lie outside of their image or beneath others, so this is known only after all are drawn. The masks are
+    drawn again then, with the numbers of the classes that are left.
+
+    Raises:
+        UserError: no mask holds any class but the background.
+    """
+    held, classes = done.counts, content.classes
+    kept = [k for k in range(len(classes)) if held[k] or (k == 0 and content.has_background)]
+    if not held or len(kept) == len(classes):  # masks that are copied are not counted
+        return content, held
+    empty = [name for k, name in enumerate(classes) if k not in kept]
+    if len(kept) < 2:
+        raise UserError(
+            f"{source}: no mask holds a pixel of {listed(empty)}, and nothing is left to tell apart; expected two "
+            "classes, of which one may be background: do the shapes lie within their images?"
+        )
+    done.notes.append(f"classes of which no mask holds a pixel are left out: {listed(empty)}")
+    left = content.with_classes(kept)
+    number_of = np.full(256, IGNORE, np.uint8)
+    number_of[kept] = range(len(kept))
+
+    def draw_again(example: Example) -> None:
+        if callable(example.mask):
+            label = number_of[_label(example)[0]]
+            _put_mask(example, label, new / content.place(example), save, left.palette)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(draw_again, content.examples))
+    return left, Counter({int(number_of[k]): count for k, count in held.items()})
 
 
 def _sizes(image: Path) -> tuple[tuple[int, int], tuple[int, int], int]:

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.imports.content import (
+    BACKGROUND,
     EMPTY,
     Choices,
     Classes,
@@ -30,11 +31,12 @@ from ssl4seg.data.imports.content import (
     Source,
     counted,
     holds,
+    listed,
     size_in,
 )
 from ssl4seg.data.imports.objects import Mask, Object, drawn
-from ssl4seg.data.imports.shapes import OUTLINES, Points, lies, points_of
-from ssl4seg.errors import UserError
+from ssl4seg.data.imports.shapes import NO_AREA, OUTLINES, Points, lies, points_of
+from ssl4seg.errors import UserError, did_you_mean
 from ssl4seg.keys import IGNORE
 from ssl4seg.userfiles import MAX_TEXT, read_json, read_text
 
@@ -53,7 +55,8 @@ class _Shape(NamedTuple):
     label: str
     group: Any
     """Shapes of one label and group are one object; None: an object of its own."""
-    draw: partial[Mask]
+    draw: partial[Mask] | None
+    """None: nothing is drawn of it, as of a line or of what lies outside of its image."""
 
 
 def recognise(source: Source) -> bool:
@@ -68,24 +71,26 @@ def read(source: Source, choices: Choices) -> Content:
     """All JSON files with shapes; images of which none of them tells are unlabelled."""
     images, files = source.images(choices), source.files(".json")
     read = {file for file in files if _is_one(file)}
-    faults = source.broken(".json", read)
+    faults, labels = source.broken(".json", read), _labels(source)
     counts: Counter[str] = Counter()
+    seen: set[str] = set()
     found: dict[Path, tuple[Path, tuple[int, int], list[_Shape]]] = {}
     for file in files:
         if file not in read:
             counts["{} files .json hold no shapes, and are not read"] += 1
             continue
         try:
-            path, size, shapes = _read(file, images, counts)
+            path, size, shapes = _read(file, images, counts, labels)
         except UserError as error:
             faults += [line if line.startswith(str(file)) else f"{file}: {line}" for line in str(error).splitlines()]
         else:
             if path in found:
                 faults.append(f"{file}: is about {path.name}, as {found[path][0].name} is; unite both")
-            found[path] = file, size, shapes
+            found[path] = file, size, [shape for shape in shapes if shape.draw]
+            seen |= {shape.label for shape in shapes}
     if not files:
         raise UserError(f"{source.path}: holds no .json file")
-    classes, boundary = _classes(source, [shapes for *_, shapes in found.values()], choices)
+    classes, boundary = _classes(labels, seen, [shapes for *_, shapes in found.values()], choices)
     content = Content(classes=classes.names, faults=faults)
     for path, (_, size, shapes) in found.items():
         mask = None
@@ -103,7 +108,15 @@ def read(source: Source, choices: Choices) -> Content:
     return content
 
 
-def _read(file: Path, images: Images, counts: Counter[str]) -> tuple[Path, tuple[int, int], list[_Shape]]:
+def _labels(source: Source) -> list[str]:
+    """The labels that labels.txt lists; none without the file."""
+    file = source.top / LABELS
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()] if file.is_file() else []
+
+
+def _read(
+    file: Path, images: Images, counts: Counter[str], labels: Sequence[str]
+) -> tuple[Path, tuple[int, int], list[_Shape]]:
     """The image of a file, its size and shapes.
 
     Raises:
@@ -120,7 +133,7 @@ def _read(file: Path, images: Images, counts: Counter[str]) -> tuple[Path, tuple
     path, found, faults = images.find(name, near=file.parent), [], []
     for place, shape in enumerate(shapes):
         try:
-            found += list(_shape(shape, size, counts))
+            found.append(_shape(shape, size, counts, labels))
         except UserError as error:
             faults.append(f"{file}: shape {place}: {error}")
     if faults:
@@ -128,30 +141,49 @@ def _read(file: Path, images: Images, counts: Counter[str]) -> tuple[Path, tuple
     return path, size, found
 
 
-def _shape(shape: Any, size: tuple[int, int], counts: Counter[str]) -> Iterator[_Shape]:
-    """A shape; none if it has no area."""
+def _shape(shape: Any, size: tuple[int, int], counts: Counter[str], labels: Sequence[str]) -> _Shape:
+    """A shape, checked."""
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str) or not label.strip():
         raise UserError(f"its label is {label!r}; expected a text")
     kind = shape.get("shape_type") or "polygon"
     if kind in WITHOUT_AREA:
-        counts["{} lines and points have no area, and are left out"] += 1
-        return
+        counts[NO_AREA] += 1
+        return _Shape(label.strip(), None, None)
     if kind not in ("polygon", *NUM_POINTS):
         raise UserError(f"its shape_type is {kind!r}; expected polygon, rectangle, circle or mask")
+    _expect_listed(label.strip(), labels)
     points = points_of(shape.get("points"), size)
     if len(points) != NUM_POINTS.get(kind, len(points)):
         raise UserError(f"is a {kind} of {len(points)} points; expected {NUM_POINTS[kind]}")
-    if kind == "polygon" and (place := lies(points, size)) in OUTLINES:
+    if kind != "mask" and (place := lies(_outline(kind, points), size)) in OUTLINES:
         counts[OUTLINES[place]] += 1
         if place != "across":
-            return
+            return _Shape(label.strip(), None, None)
     group = shape.get("group_id")
     if kind == "mask":
         _check_mask(shape.get("mask"), points, size)
-        yield _Shape(label.strip(), group, partial(_placed, shape["mask"], points, size))
-    else:
-        yield _Shape(label.strip(), group, partial(_area, kind, points, size))
+        return _Shape(label.strip(), group, partial(_placed, shape["mask"], points, size))
+    return _Shape(label.strip(), group, partial(_area, kind, points, size))
+
+
+def _expect_listed(label: str, labels: Sequence[str]) -> None:
+    """Refuse a label that labels.txt lacks, as a misspelt one; LabelMe's own names of no class need not be there."""
+    if labels and label not in (*labels, IGNORED) and label.strip("_") != BACKGROUND:
+        raise UserError(
+            f"its label {label!r} is none of {LABELS} ({listed(labels)}); add it there, or mend the shape"
+            f"{did_you_mean(label, labels)}"
+        )
+
+
+def _outline(kind: str, points: Points) -> Points:
+    """The points of a polygon; the corners around a rectangle or a circle."""
+    if kind == "polygon":
+        return points
+    if kind == "circle":
+        points = points[:1] + np.array([[-1], [1]]) * math.dist(*points)
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0) + 1  # the pixels of the line belong to it
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def _check_mask(text: Any, points: Points, size: tuple[int, int]) -> None:
@@ -199,12 +231,12 @@ def _area(kind: str, points: Points, size: tuple[int, int]) -> Mask:
     return np.array(canvas, bool)
 
 
-def _classes(source: Source, shapes: list[list[_Shape]], choices: Choices) -> tuple[Classes, int | None]:
+def _classes(
+    labels: list[str], seen: set[str], shapes: list[list[_Shape]], choices: Choices
+) -> tuple[Classes, int | None]:
     """The classes in the order of labels.txt, then of their names; and the number of the boundary."""
     classes, used = Classes(), {shape.label for each in shapes for shape in each}
-    file = source.top / LABELS
-    listed = [line.strip() for line in read_text(file).splitlines() if line.strip()] if file.is_file() else []
-    for label in [*dict.fromkeys(listed), *sorted(used - {*listed})]:
+    for label in [*dict.fromkeys(labels), *sorted(seen - {*labels})]:
         if label == IGNORED:
             classes.numbers[label] = IGNORE
         else:
@@ -224,5 +256,5 @@ def _drawn(
 
 
 def _united(shapes: list[_Shape]) -> Mask:
-    mask: Mask = np.logical_or.reduce([shape.draw() for shape in shapes])
+    mask: Mask = np.logical_or.reduce([shape.draw() for shape in shapes if shape.draw])
     return mask

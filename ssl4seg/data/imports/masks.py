@@ -8,8 +8,6 @@ All masks are one class, `object` or as `--name` says, unless they lie in folder
 have: these are classes then. `--by-folder` makes the folder of each mask its class, as benign and malignant.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import byte_counts
 from ssl4seg.data.formats import stem
 from ssl4seg.data.images import read_values
-from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Images, Source
+from ssl4seg.data.imports.content import Choices, Classes, Content, Example, Images, Source, attempt_all
 from ssl4seg.data.imports.objects import Mask, Object, drawn
 from ssl4seg.data.imports.pairing import is_mask_folder, pairs_in, without_image
 from ssl4seg.errors import UserError
@@ -93,13 +91,11 @@ def read(source: Source, choices: Choices) -> Content:
     found = _find(source.images(choices), choices)
     masks = [mask for each in found.masks.values() for mask in each]
     faults = without_image(found.lost)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        empty = dict(zip(masks, pool.map(_is_empty, masks), strict=True))
-    faults += [fault for fault in empty.values() if isinstance(fault, str)]
+    empty = attempt_all(faults, _is_empty, masks)
     names = found.names
     classes = Classes()
     for name in sorted({*names.values()}) or [choices.name or OBJECT]:
-        classes.add(name, name, used=not names or any(not empty[mask] for mask in masks if names[mask] == name))
+        classes.add(name, name, used=not names or any(not empty.get(mask) for mask in masks if names[mask] == name))
     boundary = classes.boundary(choices)
     examples = []
     for image, own in found.masks.items():
@@ -126,11 +122,8 @@ def _name(images: Images, image: Path) -> str:
     return stem(image) if len(below.parts) > 2 and below.parts[-2] == "images" else name
 
 
-def _is_empty(mask: Path) -> bool | str:
-    try:
-        return not binary(mask).any()
-    except UserError as error:
-        return str(error)
+def _is_empty(mask: Path) -> bool:
+    return not binary(mask).any()
 
 
 def binary(file: Path) -> Mask:

@@ -17,7 +17,18 @@ import numpy as np
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.images import read_values
 from ssl4seg.data.imports.coco import by_id, key_of, tables_of
-from ssl4seg.data.imports.content import EMPTY, Choices, Classes, Content, Example, Images, Source, counted, holds
+from ssl4seg.data.imports.content import (
+    EMPTY,
+    Choices,
+    Classes,
+    Content,
+    Example,
+    Images,
+    Source,
+    counted,
+    holds,
+    size_in,
+)
 from ssl4seg.errors import UserError
 from ssl4seg.keys import IGNORE, is_rgb_color, is_whole
 
@@ -53,6 +64,7 @@ def read(source: Source, choices: Choices) -> Content:
         content.keys["background"] = False
     for key, record in by_id(file, "images", table["images"], faults).items():
         try:
+            size = size_in(record, "height", "width")
             path = images.find(str(record.get("file_name")), near=None if choices.images else file.parent)
             mask = None
             if key in segments:
@@ -60,7 +72,7 @@ def read(source: Source, choices: Choices) -> Content:
                 mask = partial(_drawn, _png(pictures, name, file), numbers, rest)
             else:
                 counts[EMPTY["unlabeled"].partition(" (")[0]] += 1
-            content.examples.append(Example(name=images.name_of(path), image=path, mask=mask))
+            content.examples.append(Example(name=images.name_of(path), image=path, mask=mask, size=size))
         except UserError as error:
             faults.append(f"{file}: image {key}: {error}")
     content.notes += [*classes.notes(), *counted(counts)]
@@ -79,6 +91,10 @@ def _classes(
         for segment in _listed(record.get("segments_info"))
         if isinstance(segment, dict)
     }
+    if not used:
+        faults.append(
+            f"{file}: no annotation lists a segment; expected some in segments_info, each with id and category_id"
+        )
     for key, record in by_id(file, "categories", table["categories"], faults).items():
         name, color = record.get("name"), record.get("color")
         if not isinstance(name, str) or not name.strip():

@@ -82,6 +82,7 @@ OUTLINES = {
     "nowhere": "{} outlines of fewer than three points are left out",
 }
 """What is said of outlines by where they lie."""
+NO_AREA = "{} lines and points have no area, and are left out"
 
 
 def outlined(outlines: Sequence[Points], size: tuple[int, int]) -> Mask:

@@ -5,7 +5,7 @@ PASCAL VOC 2012 itself is dataset=voc2012.
 """
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import Split
 from ssl4seg.data.formats import palette_in, stem
 from ssl4seg.data.images import read_values
-from ssl4seg.data.imports.content import BACKGROUND, Choices, Content, Example, Source
+from ssl4seg.data.imports.content import BACKGROUND, Choices, Content, Example, Source, attempt_all
 from ssl4seg.data.imports.legend import LABELMAP, legend_of
 from ssl4seg.data.masks import MaskReader, codes_of, differing_palettes
 from ssl4seg.errors import UserError
@@ -64,9 +64,11 @@ def read(source: Source, choices: Choices) -> Content:
         content.classes, content.palette, content.keys = legend.classes, legend.palette, legend.keys
         notes += legend.notes
     else:
-        reader, content.classes, content.palette = _by_numbers(top, list(masks.values()))
+        used = attempt_all(faults, _numbers, list(masks.values()))
+        masks = {name: mask for name, mask in masks.items() if mask in used}
+        reader, content.classes, content.palette = _by_numbers(top, used, faults)
         draw = _by_number
-    splits = _splits(top)
+    splits = _splits(top, images, faults)
     content.examples = [
         Example(
             name=name,
@@ -89,17 +91,24 @@ def _by_number(reader: MaskReader, file: Path) -> LabelArray:
     return label
 
 
-def _by_numbers(top: Path, masks: list[Path]) -> tuple[MaskReader, list[str], list[str] | None]:
-    """The classes of masks that hold numbers, named by class_names.txt or class_1, class_2, ..., and their colours."""
+def _by_numbers(
+    top: Path, numbers: Mapping[Path, set[int]], faults: list[str]
+) -> tuple[MaskReader, list[str], list[str] | None]:
+    """The classes of masks that hold numbers, named by class_names.txt or class_1, class_2, ..., and their colours.
+
+    Args:
+        numbers: in each mask.
+    """
+    masks = [*numbers]
     if fault := differing_palettes(masks, f"in {LABELMAP} or by --legend FILE"):
-        raise UserError(fault)
-    with ThreadPoolExecutor() as pool:
-        used = sorted(set().union(*pool.map(_numbers, masks)) - {IGNORE})
+        faults.append(fault)
+    used = sorted(set().union(*numbers.values()) - {IGNORE})
     file = top / CLASS_NAMES
     names = [line.strip() for line in read_text(file).splitlines() if line.strip()] if file.is_file() else []
     names = [name for name in names if name != "__ignore__"]
     if names and used and used[-1] >= len(names):
-        raise UserError(f"{file}: names {len(names)} classes, but masks hold {used[-1]}")
+        faults.append(f"{file}: names {len(names)} classes, but masks hold {used[-1]}; add the names that are missing")
+        names = []
     codes = [0, *(number for number in used if number)]
     classes = [(names[code].strip("_") if names else f"class_{code}" if code else BACKGROUND) for code in codes]
     colors = palette_in(masks[0]) if masks else None
@@ -117,11 +126,22 @@ def _numbers(mask: Path) -> set[int]:
     return {int(value) for value in np.unique(values)}
 
 
-def _splits(top: Path) -> dict[str, Split]:
-    """The split of each image that ImageSets/Segmentation lists."""
+def _splits(top: Path, images: Collection[str], faults: list[str]) -> dict[str, Split]:
+    """The split of each image that ImageSets/Segmentation lists; faults of names without an image, and in two lists."""
     found: dict[str, Split] = {}
     for split in SPLITS:
         file = top / LISTS / f"{split}.txt"
         if file.is_file():
-            found |= {line.split()[0]: split for line in read_text(file).splitlines() if line.split()}
+            names = [line.split()[0] for line in read_text(file).splitlines() if line.split()]
+            faults += [
+                f"{file}: {name!r} is missing in {top / IMAGES}; add the image, or remove the name (without ending)"
+                for name in names
+                if name not in images
+            ]
+            faults += [
+                f"{file}: {name!r} is in {found[name]}.txt too; expected each image in one list; mend one of both"
+                for name in names
+                if name in found
+            ]
+            found |= dict.fromkeys(names, split)
     return found

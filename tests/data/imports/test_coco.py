@@ -1,6 +1,7 @@
 """COCO JSON: masks pixel by pixel, categories, images, and every fault of a file at once."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
-from sources import SIZE, box, coco, imported, mask_in, outline, panoptic, picture, runs, runs_in_list, some_coco
+from sources import SIZE, box, coco, imported, mask_in, outline, panoptic, picture, runs, runs_in_list, save, some_coco
 
 from ssl4seg.data.imports.shapes import _lengths
 from ssl4seg.errors import UserError
@@ -232,7 +233,7 @@ def test_too_few_classes_are_no_fault_of_their_own_where_another_is_the_cause(tm
     assert "cannot be read as JSON" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     file.write_text(json.dumps(whole | {"annotations": []}))
-    with pytest.raises(UserError, match=r"^classes: 1 \('background'\): expected a list of 2 to 255 different names"):
+    with pytest.raises(UserError, match=r"in: 1 classes are used \('background'\); expected a list of 2 to 255"):
         imported(source, tmp_path / "out")
 
 
@@ -245,6 +246,49 @@ def test_masks_are_turned_as_the_exif_of_their_images_says(tmp_path: Path, capsy
     out = imported(source, tmp_path / "out")
     assert np.array_equal(mask_in(out / "masks/0.png"), np.rot90(box(0, 10, 0, 5), -1))
     assert "1 masks were turned as the tag Orientation (EXIF)" in capsys.readouterr().out
+
+
+PANOPTIC_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no image": (lambda content: content["images"][0].update(file_name="9.jpg"), r"image 0: 9\.jpg is missing in"),
+    "no PNG": (lambda content: content["annotations"][0].update(file_name="9.png"), r"image 0: 9\.png is missing in"),
+    "height": (
+        lambda content: content["images"][0].update(height=99),
+        r"0\.jpg: is 40 x 48 \(height x width\), but its annotation is 99 x 48",
+    ),
+    "no width": (lambda content: content["images"][0].pop("width"), "image 0: its height and width are 40 and None"),
+    "category": (
+        lambda content: content["annotations"][0]["segments_info"][1].update(category_id=5),
+        "annotation 0: segment 65536: category_id 5 is that of no category",
+    ),
+    "no segments": (
+        lambda content: content["annotations"][0].update(segments_info=[]),
+        r"panoptic_val\.json: no annotation lists a segment; expected some in segments_info",
+    ),
+    "one category": (
+        lambda content: content["annotations"][0]["segments_info"][1].update(category_id=3),
+        r"in: 1 classes are used \('cell'\); expected a list of 2 to 255",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PANOPTIC_FAULTS)
+def test_faults_of_panoptic_files(tmp_path: Path, fault: str) -> None:
+    source = panoptic(tmp_path / "in")
+    file = source / "annotations/panoptic_val.json"
+    content = json.loads(file.read_text())
+    change, message = PANOPTIC_FAULTS[fault]
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message) as refusal:
+        imported(source, tmp_path / "out")
+    assert ("classes are used" in str(refusal.value)) == (fault == "one category")
+
+
+def test_panoptic_pngs_of_another_size_than_their_image_are_refused(tmp_path: Path) -> None:
+    source = panoptic(tmp_path / "in")
+    save(source / "annotations/panoptic_val/0.png", np.zeros((30, 48, 3), np.uint8))
+    with pytest.raises(UserError, match=r"0\.jpg: is 40 x 48 \(height x width\), but its annotation is 30 x 48"):
+        imported(source, tmp_path / "out")
 
 
 def test_panoptic_segments(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 import dicoms
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from folders import folder
 from sources import imported
 
+from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
 
@@ -64,6 +66,73 @@ def test_outlines_are_filled_and_an_outline_within_is_a_hole(tmp_path: Path) -> 
     assert np.array_equal(label, expected)
 
 
+BOX = [(0.5, 0.5), (0.5, 2.5), (3.5, 2.5), (3.5, 0.5)]
+OUTSIDE = [(row + 9, column) for row, column in BOX]
+
+
+def test_classes_that_nothing_draws_are_left_out_and_empty_masks_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = [dicoms.slices(dicoms.voxels(number), patient=str(number)) for number in range(5)]
+    for number, each in enumerate(series):
+        dicoms.save(each, tmp_path / f"in/{number}")
+    regions = {"no contour": [], "outside": [(1, OUTSIDE)], "liver": [(1, BOX)]}
+    for number in (0, 1):
+        dicoms.outlines(series[number], regions, tmp_path / f"in/{number}.dcm")
+    label = dicoms.classes()
+    dicoms.segmentation(series[2], np.where(label == 1, 2, 0).astype(np.uint8), tmp_path / "in/2.dcm", ["gap", "liver"])
+    dicoms.outlines(series[3], {"liver": []}, tmp_path / "in/3.dcm")
+    dicoms.segmentation(series[4], 0 * label, tmp_path / "in/4.dcm", ["liver"])
+    out = imported(tmp_path / "in", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "classes of which no mask holds a pixel are left out: no contour, outside, gap\n" in said
+    assert "2 masks are background everywhere: 3, 4\n" in said
+    assert folder(out).classes == ("background", "liver")
+    assert np.array_equal(stored(out / "masks/2.nii.gz"), label == 1)
+    assert stored(out / "masks/0.nii.gz").sum() == 6
+    check_folder(out, sheet=tmp_path / "sheet.png")
+    for number in range(3):
+        (tmp_path / f"in/{number}.dcm").unlink()
+    with pytest.raises(UserError, match=r"in: no mask holds a pixel of liver, and nothing is left to tell apart"):
+        imported(tmp_path / "in", tmp_path / "out2")
+
+
+def test_contours_that_are_cut_off_or_left_out_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    across = [(row, column - 2.4) for row, column in BOX]
+    drawn = [(1, BOX), (2, across), (2, OUTSIDE), (2, BOX[:2]), (2, BOX[:1]), (2, BOX)]
+    file = dicoms.outlines(series, {"liver": drawn}, tmp_path / "in/rt.dcm")
+    head = dicoms.read(file)
+    for place, kind in ((4, "POINT"), (5, "OPEN_PLANAR")):
+        head.ROIContourSequence[0].ContourSequence[place].ContourGeometricType = kind
+    head.save_as(file)
+    label = stored(imported(tmp_path / "in", tmp_path / "out") / "masks/ct.nii.gz")
+    expected = np.zeros(dicoms.SHAPE, int)
+    expected[1, 1:4, 1:3], expected[2, 1:4, 0] = 1, 1
+    assert np.array_equal(label, expected)
+    said = capsys.readouterr().out
+    for note in (
+        "1 outlines reach beyond their image, and are cut off at its edge",
+        "1 outlines lie outside of their image, and are left out",
+        "1 outlines of fewer than three points are left out",
+        "2 lines and points have no area, and are left out",
+    ):
+        assert f"note: {note}\n" in said
+
+
+@pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
+def test_fractions_count_from_one_half_on_and_label_maps_hold_numbers(tmp_path: Path, kind: str) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    label = dicoms.classes()
+    shares = np.array([0.0, 0.4, 0.6])[label]
+    given, names = (shares, ["liver"]) if kind == "FRACTIONAL" else (label, dicoms.NAMES)
+    dicoms.segmentation(series, given, tmp_path / "in/seg.dcm", names, kind)
+    mask = stored(imported(tmp_path / "in", tmp_path / "out") / "masks/ct.nii.gz")
+    assert np.array_equal(mask, label == 2 if kind == "FRACTIONAL" else label)
+
+
 def test_series_of_one_patient_stay_together(tmp_path: Path) -> None:
     for patient in range(3):
         for visit in "ab":
@@ -107,6 +176,14 @@ def without(key: str) -> Callable[[list], list]:
     return remove
 
 
+def set_in_one(key: str, value: int) -> Callable[[list], list]:
+    def change(series: list) -> list:
+        setattr(series[1], key, value)
+        return series
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -119,10 +196,16 @@ def without(key: str) -> Callable[[list], list]:
         (lambda series: moved([-5, 0, 0], 1)(series), "lies at the same place as .*two scans in one series"),
         (moved([1, 0, 0]), "steps between slices differ, from 4 to 6 mm"),
         (moved([0, 2, 0]), "mm beside the line of the other slices"),
+        (set_in_one("Rows", 7), r"its size differs from that of .* \(\[6, 5\] and \[7, 5\]\)"),
+        (set_in_one("SamplesPerPixel", 3), "holds colours or several frames; expected one grey slice"),
+        (set_in_one("NumberOfFrames", 2), "holds colours or several frames; expected one grey slice"),
         (without("PixelSpacing"), "has no PixelSpacing of 2 numbers; expected a single slice"),
         (without("PixelData"), "cannot be read as DICOM"),
     ],
-    ids=["missing", "orientation", "tilt", "twice", "uneven", "aside", "no spacing", "no pixels"],
+    ids=[
+        *("missing", "orientation", "tilt", "twice", "uneven", "aside"),
+        *("size", "colours", "frames", "no spacing", "no pixels"),
+    ],
 )
 def test_slices_that_are_no_grid_are_refused(tmp_path: Path, change: Callable, words: str) -> None:
     series = dicoms.slices(dicoms.voxels())
@@ -162,4 +245,46 @@ def test_masks_that_lie_elsewhere_are_refused(tmp_path: Path) -> None:
         imported(tmp_path / "in", tmp_path / "out")
     dicoms.outlines(series, {"liver": [(1.5, [(0, 0), (0, 4), (4, 4)])]}, tmp_path / "in/rt.dcm")
     with pytest.raises(UserError, match=r"rt\.dcm: an outline of region 1 at .* lies on no slice"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def spaced(head: pydicom.Dataset) -> None:
+    head.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [2, 2]
+
+
+def of_other_rows(head: pydicom.Dataset) -> None:
+    head.Rows = 5
+
+
+def of_an_unknown_segment(head: pydicom.Dataset) -> None:
+    head.SegmentSequence[0].SegmentNumber = 9
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (spaced, "frame 1 has another orientation or pixel spacing than its series"),
+        (of_other_rows, r"is 5 x 5 \(height x width\), but its series 6 x 5"),
+        (of_an_unknown_segment, "a frame belongs to segment 1, which it does not describe"),
+    ],
+)
+def test_a_segmentation_on_another_grid_is_refused(tmp_path: Path, change: Callable, words: str) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    seg = dicoms.segmentation(series, dicoms.classes(), tmp_path / "in/seg.dcm")
+    head = dicoms.read(seg)
+    change(head)
+    head.save_as(seg)
+    with pytest.raises(UserError, match=rf"seg\.dcm: {words}"):
+        imported(tmp_path / "in", tmp_path / "out")
+
+
+def test_contours_of_a_region_without_a_name_are_a_fault(tmp_path: Path) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    file = dicoms.outlines(series, {"liver": [(1, BOX)]}, tmp_path / "in/rt.dcm")
+    head = dicoms.read(file)
+    head.ROIContourSequence[0].ReferencedROINumber = 4
+    head.save_as(file)
+    with pytest.raises(UserError, match=r"rt\.dcm: an outline belongs to region 4, which it does not describe"):
         imported(tmp_path / "in", tmp_path / "out")

@@ -4,10 +4,12 @@ import hashlib
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from folders import folder
 from helpers import Command, refused, succeed
 from PIL import Image
@@ -17,16 +19,19 @@ from sources import (
     box,
     coco,
     colored,
+    cvat,
     imported,
     labelme,
     mask_in,
     outline,
     picture,
+    runs,
     save,
     shape,
     some_coco,
 )
 
+from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.imports.content import Choices, Source
 from ssl4seg.data.imports.kinds import KINDS, TOLD, kind_of
 from ssl4seg.errors import UserError
@@ -132,6 +137,70 @@ def test_the_folder_is_a_dataset_with_its_groups(tmp_path: Path) -> None:
     assert sum(case.labeled for case in cases) == 6
     with pytest.raises(UserError, match=r"--group \(p\\d\): does not match 8 of 8 names, as 0"):
         imported(source, tmp_path / "out2", group=r"(p\d)")
+
+
+def coco_with_undrawn(folder: Path) -> Path:
+    shapes = {1: outline(5, 9, 60, 70), 2: outline(6, 8, 6, 8), 3: outline(5, 9, 5, 9)}
+    return coco(
+        folder,
+        [{"image_id": n, "category_id": k, "segmentation": [each]} for n in range(4) for k, each in shapes.items()],
+        images=4,
+        categories=[{"id": 1, "name": "far"}, {"id": 2, "name": "beneath"}, {"id": 3, "name": "seen"}],
+    )
+
+
+def labelme_with_undrawn(folder: Path) -> Path:
+    for number in range(4):
+        shapes = [("beneath", 6, 7), ("seen", 5, 8), ("far", 50, 60)]
+        listed = [shape(name, [[start, start], [end, end]], "rectangle") for name, start, end in shapes]
+        labelme(folder, [*listed, shape("far", [[-9, 5], [-5, 5], [-5, 9]])], str(number))
+    return folder
+
+
+def cvat_with_undrawn(folder: Path) -> Path:
+    box = '<box label="{}" xtl="{}" ytl="5" xbr="{}" ybr="9" z_order="{}"/>'
+    shapes = box.format("beneath", 6, 8, 0) + box.format("seen", 5, 9, 1) + box.format("far", 50, 60, 0)
+    more = [f'<image id="{n}" name="{n}.png" width="48" height="40">{shapes}</image>' for n in range(1, 4)]
+    source = cvat(folder, shapes, "".join(more))
+    for number in range(1, 4):
+        picture(source / f"images/{number}.png", number)
+    file = source / "annotations.xml"
+    head = "<label><name>beneath</name><color>#0000ff</color></label><label><name>car"
+    text = file.read_text().replace("<label><name>car", head)
+    file.write_text(text.replace("<name>car<", "<name>far<").replace("<name>road<", "<name>seen<"))
+    return source
+
+
+@pytest.mark.parametrize("make", [coco_with_undrawn, labelme_with_undrawn, cvat_with_undrawn])
+def test_classes_of_which_no_mask_holds_a_pixel_are_left_out_and_the_folder_passes_the_check(
+    tmp_path: Path, make: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = imported(make(tmp_path / "in"), tmp_path / "out")
+    said = capsys.readouterr().out
+    if make is labelme_with_undrawn:  # which knows of no shape outside
+        assert "classes without an object are left out: far\n" in said
+    undrawn = {coco_with_undrawn: "far, beneath", labelme_with_undrawn: "beneath", cvat_with_undrawn: "beneath, far"}
+    assert f"note: classes of which no mask holds a pixel are left out: {undrawn[make]}\n" in said
+    assert "outlines lie outside of their image, and are left out" in said
+    assert "1 seen: 0.83% of the pixels" in said
+    check_folder(out, sheet=tmp_path / "sheet.png")
+    description = yaml.safe_load((out / "dataset.yaml").read_text())
+    assert description["classes"] == ["background", "seen"]
+    assert json.loads((out / "import.json").read_text())["classes"] == ["background", "seen"]
+    for number in range(4):
+        assert np.array_equal(mask_in(out / f"masks/{number}.png"), box(5, 9, 5, 9))
+    if make is cvat_with_undrawn:
+        assert description["palette"] == ["#000000", "#00ff00"]
+        assert Image.open(out / "masks/0.png").getpalette()[3:6] == [0, 255, 0]  # type: ignore[index]
+
+
+def test_a_source_that_draws_nothing_is_refused_with_the_classes(tmp_path: Path) -> None:
+    source = coco(tmp_path / "in", [{"segmentation": runs(box(0, 0, 0, 0))}])
+    with pytest.raises(
+        UserError, match=r"in: no mask holds a pixel of cell, and nothing is left .* within their images\?$"
+    ):
+        imported(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_are_links_copies_or_become_png(tmp_path: Path) -> None:

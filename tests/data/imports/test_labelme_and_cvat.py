@@ -88,11 +88,49 @@ def test_shapes_of_a_group_do_not_touch_one_another(tmp_path: Path) -> None:
             "mask of 4 x 4 in a box of 5 x 5",
         ),
         (["no shape"], "shape 0: its label is None"),
+        ([shape("cat", [], "circle")], "shape 0: is a circle of 0 points; expected 2"),
+        ([shape("cat", None)], "its outline is no list of x and y by turns"),
     ],
 )
 def test_a_shape_is_refused_by_its_place(tmp_path: Path, wrong: list[object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         imported(labelme(tmp_path / "in", wrong), tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_a_label_that_labels_txt_does_not_list_is_a_fault_of_its_shape(tmp_path: Path) -> None:
+    triangle, background = [[5, 5], [9, 5], [9, 9]], [[1, 1], [2, 1], [2, 2]]
+    shapes = [shape("cat", triangle), shape("__ignore__", background), shape("_background_", background)]
+    source = labelme(tmp_path / "in", shapes)
+    (source / "labels.txt").write_text("cat\ndog\n")
+    assert mask_in(imported(source, tmp_path / "out") / "masks/0.png").any()
+    labelme(source, [shape("cta", triangle), shape("bird", triangle)])
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out2")
+    words = r"is none of labels.txt (cat, dog); add it there, or mend the shape"
+    assert f"0.json: shape 0: its label 'cta' {words}; did you mean cat?\n" in str(refusal.value)
+    assert f"0.json: shape 1: its label 'bird' {words}" in str(refusal.value)
+
+
+def test_shapes_of_labelme_across_the_edge_and_outside_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes = [
+        shape("cat", [[40, 5], [60, 5], [60, 8], [40, 8]]),
+        shape("cat", [[-30, 20], [5, 25]], "rectangle"),
+        shape("cat", [[20, 45], [20, 36]], "circle"),
+        shape("far", [[50, 5], [60, 5], [60, 8]]),
+        shape("far", [[5, 45], [9, 60]], "rectangle"),
+        shape("far", [[-30, 5], [-30, 9]], "circle"),
+        shape("cat", [[5, 5], [9, 9]]),
+        shape("cat", []),
+    ]
+    mask = mask_in(imported(labelme(tmp_path / "in", shapes), tmp_path / "out") / "masks/0.png")
+    assert np.array_equal(mask[:30], (box(5, 9, 40, 48) | box(20, 26, 0, 6))[:30])
+    assert mask[39, 20]
+    said = capsys.readouterr().out
+    assert "3 outlines reach beyond their image, and are cut off at its edge" in said
+    assert "3 outlines lie outside of their image, and are left out" in said
+    assert "2 outlines of fewer than three points are left out" in said
 
 
 def test_a_file_is_refused_by_its_name(tmp_path: Path) -> None:
@@ -143,6 +181,22 @@ def test_shapes_are_drawn_by_their_order_in_depth(tmp_path: Path, above: int) ->
     assert np.array_equal(mask_in(out / "masks/0.png"), expected)
     keys = yaml.safe_load((out / "dataset.yaml").read_text())
     assert keys == {"classes": ["background", "car", "road"], "palette": ["#000000", "#fa3253", "#00ff00"]}
+
+
+def test_shapes_of_cvat_across_the_edge_and_outside_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    across = '<polygon label="car" points="40,5;60,5;60,9;40,9" z_order="0"/>'
+    box_across = '<box label="car" xtl="-30" ytl="20" xbr="5" ybr="25" z_order="0"/>'
+    outside = '<ellipse label="road" cx="-20" cy="20" rx="12" ry="5" z_order="0"/>'
+    two_points = '<polygon label="road" points="5,5;9,9" z_order="0"/>'
+    out = imported(cvat(tmp_path / "in", across + box_across + outside + two_points), tmp_path / "out")
+    assert np.array_equal(mask_in(out / "masks/0.png"), box(5, 9, 40, 48) | box(20, 25, 0, 5))
+    said = capsys.readouterr().out
+    assert "2 outlines reach beyond their image, and are cut off at its edge" in said
+    assert "1 outlines lie outside of their image, and are left out" in said
+    assert "1 outlines of fewer than three points are left out" in said
+    assert "classes of which no mask holds a pixel are left out: road" in said
 
 
 def test_an_ellipse_is_turned(tmp_path: Path) -> None:

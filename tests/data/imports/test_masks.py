@@ -1,5 +1,6 @@
 """Folders of masks: palettes, colours with a legend, one mask an object or a class, numbers of objects."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,94 @@ def test_faults_of_palette_folders(tmp_path: Path) -> None:
         imported(source, tmp_path / "out")
     assert "z.png: is a mask without an image" in str(refusal.value)
     assert "b.jpg: is 40 x 48 (height x width), but its annotation is 30 x 30" in str(refusal.value)
+
+
+def test_faults_of_palette_folders_are_listed_at_once(tmp_path: Path) -> None:
+    source = voc(tmp_path / "in")
+    for name in "ab":
+        (source / f"SegmentationClass/{name}.png").write_bytes(b"\x89PNG broken")
+    save(source / "SegmentationClass/c.png", np.full((*SIZE, 3), (9, 8, 7), np.uint8))
+    save(source / "SegmentationClass/z.png", np.full(SIZE, 7, np.uint8), PALETTE)
+    (source / "class_names.txt").write_text("_background_\nboat\n")
+    lists = source / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nb\nghost\n")
+    (lists / "val.txt").write_text("c\nphantom\nd.jpg\nb\n")
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out", every=True)
+    first, *lines = str(refusal.value).splitlines()
+    missing = f"is missing in {source / 'JPEGImages'}; add the image, or remove the name (without ending)"
+    expected = [
+        "SegmentationClass/z.png: is a mask without an image",
+        "SegmentationClass/a.png: cannot be read as a picture",
+        "SegmentationClass/b.png: cannot be read as a picture",
+        "SegmentationClass/c.png: holds colours, but nothing names their classes",
+        "class_names.txt: names 2 classes, but masks hold 7",
+        f"train.txt: 'ghost' {missing}",
+        f"val.txt: 'phantom' {missing}",
+        f"val.txt: 'd.jpg' {missing}",
+        "val.txt: 'b' is in train.txt too; expected each image in one list",
+    ]
+    assert first.startswith(f"{len(expected)} faults in ")
+    for line, words in zip(lines, expected, strict=True):
+        assert words in line
+
+
+def test_names_of_missing_images_are_shown_to_a_limit(tmp_path: Path) -> None:
+    source = voc(tmp_path / "in")
+    (source / "ImageSets/Segmentation").mkdir(parents=True)
+    (source / "ImageSets/Segmentation/val.txt").write_text("cat\ndog\ncow\nbird\nfox\n")
+    with pytest.raises(UserError, match=r"5 faults in (.*\n){4}\.\.\. and 2 more of this kind"):
+        imported(source, tmp_path / "out")
+
+
+# -- what kinds of one mask an image share ----------------------------------------------------------------------------
+
+ONE_MASK = {
+    "colors": (colored, "train/a.png", "train_labels/a_L.png"),
+    "instances": (numbered, "images/a.png", "masks/a.tif"),
+    "masks": (dsb, "two/images/two.png", "two/masks/n0.png"),
+}
+"""A source, and an image and its mask in it."""
+
+
+@pytest.mark.parametrize("kind", ONE_MASK)
+def test_all_faults_of_images_and_masks_are_listed_at_once(tmp_path: Path, kind: str) -> None:
+    make, image, mask = ONE_MASK[kind]
+    source = make(tmp_path / "in")
+    folder, ending = (source / mask).parent, Path(mask).suffix
+    if kind == "masks":  # a folder an image, so masks of another folder are without one
+        black_and_white(source / "three/masks/lost.png", box(1, 3, 1, 3))
+    else:
+        (folder / f"lost{ending}").write_bytes((source / mask).read_bytes())
+        (folder / f"a_mask{ending}").write_bytes((source / mask).read_bytes())
+        (source / image).with_name("b.png").write_bytes((source / image).read_bytes())
+        (folder / f"b{ending}").write_bytes(b"broken")
+    picture(source / image, size=(30, 48))
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out", kind, every=True)
+    text, name = str(refusal.value), Path(image).name
+    expected = [rf"lost\{ending if kind != 'masks' else '.png'}: is a mask without an image; expected one of its name"]
+    expected += [rf"{name}: is 30 x 48 \(height x width\), but its annotation is 40 x 48"]
+    if kind != "masks":
+        expected += [rf"a_\w+\{ending}: is a second mask of a\.png", rf"b\{ending}: cannot be read as"]
+    for words in expected:
+        assert re.search(words, text), (words, text)
+    assert text.startswith(f"{len(expected)} faults in ")
+
+
+def test_classes_of_a_legend_that_no_mask_holds_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = colored(tmp_path / "in")
+    (source / "class_dict.csv").write_text("name,r,g,b\nSky,1,2,3\nAnimal,64,128,64\nArchway,192,0,128\nVoid,0,0,0\n")
+    out = imported(source, tmp_path / "out")
+    expected = np.full(SIZE, 255)
+    expected[box(2, 6, 3, 9)], expected[box(10, 20, 10, 20)] = 0, 1
+    assert np.array_equal(mask_in(out / "masks/a.png"), expected)
+    assert keys(out)["classes"] == ["Animal", "Archway"]
+    assert keys(out)["palette"] == ["#408040", "#c00080"]
+    assert "classes of which no mask holds a pixel are left out: Sky\n" in capsys.readouterr().out
 
 
 # -- colours ----------------------------------------------------------------------------------------------------------

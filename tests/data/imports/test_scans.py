@@ -59,3 +59,21 @@ def test_capitals_in_the_word_for_a_mask_make_no_difference(tmp_path: Path) -> N
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(dicoms.classes(number)), str(source / f"{name}_MASK.nrrd"))
     out = imported(source, tmp_path / "out", kind="scans")
     assert sorted(file.stem for file in (out / "masks").iterdir()) == ["A", "B"]
+
+
+def test_a_broken_file_is_a_fault_and_an_empty_mask_is_no_class(tmp_path: Path) -> None:
+    source = dicoms.some_scans(tmp_path / "in")
+    whole = (source / "case0/Segmentation.seg.nrrd").read_bytes()
+    for file, content in (("case0/Segmentation.seg.nrrd", whole[:-9]), ("case1/mr-label.mha", b"broken")):
+        (source / file).write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        imported(source, tmp_path / "out")
+    assert "case0/Segmentation.seg.nrrd: declares 120 bytes of voxels, but holds 111; copy the file again" in str(
+        refusal.value
+    )
+    assert "case1/mr-label.mha: is no MetaImage file; expected a header" in str(refusal.value)
+    blank = SimpleITK.ReadImage(str(source / "case2/mr_seg.nii")) * 0
+    for file in ("case0/Segmentation.seg.nrrd", "case1/mr-label.mha", "case2/mr_seg.nii"):
+        SimpleITK.WriteImage(blank, str(source / file))
+    with pytest.raises(UserError, match=r"in: 1 classes are used \('background'\); expected a list of 2 to 255"):
+        imported(source, tmp_path / "out")
