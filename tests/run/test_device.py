@@ -1,0 +1,40 @@
+"""What a run says when memory ends: for slices and for volumes, with keys that there are."""
+
+import re
+
+import pytest
+import torch
+from helpers import composed
+
+from ssl4seg.commands.conf import MISSING, value_at
+from ssl4seg.errors import UserError
+from ssl4seg.run.device import out_of_memory_explained
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    MemoryError("Unable to allocate 2.00 GiB for an array"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+]
+
+
+def said(error: BaseException) -> str:
+    with pytest.raises(UserError) as caught, out_of_memory_explained():
+        raise error
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_out_of_memory_names_what_to_turn_down_for_slices_and_for_the_windows_of_volumes(error):
+    message = said(error)
+    assert str(error)[:40] in message
+    keys = set(re.findall(r"(?:engine|inference|dataset)\.\w+", message))
+    assert keys >= {"engine.eval_batch_size", "inference.batch_size", "inference.accumulate_on", "dataset.image_size"}
+    config = composed("dataset=phantom_volume")
+    assert config["inference"]["accumulate_on"] == "auto"  # the inference of volumes
+    for key in keys:
+        assert value_at(config, key) is not MISSING, key
+
+
+def test_another_error_passes_as_it_is():
+    with pytest.raises(RuntimeError, match="^mat1 and mat2 cannot be multiplied$"), out_of_memory_explained():
+        raise RuntimeError("mat1 and mat2 cannot be multiplied")
