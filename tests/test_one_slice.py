@@ -43,6 +43,7 @@ from ssl4seg.methods.dtc import signed_distance
 from ssl4seg.methods.parts import losses, predictions
 from ssl4seg.methods.parts.components import by_merging, by_scipy
 from ssl4seg.methods.parts.perturbation import feature_drop, feature_noise
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.run.diagnose import Counts
 from ssl4seg.scoring.metrics import confusion, score_classes
 from ssl4seg.scoring.postprocess.base import Given
@@ -191,11 +192,14 @@ class AnyAxes(Pixelwise):
 
 
 def any_axes(kind: type[Method]) -> Method:
-    """A method of networks, and heads of its own, that see each pixel alone."""
+    """A method of networks, and heads of its own, that see each pixel alone; a teacher is not its student."""
     method = kind(network=AnyAxes).train()
     for name, module in [*method.named_modules()]:
         if isinstance(module, nn.Conv2d):
             method.set_submodule(name, EachPixel(module.out_channels))
+    if isinstance(method, WithTeacher):
+        for p in method.teacher.parameters():
+            p.data.add_(0.3 * torch.randn_like(p))
     return method
 
 
@@ -232,10 +236,12 @@ def test_losses_of_a_method(kind, monkeypatch):
         monkeypatch.setattr(module, name, of_the_slice(getattr(module, name)))
     method = any_axes(kind)
     image, label = torch.randn(2, 1, 6, 8), drawn((6, 8))[1]
-    unlabeled = torch.randn(2, 1, 6, 8)
+    unlabeled = 8 * torch.randn(2, 1, 6, 8)  # of which pixels pass every threshold
 
     def terms(image: Tensor, label: Tensor, unlabeled: Tensor) -> tuple[Tensor, ...]:
         strong = tuple(unlabeled + 0.1 * i for i in range(1, 1 + method.strong_views))
-        return tuple(method("segmenter", Batch(image, label, unlabeled, strong), HALFWAY).values())
+        losses = method("segmenter", Batch(image, label, unlabeled, strong), HALFWAY).values()
+        assert all(loss > 0 for loss in losses)
+        return tuple(losses)
 
     same(terms, image, label, unlabeled)
