@@ -197,18 +197,21 @@ def parts_of(method: Method) -> dict[str, Iterable[Parameter]]:
 
 
 @pytest.mark.parametrize("network", [name for name in FOR_VOLUMES if name not in ("unet", "swin_unetr")])
-@pytest.mark.parametrize("name", ["cct", "unimatch", "dtc"])
-def test_volumes_teach_every_part_of_the_other_networks_for_them(name, network):
+@pytest.mark.parametrize(
+    "words", [("cct",), ("unimatch", "method.threshold=0.1"), ("dtc",)], ids=lambda words: words[0]
+)
+def test_volumes_teach_every_part_of_the_other_networks_for_them(words, network):
     """By way of features (unimatch), of decoders of its own (cct) and of a head on the decoder's finest map (dtc).
 
     Swin UNETR takes seconds a step, at 64 x 32 x 32 as the smallest; test_axes.py sees a gradient in each of its parts.
     """
-    method = assembled(composed(*small_method(name)) | {"network": small_network(network)}, axes=3)
+    name, *keys = words
+    method = assembled(composed(*small_method(name), *keys) | {"network": small_network(network)}, axes=3)
     parts = parts_of(method)
     assert len(parts) >= 3
     batch = batch_for(method, shape=(16, 16, 12))
-    one = Batch(*(t[:1] for t in batch[:3]), tuple(view[:1] for view in batch.strong))
-    for _ in checked(method, one):
+    two = Batch(*(t[:2] for t in batch[:3]), tuple(view[:2] for view in batch.strong))
+    for _ in checked(method, two):
         for part, parameters in parts.items():
             assert any(p.grad.abs().sum() > 0 for p in parameters), part
 
