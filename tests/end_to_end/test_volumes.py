@@ -102,7 +102,7 @@ def test_protocol_la_has_its_own_windows_whatever_the_inference_and_keeps_the_po
     assert (la["protocol"], la["empty"], la["val"]["distance_unit"]) == ("la", "zero", "voxel")
     for scores in ("val", "val_without_postprocess"):
         assert la[scores] == default[scores]
-    assert la["val"]["dice"]["ball"] > la["val_without_postprocess"]["dice"]["ball"] > 0.2
+    assert la["val"]["dice"]["ball"] > la["val_without_postprocess"]["dice"]["ball"] > 0.15
 
 
 def test_a_picture_is_no_volume_for_a_prediction_either(trained: tuple[Path, str], tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_two_processes_that_read_ahead_give_the_same_patches_also_of_steps_out_o
     cases = DATASETS[dataset](tmp_path)
     memory, disk = (batches(kind, cases, VIEWS["all at once"], num) for kind, num in ((Store, 0), (Stream, 2)))
     try:
-        assert all(same(memory(step), disk(step)) for step in (0, 1, 2, 3, 4, 5, 6, 2, 3, 9))
+        assert all(same(memory(step), disk(step)) for step in (0, 1, 2, 3, 4, 5, 1, 2))
     finally:
         disk.close()
 
