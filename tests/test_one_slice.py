@@ -2,9 +2,9 @@
 
 What is not compared, because it differs by its definition:
 - Where a box is drawn: a CutMix box has its share of the volume, and the third axis takes its part. To mix with a given
-  box is compared.
+  box is compared, and methods that draw boxes with those of the slice.
 - Networks with convolutions along the third axis, or that resize a volume to multiples of their strides. Whole methods
-  are compared with a network that sees each pixel alone.
+  are compared with a network, and heads of their own, that see each pixel alone.
 - Sampled views, whose weights are rounded once more; tests/feed/test_patch_view.py compares them.
 """
 
@@ -22,9 +22,12 @@ from torch import Tensor, nn
 from ssl4seg.augment.mixing import _boxes, classmix_mask, mix, mix_labels
 from ssl4seg.keys import IGNORE
 from ssl4seg.methods import (
+    bcp,
     classmix,
     cps,
+    cutmix_seg,
     deep_co_training,
+    dtc,
     entropy_minimization,
     fixmatch,
     ict,
@@ -32,12 +35,15 @@ from ssl4seg.methods import (
     pseudo_label,
     supervised,
     uamt,
+    unimatch,
+    urpc,
 )
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.dtc import signed_distance
 from ssl4seg.methods.parts import losses, predictions
 from ssl4seg.methods.parts.components import by_merging, by_scipy
 from ssl4seg.methods.parts.perturbation import feature_drop, feature_noise
+from ssl4seg.methods.parts.teacher import WithTeacher
 from ssl4seg.run.diagnose import Counts
 from ssl4seg.scoring.metrics import confusion, score_classes
 from ssl4seg.scoring.postprocess.base import Given
@@ -159,21 +165,50 @@ def test_regions_even_where_two_are_of_one_size(size, seed):
 
 
 class EachPixel(nn.Module):
-    """The convolution of side 1 from one channel to K, for any number of axes."""
+    """The convolution of side 1 from one channel to `outputs`, for any number of axes."""
 
-    def __init__(self) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(K)), nn.Parameter(torch.randn(K))
+        self.weight, self.bias = nn.Parameter(torch.randn(outputs)), nn.Parameter(torch.randn(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = (p.view(K, *(1 for _ in x.shape[2:])) for p in (self.weight, self.bias))
+        weight, bias = (p.view(-1, *(1 for _ in x.shape[2:])) for p in (self.weight, self.bias))
         return x * weight + bias
 
 
 class AnyAxes(Pixelwise):
+    """Its decoder has two maps, as URPC needs."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.head = EachPixel()
+        self.head = EachPixel(K)
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        return (1, 1)
+
+    def pyramid(self, features: list[Tensor]) -> list[Tensor]:
+        return [features[0], 2 * features[0]]
+
+
+def any_axes(kind: type[Method]) -> Method:
+    """A method of networks, and heads of its own, that see each pixel alone; a teacher is not its student."""
+    method = kind(network=AnyAxes).train()
+    for name, module in [*method.named_modules()]:
+        if isinstance(module, nn.Conv2d):
+            method.set_submodule(name, EachPixel(module.out_channels))
+    if isinstance(method, WithTeacher):
+        for p in method.teacher.parameters():
+            p.data.add_(0.3 * torch.randn_like(p))
+    return method
+
+
+BOXES = [(bcp, "copy_paste_mask"), (cutmix_seg, "cutmix_mask"), (unimatch, "cutmix_boxes")]
+
+
+def of_the_slice(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Draws the boxes of the slice for a volume of one slice too."""
+    return lambda images, *keys: draw(images, *keys) if images.ndim == 4 else draw(images[..., 0], *keys)[..., None]
 
 
 METHODS: list[type[Method]] = [
@@ -187,17 +222,26 @@ METHODS: list[type[Method]] = [
     deep_co_training.DeepCoTraining,
     fixmatch.FixMatch,
     pseudo_label.PseudoLabel,
+    bcp.BCP,
+    cutmix_seg.CutMixSeg,
+    unimatch.UniMatch,
+    dtc.DTC,
+    urpc.URPC,
 ]
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_losses_of_a_method(kind):
-    method = kind(network=AnyAxes).train()
+def test_losses_of_a_method(kind, monkeypatch):
+    for module, name in BOXES:
+        monkeypatch.setattr(module, name, of_the_slice(getattr(module, name)))
+    method = any_axes(kind)
     image, label = torch.randn(2, 1, 6, 8), drawn((6, 8))[1]
-    unlabeled = torch.randn(2, 1, 6, 8)
+    unlabeled = 8 * torch.randn(2, 1, 6, 8)  # of which pixels pass every threshold
 
     def terms(image: Tensor, label: Tensor, unlabeled: Tensor) -> tuple[Tensor, ...]:
         strong = tuple(unlabeled + 0.1 * i for i in range(1, 1 + method.strong_views))
-        return tuple(method("segmenter", Batch(image, label, unlabeled, strong), HALFWAY).values())
+        losses = method("segmenter", Batch(image, label, unlabeled, strong), HALFWAY).values()
+        assert all(loss > 0 for loss in losses)
+        return tuple(losses)
 
     same(terms, image, label, unlabeled)

@@ -77,5 +77,6 @@ def expect_memory(path: Path, shape: Sequence[int], dtype: np.dtype[Any], *, sca
         size = " x ".join(map(str, shape))
         raise UserError(
             f"{path}: declares {size} values of {dtype}, which take {need / 2**30:.3g} GiB of memory to read; this "
-            f"machine has {free / 2**30:.3g} GiB free: divide or shrink the file, or take a larger machine"
+            f"machine has {free / 2**30:.3g} GiB free: divide, crop or shrink the file, or take a larger machine; "
+            "engine.resident_gib=0 and a lower engine.num_workers (in eval resident_gib=0) leave more memory free"
         )

@@ -129,7 +129,8 @@ def out_of_memory_explained() -> Iterator[None]:
             f"out of memory ({text.splitlines()[0][:160] if text else 'host memory'}). Turn down batch_size and "
             "unlabeled_batch_size (engine.accumulate makes up for it), dataset.image_size, or the method's own passes "
             "(method.passes_per_call=1 for uamt); in validation, eval and predict eval_batch_size "
-            "(engine.eval_batch_size in training); precision=bf16-mixed halves the activations"
+            "(engine.eval_batch_size in training), with windows (inference=sliding or volumes) inference.batch_size "
+            "and, on a GPU, inference.accumulate_on=cpu; precision=bf16-mixed halves the activations"
         ) from None
 
 

@@ -191,11 +191,15 @@ def test_shares_come_from_the_global_generator_and_differ_between_the_images():
 
 def numpy_low(x: np.ndarray, below: float) -> np.ndarray:
     """By the whole complex spectrum."""
-    rows, columns = (np.abs(np.fft.fftfreq(n)) < below for n in x.shape[2:])
-    return np.fft.ifft2(np.fft.fft2(x) * np.outer(rows, columns)).real
+    axes = range(2, x.ndim)
+    spectrum = np.fft.fftn(x, axes=axes)
+    for axis in axes:
+        low = np.abs(np.fft.fftfreq(x.shape[axis])) < below
+        spectrum = spectrum * low.reshape(-1, *(1 for _ in range(axis + 1, x.ndim)))
+    return np.fft.ifftn(spectrum, axes=axes).real
 
 
-@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (5, 5), (1, 7)])
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (5, 5), (1, 7), (8, 9, 6), (5, 6, 7), (4, 1, 8)])
 @pytest.mark.parametrize("below", [0.1, 0.25, 0.5])
 def test_low_frequencies_are_those_of_the_whole_spectrum(shape, below):
     x = torch.randn(2, 3, *shape)

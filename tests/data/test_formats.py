@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from ssl4seg.data import guards
 from ssl4seg.data.formats import (
     ending,
     h5_facts,
@@ -30,6 +32,7 @@ from ssl4seg.data.formats import (
 )
 from ssl4seg.data.images import facts, read_image, read_picture, read_values
 from ssl4seg.errors import UserError
+from ssl4seg.keys import KEYS
 
 OBLIQUE = np.array([[-1.2, 0.3, 0.0, 40.0], [0.25, 1.4, 0.1, -30.0], [0.0, -0.2, 9.0, 7.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -532,6 +535,17 @@ def test_a_small_array_in_chunks_or_tiles_larger_than_the_memory_is_refused(tmp_
         patch.setattr("ssl4seg.data.guards.free_memory", lambda: 2**30)
         with pytest.raises(UserError, match=r"a\.h5: declares 32768 x 32768 values of uint8, which take"):
             read_h5(tmp_path / "a.h5", "image")
+
+
+def test_an_array_beyond_the_free_memory_is_refused_with_the_keys_that_leave_more_of_it(monkeypatch):
+    monkeypatch.setattr("ssl4seg.data.guards.free_memory", lambda: 2**29)
+    guards.expect_memory(Path("a.nii"), (512, 512, 256), np.dtype(np.int16), scaled=False)  # 0.125 GiB
+    with pytest.raises(UserError) as caught:
+        guards.expect_memory(Path("a.nii"), (512, 512, 512), np.dtype(np.int16), scaled=True)
+    message = str(caught.value)
+    assert "a.nii: declares 512 x 512 x 512 values of int16, which take 0.75 GiB of memory to read" in message
+    assert "has 0.5 GiB free" in message
+    assert {"engine.resident_gib", "engine.num_workers"} <= {*re.findall(r"engine\.\w+", message)} <= KEYS.keys()
 
 
 def test_a_slice_of_a_large_h5_is_read(tmp_path):

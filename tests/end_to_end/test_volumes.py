@@ -86,6 +86,25 @@ def test_eval_repeats_the_scores_and_predict_writes_in_the_inputs_own_axes(
     assert (tmp_path / "masks/c0_overlay.png").exists()
 
 
+def test_protocol_la_has_its_own_windows_whatever_the_inference_and_keeps_the_post_processing(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Uniform windows at the given stride, softmax averaged, at one scale; in voxels, zero for empty masks."""
+    checkpoint = torch.load(trained[0] / "best.pt", weights_only=True)
+    checkpoint["method"]["student.head.1.bias"][1] -= 0.5  # else four steps have taught that everything is the ball
+    torch.save(checkpoint, tmp_path / "other.pt")
+    words = (f"run={trained[0]}", "split=val", f"checkpoint={tmp_path / 'other.pt'}", "device=cpu")
+    both = (*words, "inference.stride=[8,8,4]", "postprocess=largest_component")
+    dropped = ("inference.scales=[0.5,1]", "inference.weights=gaussian", "inference.average=logits")
+    succeed("eval", *both, "protocol=la", *dropped, "output=la", cwd=tmp_path)
+    succeed("eval", *both, "metrics.unit=voxel", "metrics.empty=zero", "output=default", cwd=tmp_path)
+    la, default = (results(tmp_path / name, "results_val.json") for name in ("la", "default"))
+    assert (la["protocol"], la["empty"], la["val"]["distance_unit"]) == ("la", "zero", "voxel")
+    for scores in ("val", "val_without_postprocess"):
+        assert la[scores] == default[scores]
+    assert la["val"]["dice"]["ball"] > la["val_without_postprocess"]["dice"]["ball"] > 0.15
+
+
 def test_a_picture_is_no_volume_for_a_prediction_either(trained: tuple[Path, str], tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 24), np.uint8)).save(tmp_path / "a.png")
     words = (f"run={trained[0]}", "input=a.png", "output=masks", "device=cpu")
@@ -137,6 +156,14 @@ def la(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 def la_words(home: Path) -> tuple[str, ...]:
     words = ("dataset=la", f"dataset.root={home / 'LA'}", "dataset.image_size=[16,16,16]")
     return (*words, "network=unet", "labeled_cases=2")
+
+
+def test_a_patch_longer_than_every_case_is_refused_and_leaves_no_run(la: tuple[str, ...], tmp_path: Path) -> None:
+    output = refused("train", *la, "dataset.image_size=[32,32,32]", cwd=tmp_path)
+    assert "dataset.image_size=[32,32,32]: this patch is longer along every axis" in output
+    assert "of which the longest axes have [20,24,16] pixels" in output
+    assert "give dataset.image_size=[16,24,16]" in output
+    assert not (tmp_path / "outputs/la").exists()
 
 
 def test_la_holds_out_the_last_training_cases_as_val_and_says_so(la: tuple[str, ...], tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Generator, Tensor
 
 from ssl4seg.data.case import Case, Volume
@@ -106,6 +108,72 @@ def test_only_the_part_that_a_patch_shows_is_read():
     )
     whole, again = sample(raw, theta, (8, 8, 6))[0], sample(cut, moved(theta, size, parts), (8, 8, 6))[0]
     torch.testing.assert_close(whole, again, atol=1e-3, rtol=0)
+
+
+# -- rotation and zoom ------------------------------------------------------------------------------------------------
+
+
+def angle_of(seed: int) -> float:
+    """Degrees in +-20 that a view of one image, without turns and flips, draws: its second random number."""
+    return float(2 * torch.rand((3, 1), generator=gen(seed))[1] - 1) * 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_rotation_is_scipys_in_the_plane_of_the_first_two_axes_of_image_and_mask(seed):
+    raw = raw_of(torch.rand(12, 9, 4, generator=gen(seed)))
+    view = PatchView(size=(12, 9, 4), flips=(), turns=(), rotate=1.0, max_angle=20)
+    image, label = shown(view, raw, (12, 9, 4), seed)
+    keys = {"angle": angle_of(seed), "axes": (0, 1), "reshape": False}
+    assert 2 < abs(keys["angle"]) < 20
+    inner = (slice(3, 9), slice(3, 6))  # of which no corner leaves the image
+    expected = ndimage.rotate(raw.image[0, 0].double().numpy(), order=1, **keys)
+    np.testing.assert_allclose(image[0, 0][inner], expected[inner], atol=1e-5)
+    assert np.abs(expected - raw.image[0, 0].numpy())[inner].max() > 0.1
+    mask = ndimage.rotate(raw.label[0].numpy(), order=0, **keys)
+    np.testing.assert_array_equal(label[0][inner], mask[inner])
+
+
+def test_rotations_are_uniform_in_both_directions_and_as_many_as_asked_for():
+    view = PatchView(size=(4, 4, 4), flips=(), turns=(), rotate=0.25, max_angle=20)
+    theta = view.thetas(torch.full((4000, 3), 8.0), gen())
+    angle = torch.rad2deg(torch.atan2(theta[:, 2, 1], theta[:, 1, 1]))
+    assert theta[:, 0, 0].eq(2).all()  # the third axis stays
+    assert theta[:, 0, 1:3].eq(0).all()
+    assert angle.ne(0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    quarters = torch.histc(angle[angle != 0], 4, min=-20, max=20) / angle.ne(0).sum()
+    assert quarters.tolist() == pytest.approx([0.25] * 4, abs=0.06)
+
+
+@pytest.mark.parametrize(("zoom", "size"), [(1.5, (12, 9, 6)), (0.5, (4, 3, 2)), (2.0, (16, 12, 8))])
+def test_a_zoom_is_a_trilinear_resize_and_nearest_for_the_mask(zoom, size):
+    raw = raw_of(torch.rand(8, 6, 4, generator=gen()))
+    image, label = shown(PatchView(size=size, flips=(), turns=(), scale=(zoom, zoom)), raw, size)
+    expected = F.interpolate(raw.image, size=size, mode="trilinear", align_corners=False)
+    torch.testing.assert_close(image, expected, atol=1e-5, rtol=0)
+    mask = F.interpolate(raw.label[None].float(), size=size, mode="nearest-exact")[0].long()
+    assert torch.equal(label, mask)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_turn_flip_rotation_and_zoom_are_one_sampling_of_image_and_mask(seed):
+    """An image that holds each voxel's own place shows where a patch was sampled: linear sampling is exact in it."""
+    place = torch.stack(torch.meshgrid(*(torch.arange(6.0),) * 3, indexing="ij"))
+    number = torch.arange(216, dtype=torch.uint8).view(6, 6, 6)
+    view = PatchView(
+        size=(6, 6, 6), flips=(0, 2), turns=((0, 2),), rotate=1.0, max_angle=20, scale=(1.5, 2.5), fill_label=IGNORE
+    )
+    image, label = shown(view, packed([place], [number]), (6, 6, 6), seed)
+    at = image[0].double()
+    shown_whole = ((at > 0.1) & (at < 4.9)).all(dim=0) & (label[0] != IGNORE)
+    apart = ((at % 1 - 0.5).abs() > 1e-3).all(dim=0)  # where rounding cannot change the nearest voxel
+    rows, columns, levels = at.round().long()
+    assert (shown_whole & apart).sum() > 60
+    assert torch.equal(label[0][shown_whole & apart], (36 * rows + 6 * columns + levels)[shown_whole & apart])
+    middle = at[:, 2:4, 2:4, 2:4]
+    steps = torch.stack([middle.diff(dim=axis).mean(dim=(1, 2, 3)) for axis in (1, 2, 3)])
+    zoom = 1 / steps[0].norm()
+    assert 1.5 <= zoom <= 2.5
+    torch.testing.assert_close(steps @ steps.T * zoom**2, torch.eye(3).double(), atol=1e-4, rtol=0)  # no shear
 
 
 # -- foreground -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from helpers import composed, small_method, small_network
 from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from torch import Tensor
+from torch.nn import Parameter
 
 from ssl4seg import checkpoint
 from ssl4seg.commands.conf import choices, conf_dir
@@ -24,6 +25,7 @@ from ssl4seg.keys import IGNORE
 from ssl4seg.methods.base import Method
 from ssl4seg.methods.bcp import BCP
 from ssl4seg.methods.parts.teacher import EMATeacher
+from ssl4seg.networks.base import FOR_VOLUMES, Network
 from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
 from ssl4seg.run.engine import Engine, Plan
 from ssl4seg.run.transfer import Transfer
@@ -182,6 +184,36 @@ def test_volumes_are_stepped_on_predicted_and_pseudo_labelled(config):
     with torch.no_grad():
         found = method.pseudo_labels(batch.unlabeled, HALFWAY)
     assert found is None or found.probability.shape[2:] == found.used.shape[1:] == (16, 20, 16)
+
+
+def parts_of(method: Method) -> dict[str, Iterable[Parameter]]:
+    """The parts of the networks that are trained, and the method's own heads."""
+    moved = {id(p) for phase in method.phases for p in method.parameters_of(phase)}
+    parts = {}
+    for name, module in method.named_children():
+        within = module.named_children() if isinstance(module, Network) else [("", module)]
+        parts |= {f"{name}.{part}": [p for p in each.parameters() if id(p) in moved] for part, each in within}
+    return {name: parameters for name, parameters in parts.items() if parameters}
+
+
+@pytest.mark.parametrize("network", [name for name in FOR_VOLUMES if name not in ("unet", "swin_unetr")])
+@pytest.mark.parametrize(
+    "words", [("cct",), ("unimatch", "method.threshold=0.1"), ("dtc",)], ids=lambda words: words[0]
+)
+def test_volumes_teach_every_part_of_the_other_networks_for_them(words, network):
+    """By way of features (unimatch), of decoders of its own (cct) and of a head on the decoder's finest map (dtc).
+
+    Swin UNETR takes seconds a step, at 64 x 32 x 32 as the smallest; test_axes.py sees a gradient in each of its parts.
+    """
+    name, *keys = words
+    method = assembled(composed(*small_method(name), *keys) | {"network": small_network(network)}, axes=3)
+    parts = parts_of(method)
+    assert len(parts) >= 3
+    batch = batch_for(method, shape=(16, 16, 12))
+    two = Batch(*(t[:2] for t in batch[:3]), tuple(view[:2] for view in batch.strong))
+    for _ in checked(method, two):
+        for part, parameters in parts.items():
+            assert any(p.grad.abs().sum() > 0 for p in parameters), part
 
 
 @pytest.mark.parametrize(("name", "network"), pairs([conf_dir()]))

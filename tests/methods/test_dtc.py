@@ -36,14 +36,15 @@ def numpy_signed_distance(label: np.ndarray, num_classes: int) -> np.ndarray:
     return maps
 
 
-def discs(num: int = 3, size: tuple[int, int] = (40, 30), num_classes: int = 4) -> Tensor:
-    """Labels with a disc of each foreground class, some of which hide others."""
-    y, x = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
+def discs(num: int = 3, size: tuple[int, ...] = (40, 30), num_classes: int = 4) -> Tensor:
+    """Labels with a disc or ball of each foreground class, some of which hide others."""
+    places = torch.meshgrid(*(torch.arange(n) for n in size), indexing="ij")
     label = torch.zeros(num, *size, dtype=torch.int64)
     for n in range(num):
         for k in range(1, num_classes):
-            cy, cx, r = torch.rand(3).tolist()
-            label[n][(y - cy * size[0]) ** 2 + (x - cx * size[1]) ** 2 < (3 + 9 * r) ** 2] = k
+            *centre, r = torch.rand(len(size) + 1).tolist()
+            square = sum((at - c * side) ** 2 for at, c, side in zip(places, centre, size, strict=True))
+            label[n][square < (3 + min(size) * 0.3 * r) ** 2] = k
     return label
 
 
@@ -51,21 +52,22 @@ def discs(num: int = 3, size: tuple[int, int] = (40, 30), num_classes: int = 4) 
 
 
 @pytest.mark.parametrize("density", [0.5, 0.05, 0.003])
-@pytest.mark.parametrize("size", [(1, 17), (17, 1), (33, 20), (20, 33)])
+@pytest.mark.parametrize("size", [(1, 17), (17, 1), (33, 20), (20, 33), (9, 13, 7), (6, 1, 11)])
 def test_distances_are_euclidean(density, size):
     mask = torch.rand(4, 2, *size) < density
-    mask[:, :, 0, 0] = True
+    mask.flatten(2)[:, :, 0] = True
     expected = np.stack([distance_transform_edt(~m) for m in mask.flatten(0, 1).numpy()])
     np.testing.assert_allclose(distance_to(mask).flatten(0, 1), expected, rtol=1e-6)
 
 
-def test_the_distance_to_nothing_is_beyond_every_other():
-    assert distance_to(torch.zeros(1, 1, 5, 7, dtype=torch.bool)).eq(12).all()
+@pytest.mark.parametrize(("size", "far"), [((5, 7), 12), ((5, 7, 4), 16)])
+def test_the_distance_to_nothing_is_beyond_every_other(size, far):
+    assert distance_to(torch.zeros(1, 1, *size, dtype=torch.bool)).eq(far).all()
 
 
-@pytest.mark.parametrize("num_classes", [2, 4, 21])
-def test_signed_distances_are_those_of_the_definition(num_classes):
-    label = discs(num_classes=num_classes)
+@pytest.mark.parametrize(("num_classes", "size"), [(2, (40, 30)), (4, (40, 30)), (21, (40, 30)), (4, (14, 10, 18))])
+def test_signed_distances_are_those_of_the_definition(num_classes, size):
+    label = discs(num_classes=num_classes, size=size)
     maps = signed_distance(label, num_classes)
     np.testing.assert_allclose(maps, numpy_signed_distance(label.numpy(), num_classes), atol=1e-6)
     assert maps.amin() >= -1
@@ -82,9 +84,9 @@ def test_distances_pass_over_ignored_pixels():
     label = torch.tensor([[[0, 0, IGNORE, IGNORE, 1, 1]]])
     expected = torch.tensor([[[[1, 3 / 4, 0, 0, -3 / 4, -1]]]])
     torch.testing.assert_close(signed_distance(label, 2), expected)
-    noisy = discs()
-    noisy[torch.rand(noisy.shape) < 0.3] = IGNORE
-    np.testing.assert_allclose(signed_distance(noisy, 4), numpy_signed_distance(noisy.numpy(), 4), atol=1e-6)
+    for noisy in (discs(), discs(size=(14, 10, 18))):
+        noisy[torch.rand(noisy.shape) < 0.3] = IGNORE
+        np.testing.assert_allclose(signed_distance(noisy, 4), numpy_signed_distance(noisy.numpy(), 4), atol=1e-6)
 
 
 def test_an_absent_class_is_outside_and_one_that_is_alone_inside_everywhere():
@@ -95,10 +97,23 @@ def test_an_absent_class_is_outside_and_one_that_is_alone_inside_everywhere():
     assert signed_distance(torch.full((1, 4, 6), IGNORE), 4).eq(0).all()
 
 
-def test_a_class_of_single_pixels_is_boundary():
-    label = torch.zeros(1, 5, 5, dtype=torch.int64)
-    label[0, 2, 2] = 1
-    assert signed_distance(label, 2)[0, 0, 2, 2] == 0
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_class_of_single_pixels_is_boundary(axes):
+    label = torch.zeros(1, *(5,) * axes, dtype=torch.int64)
+    label[0][(2,) * axes] = 1
+    assert signed_distance(label, 2)[0, 0][(2,) * axes] == 0
+
+
+def test_a_cube_by_hand():
+    """5 voxels a side in the middle of 9: its centre is 3 from the others, its layers 0, 2 / 3 and 1 inside."""
+    label = torch.zeros(1, 9, 9, 9, dtype=torch.int64)
+    label[:, 2:7, 2:7, 2:7] = 1
+    found = signed_distance(label, 2)[0, 0]
+    corner = 12**0.5  # from a corner of the image to the cube's: 2 voxels along each axis
+    line = torch.tensor([2 / corner, 1 / corner, 0, -2 / 3, -1, -2 / 3, 0, 1 / corner, 2 / corner])
+    for along in (found[:, 4, 4], found[4, :, 4], found[4, 4]):
+        torch.testing.assert_close(along, line)
+    assert found[0, 0, 0] == 1
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------------

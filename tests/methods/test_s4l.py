@@ -28,8 +28,8 @@ def same_draw(method: S4L, num: int) -> np.ndarray:
     return r
 
 
-def rotated(image: Tensor, r: np.ndarray) -> np.ndarray:
-    return np.stack([np.rot90(x, k, (-2, -1)) for x, k in zip(image.numpy(), r, strict=True)])
+def rotated(image: Tensor, r: np.ndarray, plane: tuple[int, int] = (-2, -1)) -> np.ndarray:
+    return np.stack([np.rot90(x, k, plane) for x, k in zip(image.numpy(), r, strict=True)])
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3])
@@ -69,6 +69,23 @@ def test_turning_takes_image_and_label_alike():
     r = torch.tensor([0, 1, 2, 3])
     np.testing.assert_array_equal(turned(x, r, 1), rotated(x, r.numpy()))
     assert torch.equal(turned(x[:, None], r, 2)[:, 0], turned(x, r, 1))
+
+
+def test_volumes_are_turned_in_the_plane_of_their_first_two_axes():
+    x = torch.randint(9, (4, 5, 5, 3))
+    r = torch.tensor([0, 1, 2, 3])
+    np.testing.assert_array_equal(turned(x, r, 1), rotated(x, r.numpy(), (0, 1)))
+    assert torch.equal(turned(x[:, None], r, 2)[:, 0], turned(x, r, 1))
+    for level in range(3):
+        assert torch.equal(turned(x, r, 1)[..., level], turned(x[..., level], r, 1))
+
+
+@pytest.mark.parametrize(("size", "kept"), [((4, 7, 9), (4, 4, 9)), ((6, 4, 2), (4, 4, 2)), ((5, 5, 3), (5, 5, 3))])
+def test_of_volumes_the_third_axis_is_kept_whole(size, kept):
+    x = torch.randn(2, 3, *size)
+    rows, columns = (slice((n - k) // 2, (n - k) // 2 + k) for n, k in zip(size[:2], kept[:2], strict=True))
+    assert torch.equal(square(x, 2), x[:, :, rows, columns])
+    assert square(x[:, 0], 1).shape == (2, *kept)
 
 
 @pytest.mark.parametrize(

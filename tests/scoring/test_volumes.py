@@ -94,6 +94,27 @@ def test_all_three_axes_of_a_volume_may_be_mirrored():
 
 
 @pytest.mark.parametrize(
+    ("accumulate_on", "free", "device", "expected"),
+    [
+        ("auto", 16001, "cuda", "cuda"),  # 2 x 10 x 10 x 10 sums of 4 bytes, twice
+        ("auto", 16000, "cuda", "cpu"),
+        ("auto", None, "cpu", "cpu"),
+        ("device", None, "cuda", "cuda"),
+        ("device", None, "cpu", "cpu"),
+        ("cpu", None, "cuda", "cpu"),
+    ],
+)
+def test_sums_are_held_on_the_device_that_has_room_for_two_copies_or_where_asked_for(
+    accumulate_on, free, device, expected, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: asked.append(place) or (free, 2**40))
+    way = Sliding(shape=(16, 16, 16), accumulate_on=accumulate_on)
+    assert way._place((1, 2, 10, 10, 10), torch.device(device)) == torch.device(expected)
+    assert asked == ([] if free is None else [torch.device("cuda")])  # no other way waits for the driver
+
+
+@pytest.mark.parametrize(
     "keys", [{"window": [96, 96]}, {"stride": 0}, {"average": "labels"}, {"weights": "flat"}, {"pad": 1}]
 )
 def test_a_wrong_key_is_refused(keys):
