@@ -6,7 +6,7 @@ FROM python:3.11-slim
 RUN --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir -c /constraints.txt torch torchvision
 RUN --mount=type=bind,target=/source,rw \
-    pip install --no-cache-dir -c /source/constraints.txt "/source[export]"
+    pip install --no-cache-dir -c /source/constraints.txt "/source[export,import,dicom]"
 
 # Nothing runs as root. Home and /runs are open to all, so that `docker run --user` may name any user of the host.
 RUN useradd --create-home ssl4seg && mkdir /runs && chmod 777 /home/ssl4seg /runs

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from helpers import PHANTOM, results, shell
 from twine.commands import check
 
@@ -50,10 +49,6 @@ def test_the_sdist_holds_what_tests_and_pages_need(dist: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"tests/test_wheel.py", "conf/run.yaml", "docs/python.md", "CONTRIBUTING.md", "constraints.txt"}
     assert not {name for name in names if name.startswith((".venv", "outputs/"))}
-
-
-def test_a_citation_names_the_version_of_the_package() -> None:
-    assert yaml.safe_load((CHECKOUT / "CITATION.cff").read_text())["version"] == VERSION
 
 
 def test_the_wheel_holds_package_and_configurations_and_no_tests(wheel: Path) -> None:

@@ -32,7 +32,7 @@ def export_run(config: Config) -> None:
     output = Path(settings.output) if settings.output is not None else run / "export"
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    method = load_run(run, settings, settings.checkpoint, torch.device("cpu")).eval()
+    method = load_run(run, settings, settings.checkpoint, torch.device("cpu"))
     method.to(memory_format=torch.contiguous_format)  # torch.export takes other strides for parts of tensors
     if settings.format == "weights":
         writable(output)

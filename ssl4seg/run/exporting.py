@@ -18,6 +18,7 @@ from ssl4seg.feed.views import as_float
 from ssl4seg.files import writing
 from ssl4seg.methods.base import Method
 from ssl4seg.run.graph import (
+    OPSET,
     ROUNDING,
     GraphError,
     Predicting,
@@ -35,7 +36,7 @@ from ssl4seg.run.settings import ExportSettings
 log = logging.getLogger("ssl4seg")
 
 CHECKED = 3
-"""Images on which an export is compared with its network."""
+"""Images on which an export is compared with its network, if the dataset has as many."""
 
 
 def write_weights(method: Method, file: Path) -> None:
@@ -57,7 +58,7 @@ def write_graph(
     """Write the graph and compare it with the network; where they differ, try one with fewer free dimensions.
 
     Args:
-        images: of the dataset, [1, C, *X] of the training input's size.
+        images: one to CHECKED of the dataset, [1, C, *X] of the training input's size.
         spacing: of the first of them.
     """
     if settings.format == "onnx":
@@ -84,11 +85,12 @@ def write_graph(
         raise UserError(f"format={settings.format}: {fault}. No file was kept; use format=weights, or another network")
     fixed = f"; {', '.join(free)} may differ from the training input" if free else "; the input has one size"
     log.info(f"written: {file}, {file.stat().st_size / 2**20:,.2f} MiB{fixed}")
-    log.info(f"checked on {CHECKED} images: probabilities differ by at most {difference:.2g} (accepted: {ROUNDING:g})")
+    on = f"{len(images)} images" if len(images) > 1 else "one image"
+    log.info(f"checked on {on}: probabilities differ by at most {difference:.2g} (accepted: {ROUNDING:g})")
 
 
 def _three(images: Sequence[Tensor], free: Sequence[str]) -> list[Tensor]:
-    """Three images; the second in a batch of two, the third of another size, where these are free."""
+    """Three images; the second in a batch of two, the third of another size, where these are free. Few recur."""
     three = [images[place % len(images)] for place in range(CHECKED)]
     if "batch" in free:
         three[1] = torch.cat(three[:2])
@@ -115,6 +117,7 @@ def facts(
         "spacing": None if spacing is None else list(spacing),
         "inference": str(settings.inference["_target_"]).rpartition(".")[2].lower(),
         "run": settings.run,
+        "opset": OPSET if settings.format == "onnx" else None,
         "ssl4seg": version("ssl4seg"),
     }
 

@@ -20,7 +20,7 @@ log = logging.getLogger("ssl4seg")
 
 
 def load_run(run: Path, settings: ModelSettings, which: str, device: torch.device, *, tested: bool = False) -> Method:
-    """Build the run's method and load the weights of a checkpoint into it.
+    """Build the run's method, in evaluation mode, and load the weights of a checkpoint into it.
 
     Args:
         run: the folder of the run.
@@ -51,7 +51,7 @@ def load_run(run: Path, settings: ModelSettings, which: str, device: torch.devic
         if tested:
             raise UserError(doubt)
         log.warning(doubt)
-    return module_channels_last(method.to(device))
+    return module_channels_last(method.to(device)).eval()
 
 
 def _doubt(run: Path, state: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -20,8 +21,10 @@ from timm.layers import resample_abs_pos_embed
 from torch import nn
 
 import ssl4seg
+from ssl4seg.axes import interpolated
 from ssl4seg.commands.repeating import _written
 from ssl4seg.data.intensities import normalized
+from ssl4seg.data.phantom import THICKNESS, Patient
 from ssl4seg.errors import UserError
 from ssl4seg.methods.parts.two_networks import MeanOf
 from ssl4seg.methods.supervised import Supervised
@@ -52,12 +55,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     run = folder / "outputs/phantom/supervised/unet-1-s0"
     told = succeed("export", f"run={run}", "format=onnx", "num_threads=1", cwd=folder)
-    difference = re.search(r"checked on 3 images: probabilities differ by at most (\S+)", told)
-    assert difference
-    assert float(difference[1]) < 1e-5
+    assert difference_in(told) < 1e-5
     assert "batch, height, width may differ from the training input" in told
     succeed("export", f"run={run}", "format=weights", cwd=folder)
     return run
+
+
+def difference_in(told: str) -> float:
+    """The difference that an export prints; val has two cases."""
+    found = re.search(r"checked on 2 images: probabilities differ by at most (\S+)", told)
+    assert found, told
+    return float(found[1])
+
+
+def facts_in(file: Path) -> dict[str, Any]:
+    """The metadata of an ONNX file."""
+    found = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
+    return {key: json.loads(text) for key, text in found.items()}
 
 
 def test_the_example_of_the_page_predicts_what_the_run_predicts(
@@ -70,6 +84,7 @@ def test_the_example_of_the_page_predicts_what_the_run_predicts(
     Path("model.onnx").symlink_to(exported / "export/model.onnx")
     image = np.random.default_rng(0).random((50, 37))
     np.save("image.npy", image)
+    assert sum(map(bool, example.splitlines())) <= 20
     names: dict[str, Any] = {}
     exec(compile(example, str(PAGE), "exec"), names)
     labels = np.load("labels.npy")
@@ -78,29 +93,52 @@ def test_the_example_of_the_page_predicts_what_the_run_predicts(
     assert (labels == expected).mean() > 0.999
     for normalize, (low, high) in product(("none", "auto", "minmax"), ((0.0, 1.0), (0.2, 0.8), (-2.0, 9.0))):
         names["facts"]["normalize"] = normalize
-        pixels = low + (high - low) * image[None]
-        np.testing.assert_allclose(names["scaled"](pixels), normalized(pixels[None], normalize)[0], atol=1e-6)
-        picture = np.uint8(255 * image[None].clip(low, high))
-        expected = normalized((picture[None] / 255).astype(np.float32), normalize)[0]
-        np.testing.assert_allclose(names["scaled"](picture), expected, atol=1e-6)
+        pixels = low + (high - low) * image
+        np.testing.assert_allclose(names["scaled"](pixels), normalized(pixels[None, None], normalize)[0], atol=1e-6)
+        picture = np.uint8(255 * np.stack([image, image**2, 1 - image], axis=2).clip(low, high))
+        channels = torch.from_numpy(normalized(np.float32(picture.transpose(2, 0, 1)[None] / 255), normalize))
+        scaled = names["scaled"](picture)
+        np.testing.assert_allclose(scaled, channels[0], atol=1e-6)
+        for size in ((32, 32), (64, 20)):
+            np.testing.assert_allclose(names["resized"](scaled, size), interpolated(channels, size)[0], atol=1e-5)
 
 
 def test_the_file_says_what_its_user_must_know(exported: Path) -> None:
-    session = onnxruntime.InferenceSession(exported / "export/model.onnx")
-    facts = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+    facts = facts_in(exported / "export/model.onnx")
     named = re.findall(r"^\| ([a-z_0-9, ]+) \| .* \|$", PAGE.read_text().partition("## The check")[0], re.MULTILINE)[1:]
     assert {*facts} == {key for line in named for key in line.split(", ")}
     assert facts["classes"] == ["background", "right_ventricle", "myocardium", "left_ventricle"]
     assert (facts["input_size"], facts["normalize"], facts["inference"]) == ([32, 32], "minmax", "resized")
     assert [*facts["mean"], *facts["std"]] == pytest.approx([0.3, 0.2])
     assert facts["free"] == ["batch", "height", "width"]
-    assert facts["spacing"] == pytest.approx([10.0, 1.5, 1.5], abs=10)
+    pixel = Patient.draw(0, 1000, 1.0).pixel  # the first patient of val
+    assert facts["spacing"] == [THICKNESS, pixel, pixel]
+    (opset,) = (each.version for each in onnx.load(exported / "export/model.onnx").opset_import if not each.domain)
+    assert facts["opset"] == opset
+
+
+def test_a_pt2_predicts_what_the_run_predicts_and_says_what_the_onnx_says(exported: Path, tmp_path: Path) -> None:
+    words = (f"run={exported}", "format=pt2", f"output={tmp_path}", "num_threads=1")
+    assert difference_in(succeed("export", *words, cwd=tmp_path)) < 1e-5
+    found = {"facts.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=found).module()
+    assert json.loads(found["facts.json"]) == {**facts_in(exported / "export/model.onnx"), "opset": None}
+    image = torch.rand(2, 1, 48, 40)
+    network = ssl4seg.load(exported, *MACHINE).network
+    torch.testing.assert_close(program(image).softmax(1), network(image).softmax(1), atol=1e-5, rtol=0)
 
 
 def test_exported_weights_score_as_the_run_by_the_command_of_their_card(exported: Path, tmp_path: Path) -> None:
     card = (exported / "export/README.md").read_text()
-    assert json.loads((exported / "split.json").read_text())["sha256"] in card
+    split = results(exported, "split.json")
     classes = "right_ventricle, myocardium, left_ventricle"
+    assert card.partition("## Data\n\n")[2].partition("\n\n")[0].splitlines() == [
+        "- dataset: phantom",
+        f"- classes: background, {classes}",
+        "- channels: 1; training input: 32 x 32 pixels; intensities: normalize=minmax",
+        "- labelled: 4 of 4 cases",
+        f"- SHA-256 of the split: {split['sha256']}",  # of what is drawn there is no file
+    ]
     assert "The model is the one that is best on val by Dice." in card
     assert f"| test | Dice | {classes} | {results(exported)['test']['dice']['mean']:.4g} |" in card
     assert scored_by_the_command_of_its_card(exported, tmp_path) == results(exported)["test"]
@@ -137,6 +175,7 @@ def test_the_command_of_a_card_holds_every_key_that_its_score_depends_on(tmp_pat
     again = scored_by_the_command_of_its_card(run, tmp_path, root)
     assert again == results(run)["test"]
     card = (run / "export/README.md").read_text()
+    assert f"- SHA-256 of the data: {results(run, 'split.json')['data_sha256']}\n" in card
     assert "The model is the one that is best on val by foreground IoU." in card
     rows = [line for line in card.splitlines() if line.startswith("| test |")]
     assert rows[0] == f"| test | foreground IoU | disc | {again['iou']['foreground_mean']:.4g} |"
@@ -239,9 +278,9 @@ def test_a_dimension_that_onnx_cannot_leave_free_is_fixed(tmp_path: Path, caplog
         write(Pooling, "onnx", file)
     assert "format=onnx with batch, height, width free: onnxruntime cannot run it" in caplog.text
     assert "batch may differ from the training input" in caplog.text
-    session = onnxruntime.InferenceSession(file)
-    assert json.loads(session.get_modelmeta().custom_metadata_map["free"]) == ["batch"]
-    assert session.get_inputs()[0].shape[1:] == [1, 16, 16]
+    assert "checked on one image" in caplog.text
+    assert facts_in(file)["free"] == ["batch"]
+    assert onnxruntime.InferenceSession(file).get_inputs()[0].shape[1:] == [1, 16, 16]
 
 
 def test_resampled_positions_are_those_of_timm(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from helpers import (
@@ -231,12 +232,18 @@ def dice(mask: np.ndarray, label: np.ndarray) -> float:
 def test_a_folder_is_predicted_with_its_subfolders_in_every_kind_of_file(
     acdc_run: Path, inputs: Path, tmp_path: Path
 ) -> None:
+    tifffile.imwrite(inputs / "deep/pages.tif", pixels(5, 1)[0], photometric="minisblack")
     out = predicted(acdc_run, inputs, tmp_path / "out")
     files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert files == {"deep/volume.nii.gz", "volume.h5", "deep/slice.h5", "slice.png", "deep/photo.png"}
+    assert files == {
+        *("deep/volume.nii.gz", "volume.h5", "deep/slice.h5", "slice.png", "deep/photo.png", "deep/pages.tif")
+    }
     volume = labels(out / "deep/volume.nii.gz")
     assert volume.shape == SHAPE
     assert np.array_equal(labels(out / "volume.h5"), volume)
+    with tifffile.TiffFile(out / "deep/pages.tif") as file:
+        assert (len(file.pages), file.pages[0].dtype) == (SHAPE[0], np.uint8)
+        assert np.array_equal(file.asarray(), volume)
     for name in ("deep/slice.h5", "slice.png", "deep/photo.png"):
         assert labels(out / name).shape == SHAPE[1:]
         assert dice(labels(out / name), truth()[1]) > 0.5

@@ -66,3 +66,23 @@ def test_the_mask_of_a_series_replaces_no_slice(tmp_path: Path) -> None:
     folder = dicoms.save(dicoms.slices(dicoms.voxels()), tmp_path / "00")
     with pytest.raises(UserError, match=r"the mask of .* would overwrite an input; give another folder"):
         series_in(folder, folder, [*folder.iterdir()])
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["format=coco"], "format=coco"),
+        (["format=labelme"], "format=labelme"),
+        (["probabilities=true"], "probabilities=true"),
+        (["min_confidence=0.8"], "min_confidence=0.8"),
+        (["probabilities=true", "min_confidence=0.8"], "probabilities=true, min_confidence=0.8"),
+    ],
+)
+def test_of_a_series_nothing_but_a_mask_is_written(
+    acdc_run: Path, tmp_path: Path, words: list[str], named: str
+) -> None:
+    folder = dicoms.save(dicoms.slices(dicoms.voxels()), tmp_path / "ct")
+    keys = (f"run={acdc_run}", f"input={folder}", f"output={tmp_path / 'out'}", *MACHINE)
+    told = refused("predict", *keys, *words, cwd=tmp_path)
+    assert f"error: {named}: of a DICOM series, as in {folder}, only a DICOM-SEG is written; predict the" in told
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Cityscapes as it lies on the disk: labelIds become classes, lists choose and order, and faults are named."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import MACHINE, composed, results, succeed
+from helpers import MACHINE, NAMES, SHORT, composed, results, succeed
 from PIL import Image
 
 from ssl4seg.commands.conf import conf_dir
 from ssl4seg.data.cityscapes import Cityscapes
 from ssl4seg.data.masks import as_held
+from ssl4seg.data.published import published_lists
 from ssl4seg.data.split import split_labeled
 from ssl4seg.errors import UserError
 from ssl4seg.run.assemble import build, mask_colors_of
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.training import Training
 from ssl4seg.scoring.predictor import Measures, table_of
 
 TRAIN = ["aachen_000000_000019", "aachen_000001_000019", "bremen_000000_000019", "bremen_000001_000019"]
@@ -236,3 +240,18 @@ def test_masks_are_written_as_label_ids():
     assert (found.dtype, found.ravel().tolist()) == (np.uint8, [*LABEL_IDS.values()])
     with pytest.raises(UserError, match=r"mask_values=dataset: mine\.Data cannot be imported"):
         mask_colors_of({"_target_": "mine.Data"})
+
+
+def test_a_run_labels_the_images_of_a_published_list(root, tmp_path):
+    listed = published_lists()["cityscapes/1_30"].read_text().split()
+    for name in {*listed} - {*TRAIN}:
+        for place in (image_of, mask_of):
+            place(root, "train", name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(place(root, "train", TRAIN[0]), place(root, "train", name))
+    small = ("network.channels=[4,8]", "network.dropout=[0.1,0.1]", "dataset.image_size=32")
+    config = composed(
+        *MACHINE, *SHORT, *small, "dataset=cityscapes", f"dataset.root={root}", "labeled_list=cityscapes/1_30"
+    )
+    split = Training(config, NAMES, RunFolder(tmp_path / "run", config, resume=True)).split
+    assert [case.name for case in split.labeled] == listed
+    assert {case.name for case in split.unlabeled} == {*TRAIN} - {*listed}

@@ -1,5 +1,6 @@
 """VOC2012 as it lies on the disk: which images, in which order, which masks; and what is wrong with a folder."""
 
+import os
 import pickle
 import re
 import tarfile
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import MACHINE, SHORT, composed, differing, load, results, succeed
+from helpers import MACHINE, NAMES, SHORT, composed, differing, load, results, succeed
 from natural import picture
 from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.datasets import voc
 
 from ssl4seg.commands.conf import check_root, conf_dir, resolved
+from ssl4seg.data.published import published_lists
 from ssl4seg.data.split import check_disjoint, split_labeled
 from ssl4seg.data.voc2012 import VOC2012
 from ssl4seg.errors import UserError
+from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.training import Training
 
 TRAIN, VAL, MORE = ["2007_000032", "2008_000008", "2007_000039", "2010_000001"], ["2007_000033"], ["2011_000007"]
 SIZES = ((40, 56), (56, 40))
@@ -322,6 +326,19 @@ def test_a_run_is_the_same_from_memory_and_from_the_disk_and_says_what_it_is_tes
     lists = f"dataset.lists.val={root}/ImageSets/Segmentation/train.txt"
     succeed("eval", f"run={run}", "device=cpu", "split=val", lists, f"output={tmp_path}/train", cwd=tmp_path)
     assert results(tmp_path / "train", "results_val.json")["val"]["num_cases"] == 4
+
+
+def test_a_run_labels_the_images_of_a_published_list(root, tmp_path):
+    listed = published_lists()["voc2012/92"].read_text().split()
+    for name in listed:
+        for kind in ("JPEGImages/{}.jpg", "SegmentationClass/{}.png"):
+            os.link(root / kind.format(TRAIN[0]), root / kind.format(name))
+    train = sorted({*listed, *TRAIN})
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(train))
+    config = composed(*RUN, f"dataset.root={root}", "labeled_list=voc2012/92")
+    split = Training(config, NAMES, RunFolder(tmp_path / "run", config, resume=True)).split
+    assert [case.name for case in split.labeled] == listed
+    assert [case.name for case in split.unlabeled] == [name for name in train if name not in listed]
 
 
 @pytest.mark.parametrize("key", ["dataset.lists.train", "dataset.lists.val", "labeled_list"])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PHANTOM, curve, refused, results, succeed
+from helpers import PHANTOM, Command, curve, load, refused, results, succeed
 from PIL import Image
 
 from ssl4seg.errors import Interrupted, UserError
@@ -24,6 +25,8 @@ from ssl4seg.run.loggers.csv_file import FILE, CsvFile, rows
 from ssl4seg.run.record import Record
 
 RUN = Path("outputs/phantom/supervised/unet-0.1-s0")
+BLOCK, WHOLE, LAST = 2**15, 1, 4
+"""Of a .wandb file: the bytes of a block, and kinds of parts."""
 RED = np.broadcast_to(np.array([255, 0, 0], np.uint8), (8, 9, 3))
 
 
@@ -82,19 +85,31 @@ def in_wandb(file: Path) -> list[Any]:
 
 
 def records_in(content: bytes) -> Iterator[Any]:
-    """Of a log as LevelDB writes it: after 7 bytes each record has a check sum, its length and its kind."""
+    """Of a log as LevelDB writes it: after 7 bytes each part of a record has a check sum, its length and its kind."""
     from wandb.proto.wandb_internal_pb2 import Record as Entry
 
-    at = 7
-    assert len(content) < 2**15  # one block
+    at, record = 7, b""
     while at + 7 < len(content):
-        (length,) = struct.unpack_from("<H", content, at + 4)
-        if at + 7 + length <= len(content):
-            yield Entry.FromString(content[at + 7 : at + 7 + length])
+        if 0 < -at % BLOCK < 7:  # which no part begins in
+            at += -at % BLOCK
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        record += content[at + 7 : at + 7 + length]
         at += 7 + length
+        if kind in (WHOLE, LAST) and at <= len(content):
+            yield Entry.FromString(record)
+            record = b""
 
 
-def test_wandb_offline_has_scalars_overlays_scores_and_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def history_in(records: list[Any]) -> list[dict[str, Any]]:
+    """What was logged at once, by name."""
+    return [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        for record in records
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def test_wandb_offline_has_scalars_overlays_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(key, str(tmp_path / "home"))
     (logger,) = loggers_of({"wandb": {"_target_": "ssl4seg.run.loggers.wandb.WandB", "mode": "offline"}}).values()
@@ -103,11 +118,7 @@ def test_wandb_offline_has_scalars_overlays_scores_and_one_id(tmp_path: Path, mo
     (file,) = Path(place["place"]).glob("*.wandb")
     assert file.name == f"run-{place['id']}.wandb"
     records = in_wandb(file)
-    history = [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.WhichOneof("record_type") == "history"
-    ]
+    history = history_in(records)
     assert [(row["step"], row["train/loss"]) for row in history if "train/loss" in row] == [(1, 1), (2, 2)]
     shown = [value for row in history for key, value in row.items() if key.startswith("val/overlay")]
     assert len(shown) >= 2
@@ -116,8 +127,6 @@ def test_wandb_offline_has_scalars_overlays_scores_and_one_id(tmp_path: Path, mo
     assert any("final/test/dice/mean" in (i.key, *i.nested_key) and json.loads(i.value_json) == 0.75 for i in summary)
     (config,) = (r.run.config for r in records if r.WhichOneof("record_type") == "run")
     assert {i.key: json.loads(i.value_json) for i in config.update}["run_folder"] == str(tmp_path.resolve())
-    logged(logger, begun(tmp_path, step=2), (3,))
-    assert json.loads((tmp_path / PLACES).read_text())["wandb"]["id"] == place["id"]
     (tmp_path / PLACES).write_text(json.dumps({"wandb": {"id": "../../x"}}))
     with pytest.raises(UserError, match=r"loggers.json: wandb: '../../x' is no id of a run"):
         logger.start(begun(tmp_path, step=2))
@@ -215,21 +224,54 @@ def test_a_logger_hears_how_the_run_ended(tmp_path: Path, error: type[Exception]
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_logs_the_same_to_several_loggers_and_may_go_on_with_others(tmp_path: Path) -> None:
-    succeed("train", *PHANTOM, "logger=[tensorboard,csv]", cwd=tmp_path)
-    run, names = tmp_path / RUN, ("train/loss", "val/dice/mean", "final/test/dice/mean")
-    for name in names:
-        values = [value for _, tag, value in rows(run / FILE) if tag == name]
-        assert values == pytest.approx(list(curve(run, name).values()), rel=1e-6)
-    final = next(value for _, name, value in rows(run / FILE) if name == "final/test/dice/mean")
-    assert final == results(run)["test"]["dice"]["mean"]
-    assert (run / "overlays/val/0000004").is_dir()
+def test_a_stopped_run_goes_on_in_several_loggers_with_one_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = {f"WANDB_{key}_DIR": str(tmp_path / "home") for key in ("CONFIG", "CACHE", "DATA")}
+    same = (*PHANTOM, "iterations=8", "engine.num_overlays=1")
+    words = (*same, "logger.wandb.mode=offline", "logger.mlflow.uri=tracked")
+    run, last = tmp_path / RUN, tmp_path / RUN / "last.pt"
+    started = Command.start("train", *words, "logger=[tensorboard,wandb,mlflow]", cwd=tmp_path, env=home)
+    told = started.wait_for(last.exists).send(signal.SIGINT)
+    assert (told.code, "cannot go on" in told.output) == (130, False), told.output
+    stopped, ids = load(last)["step"], {name: of["id"] for name, of in results(run, PLACES).items()}
+    told = succeed("train", *words, "logger=[tensorboard,csv,wandb,mlflow]", cwd=tmp_path, env=home)
+    assert f"going on from step {stopped} of 8" in told
+    assert "cannot go on" not in told
+    assert {name: of["id"] for name, of in results(run, PLACES).items() if name in ids} == ids
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=(tmp_path / "tracked").as_uri())
+    (tracked,) = client.search_runs([client.get_experiment_by_name("ssl4seg").experiment_id])
+    assert (tracked.info.run_id, tracked.info.status) == (ids["mlflow"], "FINISHED")
+    in_mlflow = {
+        name: {point.step: point.value for point in client.get_metric_history(ids["mlflow"], name)}
+        for name in ("train/loss", "val/dice/mean", "final/test/dice/mean")
+    }
+    files = sorted(run.glob("wandb/offline-run-*/*.wandb"))
+    assert [file.name for file in files] == [f"run-{ids['wandb']}.wandb"] * 2
+    rows_of = [row for file in files for row in history_in(in_wandb(file))]
+    for name, whole in in_mlflow.items():
+        assert [*whole.values()] == pytest.approx([*curve(run, name).values()], rel=1e-6)
+        in_csv = {step: value for step, tag, value in rows(run / FILE) if tag == name}
+        if name.startswith("final"):  # each logger has a step of its own for it
+            assert [*in_csv.values()] == [*whole.values()] == [results(run)["test"]["dice"]["mean"]]
+        else:
+            later = {step: value for step, value in whole.items() if step > stopped}
+            assert in_csv == pytest.approx(later, rel=1e-6)
+            assert {row["step"]: row[name] for row in rows_of if name in row} == pytest.approx(whole, rel=1e-6)
+    assert [*in_mlflow["train/loss"]] == [*range(1, 9)]
+    assert (run / "overlays/val/0000008").is_dir()
+
     main = SimpleNamespace(metric="dice", name="mean")
     whole = curve_of_report(SimpleNamespace(folder=run, parts=()), main)
     for file in run.glob("tensorboard/*"):
         file.unlink()
-    assert curve_of_report(SimpleNamespace(folder=run, parts=()), main) == whole
-    assert "is finished" in succeed("train", *PHANTOM, "logger=none", cwd=tmp_path)
+    left = curve_of_report(SimpleNamespace(folder=run, parts=()), main)  # what scalars.csv has
+    assert left == {step: score for step, score in whole.items() if step > stopped}
+    assert "is finished" in succeed("train", *same, "logger=none", cwd=tmp_path)
     told = refused("train", *PHANTOM, "logger=wandb", "logger.wandb.mode=of", "tag=x", cwd=tmp_path)
     assert "logger.wandb.mode=of: expected one of online, offline, disabled, or null" in told
     assert not (tmp_path / f"{RUN}-x").exists()

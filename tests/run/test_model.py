@@ -47,8 +47,9 @@ def test_labels_are_those_of_the_network_at_the_size_of_training_brought_back(mo
     grey = image(40, 48)
     scaled = torch.from_numpy((grey - grey.min()) / np.ptp(grey))[None, None]
     resize = torch.nn.functional.interpolate
+    assert not model.network.training
     with torch.no_grad():
-        logits = resize(model.network.eval()(resize(scaled, size=(32, 32), mode="bilinear")), (40, 48), mode="bilinear")
+        logits = resize(model.network(resize(scaled, size=(32, 32), mode="bilinear")), (40, 48), mode="bilinear")
     labels, probabilities = model.predict(100 * grey - 20, probabilities=True)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, logits.argmax(1)[0].numpy())
