@@ -8,6 +8,8 @@ import importlib
 import json
 import multiprocessing
 import os
+import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +29,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -348,9 +351,19 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @cache  # most of the tests' time otherwise
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Hydra composes the choices, once for all values that are then laid on them as it lays them."""
+    values = [word for word in overrides if re.match(r"\w", word) and not (conf_dir() / word.split("=")[0]).is_dir()]
+    config = pickle.loads(_chosen(tuple(word for word in overrides if word not in values)))
+    for value in OverridesParser.create().parse_overrides(values):
+        OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return resolved
+
+
+@cache
+def _chosen(choices: tuple[str, ...]) -> bytes:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
-    return config
+        return pickle.dumps(compose("train", overrides=[*choices]))
 
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method

@@ -2,12 +2,14 @@
 
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra.utils
 import pytest
 import yaml
+from helpers import PHANTOM, composed
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ssl4seg.commands.conf import conf_dir
@@ -79,3 +81,18 @@ def test_a_constructor_has_the_default_of_a_yaml_of_its_class(kind: type) -> Non
         if plain(default(kind, key)) not in map(plain, found)
     }
     assert not differing
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        PHANTOM,
+        ("experiment=la_small", "method=unimatch", "iterations=3", "network.channels=[2,4]"),
+        ("dataset=folder", "dataset.root=/x y", "tag=null", "views.strong=[]", "logger=[tensorboard,csv]"),
+        ("optimizer=adamw", "optimizer.lr=1e-3", "+method.optimizers.student.lr=0.1"),
+    ],
+)
+def test_the_tests_have_what_hydra_composes(words: Sequence[str]) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        expected = OmegaConf.to_container(compose("train", overrides=[*words]), resolve=True)
+    assert composed(*words) == expected
