@@ -191,23 +191,30 @@ def test_a_value_is_written_as_hydra_reads_it(value: Any) -> None:
     assert read.value() == value
 
 
-@pytest.mark.parametrize(("name", "shape"), [("fpn", (64, 64)), ("unet", (32, 32, 32))])
-def test_a_network_keeps_its_size_free_and_its_numbers(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_network_of_volumes_keeps_its_size_free_and_its_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = network_maker(small_network(name), 1, 3, axes=len(shape), load=False)().eval()
-    program, free = next(traced(network, 1, shape))
-    assert len(free) == 1 + len(shape)
-    image = torch.rand(3, 1, *shape)
+    keys = small_network("unet") | {"channels": [4, 8], "dropout": [0, 0]}
+    network = network_maker(keys, 1, 3, axes=3, load=False)().eval()
+    program, free = next(traced(network, 1, (16, 16, 16)))
+    assert free == ("batch", "x", "y", "z")
+    image = torch.rand(3, 1, 16, 16, 16)
     images = [image, image_of_another_size(image, free)]
-    assert images[1].shape == (1, 1, *(3 * n // 2 + 1 for n in shape))
+    assert images[1].shape == (1, 1, 25, 25, 25)
     save_pt2(program, tmp_path / "model.pt2", {"classes": ["a", "b"]})
     assert largest_difference(runner_of_pt2(tmp_path / "model.pt2"), network, images) < 1e-5
     found = {"facts.json": ""}
     torch.export.load(tmp_path / "model.pt2", extra_files=found)
     assert json.loads(found["facts.json"]) == {"classes": ["a", "b"]}
-    if len(shape) == 3:
-        save_onnx(program, tmp_path / "model.onnx", {})
-        assert largest_difference(runner_of_onnx(tmp_path / "model.onnx"), network, images) < ROUNDING
+    save_onnx(program, tmp_path / "model.onnx", {})
+    assert largest_difference(runner_of_onnx(tmp_path / "model.onnx"), network, images) < ROUNDING
+
+
+def test_no_size_is_left_free_where_tracing_it_takes_minutes() -> None:
+    class Slow(nn.Conv2d):
+        free_sizes = False
+
+    free = [free for _, free in traced(nn.Sequential(Slow(1, 2, 1)), 1, (8, 8))]
+    assert free == [("batch",), ()]
 
 
 def test_the_difference_is_that_of_probabilities() -> None:
