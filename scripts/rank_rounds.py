@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--add", type=int, default=2, help="cases at the start, and added in each round")
     parser.add_argument("--by", default="combined")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     each = []
     labeled = [arguments.add * (number + 1) for number in range(arguments.rounds + 1)]
     lines: list[Sequence[object]] = [("seed", "labeled", *WAYS)]
