@@ -226,8 +226,8 @@ FOLD = Key(
     ),
     "NUMBER/FOLDS of at least 3 folds, as 2/5 for the second of five",
 )
-RANKINGS = ("entropy", "disagreement", "diversity", "combined", "typical")
-DISTANT = ("diversity", "combined", "typical")
+RANKINGS = ("entropy", "disagreement", "diversity", "combined")
+DISTANT = ("diversity", "combined")
 """Rankings that compare features with those of the labelled cases, and so need the run's data."""
 PROTOCOLS = ("default", "ssl4mis", "la")
 UNITS = ("auto", "voxel", "mm")

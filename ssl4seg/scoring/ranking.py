@@ -7,17 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.cluster.vq import kmeans2
-from scipy.spatial.distance import cdist
 
 from ssl4seg.data.case import FloatArray
 
 UNCERTAIN = 2
 """`combined` chooses among this many times as many uncertain cases as it chooses (Yang et al. 2017: 16 for 8)."""
-
-
-NEIGHBOURS = 20
-"""Nearest cases by whose distance `typical` measures how typical a case is (Hacohen et al. 2022)."""
 
 
 class Uncertainty(NamedTuple):
@@ -114,37 +108,6 @@ def k_centre(
     return chosen, distances, distance
 
 
-def typical(features: npt.NDArray[np.float64], reference: npt.NDArray[np.float64], count: int) -> list[int]:
-    """Order rows by TypiClust (Hacohen, Dekel & Weinshall, ICML 2022): typical ones of clusters without a label first.
-
-    k-means, begun at the labelled rows and those of `k_centre`, makes m + `count` clusters of all features. Again and
-    again the largest of the clusters with the fewest labelled and chosen rows gives its most typical row: that with the
-    least mean distance to its NEIGHBOURS nearest rows of the cluster.
-
-    Args:
-        features: [n, F]
-        reference: [m, F] of the labelled cases.
-        count: of the rows that will be labelled, which says how many clusters are made.
-
-    Returns:
-        All n rows in their order.
-    """
-    unit, m = _unit(np.concatenate([reference, features])), len(reference)
-    start = [*range(m), *(m + row for row in k_centre(features, reference, count)[0])]
-    cluster, number = kmeans2(unit, unit[start], minit="matrix")[1], len(start)
-    taken = np.bincount(cluster[:m], minlength=number)
-    left, order = {row: int(cluster[m + row]) for row in range(len(features))}, list[int]()
-    while left:
-        sizes = np.bincount([*left.values()], minlength=number)
-        best = min((int(c) for c in sizes.nonzero()[0]), key=lambda c: (taken[c], -sizes[c]))
-        rows = [row for row, c in left.items() if c == best]
-        distances = np.sort(cdist(unit[m:][rows], unit[cluster == best]), axis=1)[:, 1 : NEIGHBOURS + 1]
-        order.append(rows[int(distances.sum(axis=1).argmin())])
-        taken[best] += 1
-        del left[order[-1]]
-    return order
-
-
 def _unit(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The rows at length 1."""
     unit: npt.NDArray[np.float64] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -160,18 +123,14 @@ def ranked(
         by: one of keys.RANKINGS. "entropy" and "disagreement" order by that number. "diversity" takes `k_centre` of
             all candidates; "combined" of the UNCERTAIN x `count` candidates with most disagreement (the two steps of
             Yang et al., "Suggestive annotation", MICCAI 2017, with k-centre in place of their representativeness).
-            The candidates that are not chosen follow by distance, or by disagreement. "typical": see there.
+            The candidates that are not chosen follow by distance, or by disagreement.
         count: of the candidates that are chosen.
-        reference: features of the labelled cases [m, F], for those of keys.DISTANT.
+        reference: features of the labelled cases [m, F], for "diversity" and "combined".
     """
     if by in ("entropy", "disagreement"):
         order = sorted(candidates, key=lambda candidate: -getattr(candidate, by))
         return [Place(candidate, number < count, None) for number, candidate in enumerate(order)]
     assert reference is not None
-    if by == "typical":
-        features = np.stack([candidate.feature for candidate in candidates if candidate.feature is not None])
-        rows = typical(features, reference, count)
-        return [Place(candidates[row], number < count, None) for number, row in enumerate(rows)]
     pool = sorted(candidates, key=lambda candidate: -candidate.disagreement) if by == "combined" else [*candidates]
     first = pool[: UNCERTAIN * count] if by == "combined" else pool
     features = np.stack([candidate.feature for candidate in first if candidate.feature is not None])

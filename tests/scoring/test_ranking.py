@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ssl4seg.scoring.ranking import Candidate, entropy, k_centre, ranked, typical, uncertainty
+from ssl4seg.scoring.ranking import Candidate, entropy, k_centre, ranked, uncertainty
 
 
 def pixels(*rows: tuple[float, ...]) -> np.ndarray:
@@ -60,19 +60,6 @@ def test_k_centre_takes_each_case_once_though_two_are_the_same():
     assert distances == pytest.approx([1, 0, 0])
 
 
-def test_typical_cases_of_the_largest_clusters_without_a_label_come_first_by_hand():
-    """Clusters: 0 and 2 degrees with the labelled one, 60 62 64 66 68, and 150 153 161; the outlier at 300 is alone.
-
-    The middle one of each is the most typical. The outlier is the smallest of the clusters without a label. Then all
-    have one, and the largest goes on: of 62 and 66, alike but for rounding, one follows.
-    """
-    angles = (300, 150, 153, 161, 2, 60, 62, 64, 66, 68)
-    order = [angles[row] for row in typical(at(*angles), at(0), 3)]
-    assert order[:3] == [64, 153, 300]
-    assert order[3] in (62, 66)
-    assert sorted(order) == sorted(angles)
-
-
 def test_the_orders():
     cases = candidates(a=0.1, b=0.4, c=0.3, d=0.2)
 
@@ -84,7 +71,6 @@ def test_the_orders():
     assert order("diversity", 2) == "dbac"  # a and c are as far from the nearest: in their own order
     assert order("combined", 1) == "cbda"  # of b and c, the two with most disagreement, c is farther from 0 degrees
     assert order("combined", 2) == "dbca"
-    assert [place.chosen for place in ranked(cases, "typical", 2, at(0))] == [True, True, False, False]
     places = ranked(cases, "combined", 1, at(0))
     assert [place.chosen for place in places] == [True, False, False, False]
     assert [place.distance is None for place in places] == [False, False, True, True]
