@@ -71,8 +71,8 @@ def gpu() -> Iterator[FakeGPU]:
 
 
 def config_of(name: str, axes: int) -> dict[str, Any]:
-    """A method with a network of three scales, or of four where its decoder needs them."""
-    channels = [4, 8, 16, 32] if name == "urpc" else [4, 8, 16]
+    """A method with a network of two scales, or of four where its decoder needs them."""
+    channels = [4, 8, 16, 32] if name == "urpc" else [4, 8]
     network = small_network("unet") | {"channels": channels, "dropout": [0.1] * len(channels)}
     words = ("views=volumes", "dataset.image_size=[16,16,16]", "views.weak.foreground=1") if axes == 3 else ()
     return composed(*small_method(name)) | {"network": network, "views": composed(*words)["views"]}
