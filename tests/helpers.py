@@ -352,7 +352,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 @cache  # most of the tests' time otherwise
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     """Hydra composes the choices, once for all values that are then laid on them as it lays them."""
-    values = [word for word in overrides if re.match(r"\w", word) and not (conf_dir() / word.split("=")[0]).is_dir()]
+    values = [w for w in overrides if re.match(r"(?!hydra)\w", w) and not (conf_dir() / w.split("=")[0]).is_dir()]
     config = pickle.loads(_chosen(tuple(word for word in overrides if word not in values)))
     for value in OverridesParser.create().parse_overrides(values):
         OmegaConf.update(config, value.key_or_group, value.value(), merge=True)
