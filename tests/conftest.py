@@ -1,7 +1,6 @@
 """Fixtures that several modules share."""
 
 import inspect
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +19,6 @@ from ssl4seg.run.training import Training
 from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, for tests that wait for processes or for time."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
-
 
 # -- pytest -m fast ---------------------------------------------------------------------------------------------------
 
