@@ -43,11 +43,11 @@ class Photometric(ABC):
     def __init__(self, *, p: float = 1.0) -> None:
         self.require(share, p=p)
         self.p = p
-        self._checked = self.any_range
+        self._checked = False
 
     def __call__(self, image: Tensor, generator: Generator | None = None) -> Tensor:
         """Apply the operation to [B, C, *X]; draw from `generator`, or with None from PyTorch's global one."""
-        if not self._checked:
+        if not (self.any_range or self._checked):
             check_range(image)
             self._checked = True
         return self.on(image, torch.ones(len(image), dtype=torch.bool), generator)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from helpers import CLASSES, PHANTOM, load, results, shell, succeed, table
 
-METHODS = ("uamt",)  # the others are in tests/methods/test_contract_runs.py
+METHOD = "kept_uamt"  # the others are in tests/methods/test_contract_runs.py
 NETWORKS = ("unet", "plain")
 ITERATIONS = 4
 
-PYTHON = '''"""The U-Net without batch statistics, and methods that keep what each process holds after every step."""
+PYTHON = '''"""The U-Net without batch statistics, and a method that keeps what each process holds after every step."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ class Kept:
 
 class UAMT(Kept, uamt.UAMT): ...
 '''
-TARGETS = {"uamt": "UAMT", "unet": "UNet", "plain": "Plain"}
+NAMES = {"unet": "UNet", "plain": "Plain"}
 
 
 def config(home: Path) -> Path:
@@ -50,18 +50,16 @@ def config(home: Path) -> Path:
     (home / "kept").mkdir()
     for folder in ("method", "network"):
         (home / "conf" / folder).mkdir(parents=True)
-    for method in METHODS:
-        (home / f"conf/method/kept_{method}.yaml").write_text(f"_target_: mine.{TARGETS[method]}\nnoise: 0.0\n")
+    (home / f"conf/method/{METHOD}.yaml").write_text("_target_: mine.UAMT\nnoise: 0.0\n")
     keys = "channels: [4, 8]\ndropout: [0, 0]\nweights: null\n"
     (home / "conf/network/plain.yaml").write_text(f"_target_: mine.Plain\n{keys}")
     return home
 
 
 SWEEP = (
-    *("--config-dir", "conf", "-m", *PHANTOM, f"method={','.join(f'kept_{m}' for m in METHODS)}"),
+    *("--config-dir", "conf", "-m", *PHANTOM, f"method={METHOD}"),
     *("network.dropout=[0,0]", "labeled_ratio=0.5", f"iterations={ITERATIONS}", "eval_every=2"),
 )
-"""Every method."""
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +81,28 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def kept(home: Path, method: str, network: str, process: str) -> list[dict[str, torch.Tensor]]:
+def kept(home: Path, network: str, process: str) -> list[dict[str, torch.Tensor]]:
     """A process's parameters after each step."""
-    names = [f"{TARGETS[method]}-{TARGETS[network]}-{step}-{process}.pt" for step in range(ITERATIONS)]
+    names = [f"UAMT-{NAMES[network]}-{step}-{process}.pt" for step in range(ITERATIONS)]
     return [load(home / "kept" / name) for name in names]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("method", METHODS)
-def test_both_processes_hold_the_same_weights_after_each_step(two: Path, method: str, network: str) -> None:
-    first, second = (kept(two, method, network, rank) for rank in "01")
+def test_both_processes_hold_the_same_weights_after_each_step(two: Path, network: str) -> None:
+    first, second = (kept(two, network, rank) for rank in "01")
     for a, b in zip(first, second, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(first[0][name], first[-1][name]) for name in first[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_take_the_steps_of_one_with_twice_the_batch(two: Path, one: Path, method: str) -> None:
-    for a, b in zip(kept(two, method, "plain", "0"), kept(one, method, "plain", "one"), strict=True):
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(two: Path, one: Path) -> None:
+    for a, b in zip(kept(two, "plain", "0"), kept(one, "plain", "one"), strict=True):
         for name in a:
             assert (a[name] - b[name]).norm() <= 1e-5 * b[name].norm(), name
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_processes_score_every_case_and_write_one_run(two: Path, one: Path, method: str) -> None:
-    folders = [root / f"outputs/phantom/kept_{method}/plain-0.5-s0" for root in (two, one)]
+def test_two_processes_score_every_case_and_write_one_run(two: Path, one: Path) -> None:
+    folders = [root / f"outputs/phantom/{METHOD}/plain-0.5-s0" for root in (two, one)]
     ours, theirs = ({str(path.relative_to(f)).split("events")[0] for path in f.rglob("*")} for f in folders)
     assert ours == theirs
     for split in ("val", "test"):
