@@ -294,7 +294,7 @@ of its keys (`dataset.*`, `method.*`, ...), and checks them."""
 
 OF_COMMAND: dict[str, dict[str, Key]] = {
     "export": {"format": one_of("onnx", "pt2", "weights")},
-    "predict": {"format": one_of("masks", "coco", "labelme")},
+    "predict": {"format": one_of("masks", "coco", "panoptic", "labelme", "cvat")},
 }
 """Keys that mean something else in another command."""
 

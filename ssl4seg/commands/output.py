@@ -8,7 +8,8 @@ import yaml
 from PIL import Image
 
 from ssl4seg.data.case import LabelArray
-from ssl4seg.data.drafts import Coco, write_labelme
+from ssl4seg.data.drafts.base import Draft
+from ssl4seg.data.drafts.kinds import DRAFTS
 from ssl4seg.data.formats import PICTURE, ending, stem
 from ssl4seg.data.images import shares_file, write_label, write_shares
 from ssl4seg.data.masks import Color, as_held, code_of, name_of
@@ -49,16 +50,14 @@ class Output:
             )
         self.mask_colors = _mask_colors(settings)
         self.description = self._description() if settings.format == "masks" and settings.min_confidence else ""
-        self.coco = Coco(self._annotated()) if settings.format == "coco" else None
+        self.draft: Draft | None = None
+        if settings.format != "masks":
+            self.draft = DRAFTS[settings.format](self.folder, self.names, background=self.background)
         self._expect_free(targets)
 
     @property
     def reads_probabilities(self) -> bool:
         return self.settings.probabilities or self.settings.min_confidence is not None
-
-    def _annotated(self) -> dict[int, str]:
-        """The classes of which COCO has annotations: all but a background."""
-        return {number: name for number, name in self.names.items() if number or not self.background}
 
     def _description(self) -> str:
         """The content of dataset.yaml, by which `dataset=folder` reads the masks, unsure pixels left out."""
@@ -73,9 +72,8 @@ class Output:
 
     def _expect_free(self, targets: Mapping[Path, Path]) -> None:
         """Refuse to overwrite annotations, a dataset.yaml, and one output by another."""
-        annotations = [self.folder / "annotations.json"] if self.coco else targets
-        there = [] if self.settings.format == "masks" else [file for file in annotations if file.exists()]
-        if there:
+        files = self.draft.files(targets) if self.draft else []
+        if there := [file for file in files if file.exists()]:
             more = f" and {len(there) - 1} more" if there[1:] else ""
             raise UserError(
                 f"output={self.folder}: {there[0]}{more} exist(s) already, perhaps with someone's work in it; remove "
@@ -113,10 +111,11 @@ class Output:
                 f"{file}: has {len(label)} slices, but format={settings.format} holds pictures; use format=masks"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        if settings.format == "masks":
-            self._write_mask(label, file, target, model)
+        if self.draft:
+            name = file.relative_to(self.source) if self.source.is_dir() else Path(file.name)
+            self.draft.add(label[0], file, name.as_posix(), target)
         else:
-            self._annotate(label, file, target)
+            self._write_mask(label, file, target, model)
         if settings.probabilities:
             shares = model.probabilities_in(found, file)
             assert shares is not None
@@ -136,13 +135,6 @@ class Output:
         else:
             write_label(target, label, file, space=model.space)
 
-    def _annotate(self, label: LabelArray, file: Path, target: Path) -> None:
-        if self.coco:
-            name = file.relative_to(self.source) if self.source.is_dir() else Path(file.name)
-            self.coco.add(label[0], name.as_posix())
-        else:
-            write_labelme(target, label[0], file, self.names, background=self.background)
-
     def conclude(self, num: int) -> str:
         """Write the files that belong to all inputs, none without an input; say what was written.
 
@@ -152,12 +144,8 @@ class Output:
             num: of inputs that were predicted.
         """
         words = f"{num} masks written to {self.folder}"
-        if self.coco and num:
-            file = self.folder / "annotations.json"
-            self.coco.write(file)
-            words = f"{num} pictures annotated in {file}"
-        elif self.settings.format != "masks":
-            words = f"{num} pictures annotated in {self.folder}"
+        if self.draft:
+            words = f"{num} pictures annotated in {self.draft.write() if num else self.folder}"
         if self.description and num:
             write_text(self.folder / "dataset.yaml", self.description)
         if self.settings.min_confidence is None or not num:

@@ -9,6 +9,7 @@ from ssl4seg.commands.evaluation import writable
 from ssl4seg.commands.output import Output
 from ssl4seg.commands.series import expect_masks, predict_series, segments_of, series_in
 from ssl4seg.data.dicom import is_dicom
+from ssl4seg.data.drafts.kinds import DRAFTS
 from ssl4seg.data.formats import ENDINGS, PICTURE, ending, stem
 from ssl4seg.data.items import CHANNEL, by_channels, missing_channel
 from ssl4seg.data.walk import Found, passed_over, walk
@@ -45,9 +46,8 @@ def predict_files(runs: Sequence[Config]) -> None:
     inputs = inputs_of(source, output, channel_files=channel_files)
     images, faults = images_of(inputs.files, settings.dataset["channels"] if channel_files else None)
     faults += inputs.faults.values()
-    targets = masks_to_write(
-        source, output, [*images], channel_files=channel_files, kind=".json" if settings.format == "labelme" else None
-    )
+    kind = DRAFTS[settings.format].per_picture if settings.format in DRAFTS else None
+    targets = masks_to_write(source, output, [*images], channel_files=channel_files, kind=kind)
     writing = Output(settings, targets)
     series = series_in(source, output, inputs.others)
     expect_masks(series, settings)

@@ -313,7 +313,9 @@ def test_predictions_go_back_to_annotation_tools(acdc_run: Path, inputs: Path, t
     content = json.loads((inputs / "slice.json").read_text())
     assert (content["imagePath"], content["imageHeight"]) == ("slice.png", SHAPE[1])
     assert {shape["label"] for shape in content["shapes"]} <= {"background", *CLASSES}
-    assert "format=onnx: expected one of masks, coco, labelme" in refused("predict", *keys, "format=onnx", cwd=tmp_path)
+    assert "format=onnx: expected one of masks, coco, panoptic, labelme, cvat" in refused(
+        "predict", *keys, "format=onnx", cwd=tmp_path
+    )
 
 
 @pytest.mark.parametrize("more", [(), ("min_confidence=0.8",)])

@@ -1,7 +1,6 @@
 """Each kind of annotation is imported and trained on; its predictions, in that form again, are imported again.
 
-`ssl4seg-predict` writes neither panoptic segments nor CVAT's XML. Predictions for these come back in COCO's form, which
-CVAT imports as it does its own XML. Pixels are compared at every turn.
+Pixels are compared at every turn.
 """
 
 import json
@@ -20,6 +19,8 @@ from scipy.ndimage import binary_dilation
 from sources import CATEGORIES, CVAT, PALETTE, SIZE, black_and_white, box, imported, labelme, picture, png, runs, save
 from sources import coco as coco_source
 from sources import shape as labelme_shape
+
+from ssl4seg.data.drafts.kinds import DRAFTS
 
 NAMES = ("cell", "dog")
 IMAGES = 6
@@ -150,10 +151,13 @@ def scans(folder: Path) -> Path:
 # -- predictions in the form of a source ------------------------------------------------------------------------------
 
 
-def as_coco(data: Path, predict: Callable[..., Path], folder: Path) -> Path:
-    predict(folder, "format=coco")
-    shutil.copytree(data / "images", folder, dirs_exist_ok=True)
-    return folder
+def as_draft(form: str) -> Callable[..., Path]:
+    def back(data: Path, predict: Callable[..., Path], folder: Path) -> Path:
+        predict(folder, f"format={form}")
+        shutil.copytree(data / "images", folder / "images")
+        return folder
+
+    return back
 
 
 def as_labelme(data: Path, predict: Callable[..., Path], folder: Path) -> Path:
@@ -228,10 +232,10 @@ def names_in(masks: Path) -> list[str]:
 
 
 KINDS = {
-    "coco": (coco, as_coco, "coco"),
-    "panoptic": (panoptic, as_coco, "coco"),
+    "coco": (coco, as_draft("coco"), "coco"),
+    "panoptic": (panoptic, as_draft("panoptic"), "panoptic"),
     "labelme": (labelme_files, as_labelme, "labelme"),
-    "cvat": (cvat, as_coco, "coco"),
+    "cvat": (cvat, as_draft("cvat"), "cvat"),
     "voc": (voc, as_voc, "voc"),
     "colors": (colors, as_colors, "colors"),
     "masks": (masks, as_masks, "masks"),
@@ -261,7 +265,7 @@ def test_a_kind_is_trained_on_and_its_predictions_come_back_pixel_by_pixel(kind:
         return output
 
     masks = predict(tmp_path / "masks")
-    words = empty if form in ("coco", "labelme") else {}
+    words = empty if form in DRAFTS else {}
     words |= {"images": tmp_path / "in"} if form == "labelme" else {}
     again = imported(back(data, predict, tmp_path / "back"), tmp_path / "again", form, **words)
     assert names_in(masks) == names_in(data / "masks") == names_in(again / "masks")
