@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -19,19 +20,21 @@ class Draft(ABC):
         background: whether class 0 is a background, which is not annotated.
 
     Raises:
-        UserError: pycocotools is missing.
+        UserError: the package is missing.
     """
 
     format: ClassVar[str]
     """Value of the key `format` of `ssl4seg-predict`."""
     per_picture: ClassVar[str | None] = None
-    """Ending of the file of each picture; None: there is one file of all."""
+    """Ending of the file that each picture has; None: it has none."""
+    package: ClassVar[str | None] = "pycocotools.mask"
+    """Of the extra `import`, which is needed."""
 
     def __init__(self, folder: Path, names: Mapping[int, str], *, background: bool) -> None:
         self.folder, self.names, self.background = folder, names, background
-        if self.per_picture is None:
+        if self.package:
             with optional_package(f"format={self.format}", "import"):
-                import pycocotools.mask  # noqa: F401
+                import_module(self.package)
         self.categories = {number: place for place, number in enumerate(self.annotated, 1)}
 
     @property
@@ -50,7 +53,7 @@ class Draft(ABC):
         Args:
             picture: its file.
             name: its way below the folder of all.
-            target: the file of its mask or, where each picture has a file of annotations, this one.
+            target: the file of its mask or, with `per_picture`, of its annotations.
         """
 
     def write(self) -> Path:

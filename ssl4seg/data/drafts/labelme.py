@@ -20,8 +20,7 @@ from ssl4seg.files import write_text
 class LabelMe(Draft):
     """A background is drawn in holes only. A file names its picture by the way from its own folder."""
 
-    format = "labelme"
-    per_picture = ".json"
+    format, per_picture, package = "labelme", ".json", None
 
     def files(self, targets: Iterable[Path]) -> list[Path]:
         return [*targets]

@@ -18,7 +18,7 @@ from ssl4seg.data.formats import write_picture
 class Panoptic(Coco):
     """A segment's number in the PNG, id = R + 256 G + 65536 B, is that of its category."""
 
-    format = "panoptic"
+    format, per_picture, package = "panoptic", ".png", None
 
     def __init__(self, folder: Path, names: Mapping[int, str], *, background: bool) -> None:
         super().__init__(folder, names, background=background)
@@ -30,7 +30,7 @@ class Panoptic(Coco):
 
     def _numbers(self, target: Path) -> Path:
         """The PNG of a picture, in a folder that is called as the JSON is."""
-        return self.file.with_suffix("") / target.relative_to(self.folder).with_suffix(".png")
+        return self.file.with_suffix("") / target.relative_to(self.folder)
 
     def add(self, label: LabelArray, picture: Path, name: str, target: Path) -> None:
         self._add_image(label, name)
