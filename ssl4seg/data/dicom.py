@@ -34,6 +34,10 @@ LONGEST = 64
 """Characters of a segment's name."""
 NUMBER = 900
 """Of the new series; those of scanners begin at 1."""
+ON_OUTLINE = 0.01
+"""Pixels to which the centre of a pixel may lie beside an outline that goes through it: files hold rounded places."""
+LINES = 1024
+"""Between two points of an outline that are looked at together; each may cross the whole image."""
 TILT = 0.5
 """Degrees between the way from slice to slice and the normal of the slices, above which the gantry was tilted."""
 Positions = npt.NDArray[np.float64]
@@ -290,6 +294,10 @@ def names_in(file: Path, head: Any) -> dict[int, str]:
     return names
 
 
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+"""Kinds of contours that are outlines; of the second DICOM says that one within another is a hole."""
+
+
 class Contour(NamedTuple):
     """A contour of an RTSTRUCT."""
 
@@ -311,7 +319,7 @@ def contours_in(file: Path, head: Any) -> list[Contour]:
         for region in head.get("ROIContourSequence") or ():
             for contour in region.get("ContourSequence") or ():
                 points = np.array(contour.ContourData, float).reshape(-1, 3)
-                is_closed = str(contour.get("ContourGeometricType")) == "CLOSED_PLANAR"
+                is_closed = str(contour.get("ContourGeometricType")) in CLOSED
                 found.append(Contour(int(region.ReferencedROINumber), points, is_closed))
     return found
 
@@ -403,7 +411,11 @@ def _size(series: Series) -> str:
 def _draw_regions(
     file: Path, head: Any, series: Series, classes: Mapping[int, int], label: npt.NDArray[np.uint8]
 ) -> None:
-    """Fill outlines: the pixels whose centres lie inside; an outline within another one of its region is a hole."""
+    """Fill outlines: the pixels whose centres lie inside; an outline within another one of its region is a hole.
+
+    A centre on an outline, also on that of a hole, belongs to the region: programs that make outlines of masks, as
+    OpenCV's findContours, lay both through the outermost pixels of the region.
+    """
     from skimage.draw import polygon
 
     contours = [
@@ -413,14 +425,45 @@ def _draw_regions(
         raise UserError(f"{file}: an outline belongs to region {min(unknown)}, which it does not describe")
     for number in sorted(classes):
         inside: dict[int, npt.NDArray[np.bool_]] = {}
+        edges: dict[int, npt.NDArray[np.bool_]] = {}
         for points in (each.points for each in contours if each.region == number):
             place = _on_slice(file, f"an outline of region {number}", points, series)
             x, y, _ = series.indices(points).T
             rows, columns = polygon(y, x, series.shape[1:])
             mask = inside.setdefault(place, np.zeros(series.shape[1:], bool))
             mask[rows, columns] ^= True
+            rows, columns = _centres_on(y, x, series.shape[1:]).T
+            edges.setdefault(place, np.zeros(series.shape[1:], bool))[rows, columns] = True
         for place, mask in inside.items():
-            label[place][mask] = classes[number]
+            label[place][mask | edges[place]] = classes[number]
+
+
+def _centres_on(y: Positions, x: Positions, size: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    """[N, 2]: rows and columns of the pixels whose centres lie on a closed outline, to `ON_OUTLINE`.
+
+    Between two points, all whole numbers along the longer axis that lie in the image are looked at.
+    """
+    starts = np.stack([y, x], axis=1)
+    ways = np.roll(starts, -1, axis=0) - starts
+    found = [_centres_between(starts[at : at + LINES], ways[at : at + LINES], size) for at in range(0, len(y), LINES)]
+    return np.concatenate(found)
+
+
+def _centres_between(starts: Positions, ways: Positions, size: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    axis = np.abs(ways).argmax(axis=1)[:, None]
+    start, way = np.take_along_axis(starts, axis, 1)[:, 0], np.take_along_axis(ways, axis, 1)[:, 0]
+    end = np.array(size)[axis[:, 0]]
+    first = np.clip(np.ceil(np.minimum(start, start + way) - ON_OUTLINE), 0, end).astype(int)
+    last = np.clip(np.floor(np.maximum(start, start + way) + ON_OUTLINE), -1, end - 1).astype(int)
+    numbers = np.maximum(last - first + 1, 0)
+    each = np.repeat(np.arange(len(start)), numbers)
+    along = np.arange(numbers.sum()) + np.repeat(first + numbers - np.cumsum(numbers), numbers)
+    share = np.divide(along - start[each], way[each], out=np.zeros(len(each)), where=np.abs(way[each]) > ON_OUTLINE)
+    places = starts[each] + share[:, None] * ways[each]
+    nearest = np.rint(places)
+    on = (np.abs(places - nearest) <= ON_OUTLINE).all(axis=1) & ((nearest >= 0) & (nearest < size)).all(axis=1)
+    centres: npt.NDArray[np.intp] = nearest[on].astype(np.intp)
+    return centres
 
 
 # -- a mask of its own ------------------------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from ssl4seg.data.imports.content import (
     counted,
     holds,
     size_in,
-    split_of,
 )
 from ssl4seg.data.imports.objects import Object, drawn
 from ssl4seg.data.imports.shapes import OUTLINES, coco_mask, lies, outlined, points_of, runs_of
@@ -34,6 +33,9 @@ from ssl4seg.userfiles import read_json
 
 NAME = "coco"
 TITLE = "COCO JSON (outlines and run lengths)"
+OBJECTS = "instances"
+OTHER_TASKS = ("person_keypoints_", "stuff_", "captions_", "labels_", "image_info_")
+"""How the files of COCO's tasks begin, as COCO and Datumaro call them."""
 CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 
 
@@ -53,16 +55,20 @@ def read(source: Source, choices: Choices) -> Content:
     """All files of annotations; several must be of different splits, which their names tell."""
     coco_mask()
     files = _files(source) or [source.only(".json", "images, annotations and categories")]
-    splits = [split_of(file.relative_to(source.top)) for file in files]
-    if len(files) > 1 and (None in splits or len({*splits}) < len(splits)):
-        shown = ", ".join(str(file.relative_to(source.top)) for file in files[:4])
-        raise UserError(
-            f"{source.path}: holds {len(files)} files of annotations ({shown}), which are not train, val and test by "
-            "their names; give one of them as SOURCE, and the folder of its images by --images"
-        )
+    files, others = _of_objects(files)
+    told = source.with_splits(files)
     reader = _Reader(source.images(choices), choices)
-    reader.faults += source.broken(".json", files)
-    return reader.content(list(zip(files, splits if len(files) > 1 else [None], strict=True)))
+    reader.faults += source.broken(".json", [*files, *others])
+    if others:
+        reader.counts["{} files of other tasks of COCO are not read, as there are some of instances"] += len(others)
+    return reader.content(told)
+
+
+def _of_objects(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files of the task instances, and those of other tasks beside them, which tell of the same objects again."""
+    objects = {file.parent for file in files if file.name.startswith(f"{OBJECTS}_")}
+    others = [file for file in files if file.parent in objects and file.name.startswith(OTHER_TASKS)]
+    return [file for file in files if file not in others], others
 
 
 class _Reader:
@@ -132,7 +138,7 @@ class _Reader:
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"its file_name is {name!r}; expected a text")
-        return self.images.find(name, near=file.parent)
+        return self.images.find(name, near=file.parent, subset=subset_of(file))
 
     def _objects(
         self, file: Path, table: Mapping[str, list[dict[str, Any]]], sizes: Mapping[str, tuple[int, int]]
@@ -203,6 +209,11 @@ def by_id(file: Path, key: str, records: Sequence[dict[str, Any]], faults: list[
         else:
             table[number] = record
     return table
+
+
+def subset_of(file: Path) -> str:
+    """What follows the task in the name of a file, as train2017 in instances_train2017.json."""
+    return file.stem.partition("_")[2]
 
 
 def key_of(value: Any) -> str | None:

@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from mmap import ACCESS_READ, mmap
@@ -274,7 +275,24 @@ class Source:
             raise UserError("\n".join([*by_kind(self.broken(ending)), message]))
         return files[0]
 
-    def images(self, choices: Choices, without: Path | None = None) -> "Images":
+    def with_splits(self, files: Sequence[Path]) -> list[tuple[Path, Split | None]]:
+        """Files of annotations with the split that each one's name tells; one alone is of no split.
+
+        Raises:
+            UserError: there are several, and their names tell no different splits.
+        """
+        splits = [split_of(file.relative_to(self.top)) for file in files]
+        if len(files) == 1:
+            return [(files[0], None)]
+        if None in splits or len({*splits}) < len(splits):
+            shown = ", ".join(str(file.relative_to(self.top)) for file in files[:4])
+            raise UserError(
+                f"{self.path}: holds {len(files)} files of annotations ({shown}), which are not train, val and test by "
+                "their names; give one of them as SOURCE, and the folder of its images by --images"
+            )
+        return list(zip(files, splits, strict=True))
+
+    def images(self, choices: Choices, without: Sequence[Path] = ()) -> "Images":
         """Where the images are; `without` as for `Images`."""
         if choices.images is None:
             return Images(self.top, self.found, without=without)
@@ -300,13 +318,13 @@ class Images:
     Args:
         top: the folder.
         elsewhere: it is not the annotations' own, so that what leads out of that (`../a.jpg`) may lead into this.
-        without: a folder whose files are no images.
+        without: folders whose files are no images.
     """
 
-    def __init__(self, top: Path, found: Found, *, elsewhere: bool = False, without: Path | None = None) -> None:
+    def __init__(self, top: Path, found: Found, *, elsewhere: bool = False, without: Sequence[Path] = ()) -> None:
         self.top, self.elsewhere = top, elsewhere
         self.faults = found.faults
-        files = [file for file in [*found.files, *found.others] if not (without and file.is_relative_to(without))]
+        files = [file for file in [*found.files, *found.others] if not any(map(file.is_relative_to, without))]
         self.by_path = {file.relative_to(top).as_posix(): file for file in files}
 
     @cached_property
@@ -317,16 +335,18 @@ class Images:
             table.setdefault(path.rpartition("/")[2], []).append(path)
         return table
 
-    def find(self, name: str, near: Path | None = None) -> Path:
+    def find(self, name: str, near: Path | None = None, subset: str = "") -> Path:
         """The file of this name.
 
         Args:
             near: a folder below `top`, the annotation's own, where the name is looked for first.
+            subset: of the annotation. CVAT and Datumaro lay its images into a folder that is called so, but leave the
+                folder out of their names, which may be those of images of another subset too.
 
         Raises:
             UserError: the name leads out of the folder, no file has it, or several do; the caller adds where it stands.
         """
-        path = PurePosixPath(name.replace("\\", "/"))
+        path = PurePosixPath(self._below(name.replace("\\", "/")))
         below = near.relative_to(self.top) if near and near.is_relative_to(self.top) else Path()
         places = [posixpath.normpath(place / path) for place in (below, Path())]
         if self.elsewhere:
@@ -337,6 +357,9 @@ class Images:
         for place in inner:
             if place in self.by_path:
                 return self._inside(self.by_path[place])
+        if subset:
+            with suppress(UserError):
+                return self.find(f"{subset}/{name}", near)
         alike = [file for file in self._by_end.get(path.name, []) if any(_ends_alike(file, place) for place in inner)]
         if len(alike) == 1:
             return self._inside(self.by_path[alike[0]])
@@ -345,6 +368,10 @@ class Images:
         if fault := next((fault for file, fault in self.faults.items() if file.name == path.name), None):
             raise UserError(fault)
         raise UserError(f"{name} is missing in {self.top}; add it, or say where the images are: --images FOLDER")
+
+    def _below(self, name: str) -> str:
+        """The path without the top of a whole path on somebody's computer, where the images are elsewhere anyway."""
+        return re.sub("^([A-Za-z]:)?/+", "", name) if self.elsewhere else name
 
     def pictures(self) -> list[Path]:
         """The pictures and TIFFs, in the order of their paths."""

@@ -1,20 +1,22 @@
 """CVAT's XML, "CVAT for images 1.1": outlines, masks, boxes and ellipses.
 
-    annotations.xml  images/...
+    annotations.xml  images/...    or, as Datumaro writes it, train.xml  val.xml  images/...
 
-Shapes are drawn as CVAT's own export of masks draws them: by their z_order, then by their order in the file. Tracks,
-which are of videos, are skipped. Source: https://docs.cvat.ai/docs/manual/advanced/formats/format-cvat/.
+Shapes are drawn as CVAT's own export of masks draws them: by their z_order, then by their order in the file. Only an
+ellipse is drawn as CVAT shows it: the export rounds its middle and its axes to whole pixels. Tracks, which are of
+videos, are skipped. Source: https://docs.cvat.ai/docs/manual/advanced/formats/format-cvat/.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
+from ssl4seg.data.dataset import Split
 from ssl4seg.data.imports.content import (
     EMPTY,
     Choices,
@@ -23,6 +25,7 @@ from ssl4seg.data.imports.content import (
     Example,
     Images,
     Source,
+    attempt,
     counted,
     holds,
     size_in,
@@ -39,6 +42,7 @@ TITLE = "CVAT XML (CVAT for images 1.1)"
 CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 SHAPES = ("polygon", "mask", "box", "ellipse")
 WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid", "tag")
+LABELS = "./meta//labels/label"
 ELLIPSE = np.linspace(0, 2 * math.pi, 128, endpoint=False)
 """Angles of the points by which an ellipse is drawn."""
 
@@ -54,33 +58,31 @@ def _files(source: Source) -> list[Path]:
 def read(source: Source, choices: Choices) -> Content:
     coco_mask()
     files = _files(source) or [source.only(".xml", "annotations and meta")]
-    if len(files) != 1:
-        shown = ", ".join(file.name for file in files[:4])
-        raise UserError(f"{source.path}: holds {len(files)} files of annotations ({shown}); give one of them as SOURCE")
-    root = read_xml(files[0], MAX_TEXT)
-    tracks = root.findall("track")
-    if tracks and root.find("image") is None:
-        raise UserError(
-            f"{files[0]}: holds tracks of a video, which are not read; export the task as CVAT for images 1.1"
-        )
-    reader = _Reader(files[0], root, source.images(choices), choices)
+    told = source.with_splits(files)
+    reader = _Reader(source.images(choices), choices)
     reader.faults += source.broken(".xml", files)
-    return reader.content()
+    return reader.content(told)
 
 
 class _Reader:
-    def __init__(self, file: Path, root: ElementTree.Element, images: Images, choices: Choices) -> None:
-        self.file, self.root, self.images, self.choices = file, root, images, choices
+    def __init__(self, images: Images, choices: Choices) -> None:
+        self.images, self.choices = images, choices
         self.classes = Classes()
         self.faults: list[str] = []
         self.counts: Counter[str] = Counter()
 
-    def content(self) -> Content:
-        colors = self._add_labels()
+    def content(self, files: Sequence[tuple[Path, Split | None]]) -> Content:
+        roots = {file: root for file, _ in files if (root := attempt(self.faults, partial(_root, file))) is not None}
+        colors = self._add_labels(roots)
         boundary = self.classes.boundary(self.choices)
-        if tracks := len(self.root.findall("track")):
+        if tracks := sum(len(root.findall("track")) for root in roots.values()):
             self.counts["{} tracks are of a video, and are skipped"] += tracks
-        examples = [example for image in self.root.iter("image") for example in self._example(image, boundary)]
+        examples = [
+            example
+            for file, split in files
+            for image in (roots[file].iter("image") if file in roots else ())
+            for example in self._example(file, image, split, boundary)
+        ]
         palette = None
         if len(colors) > 1 and all(name in colors for name in self.classes.names[1:]):
             palette = ["#000000", *(colors[name] for name in self.classes.names[1:])]
@@ -88,27 +90,30 @@ class _Reader:
         names = self.classes.names
         return Content(classes=names, examples=examples, palette=palette, faults=self.faults, notes=notes)
 
-    def _add_labels(self) -> dict[str, str]:
-        """Add the labels of the head that a shape uses; return their colours."""
-        used = {shape.get("label") for image in self.root.iter("image") for shape in image if shape.tag in SHAPES}
+    def _add_labels(self, roots: Mapping[Path, ElementTree.Element]) -> dict[str, str]:
+        """Add the labels of the heads that a shape uses; return their colours."""
+        images = [image for root in roots.values() for image in root.iter("image")]
+        used = {shape.get("label") for image in images for shape in image if shape.tag in SHAPES}
         colors: dict[str, str] = {}
-        for label in self.root.iterfind("./meta//labels/label"):
+        for file, label in ((file, each) for file, root in roots.items() for each in root.iterfind(LABELS)):
             name, color = (label.findtext(key) or "" for key in ("name", "color"))
             if not name.strip():
-                self.faults.append(f"{self.file}: a label of the head has no name")
+                self.faults.append(f"{file}: a label of the head has no name")
                 continue
             self.classes.add(name, name.strip(), used=name in used)
             if is_rgb_color(color.lower()):
                 colors[name.strip()] = color.lower()
         return colors
 
-    def _example(self, image: ElementTree.Element, boundary: int | None) -> Iterator[Example]:
+    def _example(
+        self, file: Path, image: ElementTree.Element, split: Split | None, boundary: int | None
+    ) -> Iterator[Example]:
         """An image; none if it has a fault."""
         name = image.get("name") or ""
-        where = f"{self.file}: image {name or image.get('id')}"
+        where = f"{file}: image {name or image.get('id')}"
         try:
             size = size_in({key: _whole(image.get(key)) for key in ("height", "width")}, "height", "width")
-            path = self.images.find(name, near=self.file.parent)
+            path = self.images.find(name, near=file.parent, subset=image.get("subset") or "")
         except UserError as error:
             self.faults.append(f"{where}: {error}")
             return
@@ -127,7 +132,7 @@ class _Reader:
             mask = partial(drawn, [each for _, each in objects], size, by_area=by_area, boundary=boundary)
         if not objects:
             self.counts[EMPTY[self.choices.empty]] += 1
-        split = split_of(Path(image.get("subset") or ""))
+        split = split_of(Path(image.get("subset") or "")) or split
         yield Example(name=self.images.name_of(path), image=path, mask=mask, size=size, split=split)
 
     def _object(self, shape: ElementTree.Element, size: tuple[int, int]) -> Iterator[Object]:
@@ -144,6 +149,13 @@ class _Reader:
             self.counts[OUTLINES[place]] += 1
         if place in ("inside", "across"):
             yield Object(number, partial(outlined, [points], size))
+
+
+def _root(file: Path) -> ElementTree.Element:
+    root = read_xml(file, MAX_TEXT)
+    if root.find("track") is not None and root.find("image") is None:
+        raise UserError(f"{file}: holds tracks of a video, which are not read; export the task as CVAT for images 1.1")
+    return root
 
 
 def _whole(text: str | None) -> int | None:

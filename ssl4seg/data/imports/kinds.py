@@ -57,6 +57,8 @@ def kind_of(source: Source, name: str | None = None, choices: Choices | None = N
         found = [kind for kind in KINDS if kind in [TOLD.get(word) for word in words]]
     elif len(found) > 1:
         found = [kind for kind in found if {*words} <= {*kind.CHOICES}] or found
+    if panoptic in found:  # its PNGs of segments may lie in a folder annotations/, which is called as one of masks is
+        found = [kind for kind in found if kind not in (colors, masks, instances)]
     if len(found) == 1:
         return found[0]
     if found:

@@ -46,7 +46,9 @@ CHOICES: tuple[str, ...] = ("images", "order", "empty", "boundary")
 IGNORED = "__ignore__"
 LABELS = "labels.txt"
 WITHOUT_AREA = ("line", "linestrip", "point", "points")
-NUM_POINTS = {"rectangle": 2, "circle": 2, "mask": 2}
+NUM_POINTS = {"rectangle": (2, 4), "oriented_rectangle": (4,), "rotation": (4,), "circle": (2,), "mask": (2,)}
+"""Of shapes but polygons. X-AnyLabeling writes all corners of a rectangle, and calls a turned one `rotation`."""
+POLYGONS = ("polygon", "oriented_rectangle", "rotation")
 LOOKS = 20
 """Files that are looked into before a folder is recognised."""
 
@@ -151,11 +153,11 @@ def _shape(shape: Any, size: tuple[int, int], counts: Counter[str], labels: Sequ
         counts[NO_AREA] += 1
         return _Shape(label.strip(), None, None)
     if kind not in ("polygon", *NUM_POINTS):
-        raise UserError(f"its shape_type is {kind!r}; expected polygon, rectangle, circle or mask")
+        raise UserError(f"its shape_type is {kind!r}; expected polygon, {', '.join(NUM_POINTS)}")
     _expect_listed(label.strip(), labels)
     points = points_of(shape.get("points"), size)
-    if len(points) != NUM_POINTS.get(kind, len(points)):
-        raise UserError(f"is a {kind} of {len(points)} points; expected {NUM_POINTS[kind]}")
+    if kind in NUM_POINTS and len(points) not in NUM_POINTS[kind]:
+        raise UserError(f"is a {kind} of {len(points)} points; expected {' or '.join(map(str, NUM_POINTS[kind]))}")
     if kind != "mask" and (place := lies(_outline(kind, points), size)) in OUTLINES:
         counts[OUTLINES[place]] += 1
         if place != "across":
@@ -178,7 +180,7 @@ def _expect_listed(label: str, labels: Sequence[str]) -> None:
 
 def _outline(kind: str, points: Points) -> Points:
     """The points of a polygon; the corners around a rectangle or a circle."""
-    if kind == "polygon":
+    if kind in POLYGONS:
         return points
     if kind == "circle":
         points = points[:1] + np.array([[-1], [1]]) * math.dist(*points)
@@ -209,7 +211,7 @@ def _png(text: Any) -> Iterator[Image.Image]:
 
 def _placed(text: str, points: Points, size: tuple[int, int]) -> Mask:
     mask = np.zeros(size, bool)
-    left, top = np.rint(points[0]).astype(int)
+    left, top = points[0].astype(int)  # LabelMe leaves out what is behind the point; a mask that was moved has some
     with _png(text) as picture:
         pixels = np.asarray(picture.convert("L")) > 0
     part = mask[top : top + pixels.shape[0], left : left + pixels.shape[1]]
@@ -221,7 +223,7 @@ def _area(kind: str, points: Points, size: tuple[int, int]) -> Mask:
     """A polygon, a rectangle between two corners, or a circle through the second point around the first."""
     canvas = Image.new("1", size[::-1])
     draw, corners = ImageDraw.Draw(canvas), [(float(x), float(y)) for x, y in points]
-    if kind == "polygon":
+    if kind in POLYGONS:
         draw.polygon(corners, outline=1, fill=1)
     elif kind == "rectangle":
         draw.rectangle([tuple(points.min(axis=0)), tuple(points.max(axis=0))], outline=1, fill=1)

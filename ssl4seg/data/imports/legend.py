@@ -1,6 +1,6 @@
 """A legend: the file that names the colour of each class in masks.
 
-    road:128,64,128::          labelmap.txt of CVAT and Datumaro
+    road:128,64,128::          labelmap.txt of CVAT and Datumaro; road::: on every line: the colours of PASCAL VOC
     Animal,64,128,64           class_dict.csv, with a head
     64 128 64   Animal         label_colors.txt of CamVid
     {"road": "#804080"}        JSON, also [128, 64, 128]
@@ -25,6 +25,8 @@ IGNORED = ("ignore", "__ignore__", "void")
 """Names of what nothing counts, in small letters."""
 COLOR = re.compile(r"#([0-9a-fA-F]{6})\b|(?<![\d.#])(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})(?![\d.])")
 BLACK = "#000000"
+COLORLESS = re.compile(r"(.+)::[^:]*:[^:]*$")
+"""A line of labelmap.txt (name:color:parts:actions) whose class has no colour."""
 
 
 class Legend(NamedTuple):
@@ -94,7 +96,12 @@ def _places(pairs: list[tuple[str, str]]) -> list[int]:
 
 def _of_lines(file: Path) -> Iterator[tuple[str, str]]:
     """Name and colour of each line. Comments (#) and a head without a colour are left out."""
-    for number, line in enumerate(read_text(file, limit=MAX_YAML).splitlines(), 1):
+    lines = read_text(file, limit=MAX_YAML).splitlines()
+    bare = [COLORLESS.match(line) for line in lines if line.strip() and not line.startswith("#")]
+    if bare and all(bare):  # Datumaro writes no colours where the data had none, and takes these for the masks
+        yield from ((each[1].strip(), voc_color(number)) for number, each in enumerate(bare) if each)
+        return
+    for number, line in enumerate(lines, 1):
         found = COLOR.search(line)
         if found is None:
             if line.strip() and not line.lstrip().startswith("#") and number > 1:
@@ -104,8 +111,11 @@ def _of_lines(file: Path) -> Iterator[tuple[str, str]]:
             continue
         if line.lstrip().startswith("# "):
             continue
-        around = f"{line[: found.start()]} {line[found.end() :]}"
-        name = re.split(r"[:,;\t]", around.strip(" :,;\t\"'"))[0].strip(" \"'")
+        before, after = line[: found.start()].rstrip(), line[found.end() :]
+        if before.endswith(":") and before.strip(": "):  # labelmap.txt: a name may hold the other signs
+            name = before[:-1].strip(" \"'")
+        else:
+            name = re.split(r"[:,;\t]", f"{before} {after}".strip(" :,;\t\"'"))[0].strip(" \"'")
         rgb = f"#{found[1].lower()}" if found[1] else _hex([int(found[i]) for i in (2, 3, 4)], file, name)
         if not name:
             raise UserError(f"{file}: line {number}: {line.strip()[:60]!r} has no name; expected name:red,green,blue")
@@ -124,6 +134,15 @@ def _of_json(file: Path) -> Iterator[tuple[str, str]]:
                 f'{file}: {str(name)[:60]!r}: {str(color)[:60]!r}: expected a name and "#rrggbb" or [red, green, blue]'
             )
         yield name.strip(), _hex(list(rgb_of(color)), file, name)
+
+
+def voc_color(number: int) -> str:
+    """The colour of a class in PASCAL VOC's palette: the bits of its number, by turns in red, green and blue."""
+    rgb = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            rgb[channel] |= (number >> (3 * place + channel) & 1) << 7 - place
+    return f"#{bytes(rgb).hex()}"
 
 
 def _hex(rgb: list[int], file: Path, name: str) -> str:

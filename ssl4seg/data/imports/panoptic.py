@@ -16,7 +16,7 @@ import numpy as np
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.images import read_values
-from ssl4seg.data.imports.coco import by_id, key_of, tables_of
+from ssl4seg.data.imports.coco import by_id, key_of, subset_of, tables_of
 from ssl4seg.data.imports.content import (
     EMPTY,
     Choices,
@@ -25,6 +25,7 @@ from ssl4seg.data.imports.content import (
     Example,
     Images,
     Source,
+    attempt,
     counted,
     holds,
     size_in,
@@ -47,64 +48,70 @@ def _files(source: Source) -> list[Path]:
 
 
 def read(source: Source, choices: Choices) -> Content:
+    """All files of segments; several must be of different splits, which their names tell."""
     files = _files(source) or [source.only(".json", "segments_info and categories")]
-    if len(files) != 1:
-        shown = ", ".join(file.name for file in files[:4])
-        raise UserError(f"{source.path}: holds {len(files)} files of segments ({shown}); give one of them as SOURCE")
-    file = files[0]
-    table = tables_of(file)
+    told = source.with_splits(files)
     faults = source.broken(".json", files)
     counts: Counter[str] = Counter()
-    classes, palette = _classes(file, table, choices, faults)
-    pictures, images = source.images(Choices()), source.images(choices, without=file.with_suffix(""))
-    segments = _segments(file, table, classes, faults)
+    tables = {file: table for file in files if (table := attempt(faults, partial(tables_of, file))) is not None}
+    classes, palette = _classes(tables, choices, faults)
+    pictures = source.images(Choices())
+    images = source.images(choices, without=[file.with_suffix("") for file in files])
     rest = 0 if choices.empty == "background" else IGNORE
     content = Content(classes=classes.names, palette=palette, faults=faults)
     if rest:
         content.keys["background"] = False
-    for key, record in by_id(file, "images", table["images"], faults).items():
-        try:
-            size = size_in(record, "height", "width")
-            path = images.find(str(record.get("file_name")), near=None if choices.images else file.parent)
-            mask = None
-            if key in segments:
-                name, numbers = segments[key]
-                mask = partial(_drawn, _png(pictures, name, file), numbers, rest)
-            else:
-                counts[EMPTY["unlabeled"].partition(" (")[0]] += 1
-            content.examples.append(Example(name=images.name_of(path), image=path, mask=mask, size=size))
-        except UserError as error:
-            faults.append(f"{file}: image {key}: {error}")
+    for file, split in told:
+        table = tables.get(file, {"images": [], "annotations": []})
+        segments = _segments(file, table, classes, faults)
+        for key, record in by_id(file, "images", table["images"], faults).items():
+            try:
+                size = size_in(record, "height", "width")
+                near = None if choices.images else file.parent
+                path = images.find(str(record.get("file_name")), near, subset_of(file))
+                mask = None
+                if key in segments:
+                    name, numbers = segments[key]
+                    mask = partial(_drawn, _png(pictures, name, file), numbers, rest)
+                else:
+                    counts[EMPTY["unlabeled"].partition(" (")[0]] += 1
+                example = Example(name=images.name_of(path), image=path, mask=mask, size=size, split=split)
+                content.examples.append(example)
+            except UserError as error:
+                faults.append(f"{file}: image {key}: {error}")
     content.notes += [*classes.notes(), *counted(counts)]
     return content
 
 
 def _classes(
-    file: Path, table: Mapping[str, list[dict[str, Any]]], choices: Choices, faults: list[str]
+    tables: Mapping[Path, Mapping[str, list[dict[str, Any]]]], choices: Choices, faults: list[str]
 ) -> tuple[Classes, list[str] | None]:
     """The categories that have a segment, and their colours if all have one."""
     has_background = choices.empty == "background"
     classes, colors = Classes(background=has_background), {}
-    used = {
-        key_of(segment.get("category_id"))
-        for record in table["annotations"]
-        for segment in _listed(record.get("segments_info"))
-        if isinstance(segment, dict)
-    }
-    if not used:
-        faults.append(
-            f"{file}: no annotation lists a segment; expected some in segments_info, each with id and category_id"
-        )
-    for key, record in by_id(file, "categories", table["categories"], faults).items():
-        name, color = record.get("name"), record.get("color")
-        if not isinstance(name, str) or not name.strip():
-            faults.append(f"{file}: category {key}: its name is {name!r}; expected a text")
-            continue
-        if key in used and name.strip() in classes.names[has_background:]:
-            classes.unite(name.strip())
-        classes.add(key, name.strip(), used=key in used)
-        if is_rgb_color(color):
-            colors[name.strip()] = f"#{bytes(color).hex()}" if isinstance(color, list) else str(color)
+    for file, table in tables.items():
+        used = {
+            key_of(segment.get("category_id"))
+            for record in table["annotations"]
+            for segment in _listed(record.get("segments_info"))
+            if isinstance(segment, dict)
+        }
+        if not used:
+            faults.append(
+                f"{file}: no annotation lists a segment; expected some in segments_info, each with id and category_id"
+            )
+        names: set[str] = set()
+        for key, record in by_id(file, "categories", table["categories"], faults).items():
+            name, color = record.get("name"), record.get("color")
+            if not isinstance(name, str) or not name.strip():
+                faults.append(f"{file}: category {key}: its name is {name!r}; expected a text")
+                continue
+            if key in used and name.strip() in names:
+                classes.unite(name.strip())
+            names |= {name.strip()} if key in used else set()
+            classes.add((file, key), name.strip(), used=key in used)
+            if is_rgb_color(color):
+                colors[name.strip()] = f"#{bytes(color).hex()}" if isinstance(color, list) else str(color)
     named = classes.names[has_background:]
     palette = ["#000000"] * has_background + [colors[name] for name in named] if {*named} <= {*colors} else None
     return classes, palette
@@ -136,12 +143,12 @@ def _segments(
                 category = key_of(segment.get("category_id")) if isinstance(segment, dict) else None
                 if not is_whole(number) or not 0 < number < 2**24:
                     faults.append(f"{where}: a segment has the id {number!r}; expected 1 to {2**24 - 1}")
-                elif category not in classes.numbers:
+                elif (file, category) not in classes.numbers:
                     faults.append(f"{where}: segment {number}: category_id {category} is that of no category")
                 elif number in numbers:
                     faults.append(f"{where}: segment {number} comes twice")
                 else:
-                    numbers[number] = classes.numbers[category]
+                    numbers[number] = classes.numbers[file, category]
             found[image] = name, numbers
     return found
 

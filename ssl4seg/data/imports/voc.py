@@ -13,7 +13,7 @@ import numpy as np
 
 from ssl4seg.data.case import LabelArray
 from ssl4seg.data.dataset import Split
-from ssl4seg.data.formats import palette_in, stem
+from ssl4seg.data.formats import palette_in
 from ssl4seg.data.images import read_values
 from ssl4seg.data.imports.content import BACKGROUND, Choices, Content, Example, Source, attempt_all
 from ssl4seg.data.imports.legend import LABELMAP, legend_of
@@ -50,8 +50,7 @@ def read(source: Source, choices: Choices) -> Content:
     if top is None:
         raise UserError(f"{source.path}: has no {IMAGES}/ and {MASKS}/")
     legend = legend_of(top, choices)
-    images = {stem(file): file for file in Source(top / IMAGES).images(Choices()).pictures()}
-    masks = {stem(file): file for file in Source(top / MASKS).images(Choices()).pictures()}
+    images, masks = _pictures(top / IMAGES), _pictures(top / MASKS)
     notes = []
     if images and all(map(OF_VOC.match, images)):
         notes.append("these are images of PASCAL VOC itself, which dataset=voc2012 reads without an import")
@@ -79,6 +78,12 @@ def read(source: Source, choices: Choices) -> Content:
         for name, image in images.items()
     ]
     return content
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures below a folder by their paths there, without ending: lists name them so."""
+    images = Source(folder).images(Choices())
+    return {images.name_of(file): file for file in images.pictures()}
 
 
 def _by_color(reader: MaskReader, file: Path) -> LabelArray:
@@ -132,7 +137,7 @@ def _splits(top: Path, images: Collection[str], faults: list[str]) -> dict[str, 
     for split in SPLITS:
         file = top / LISTS / f"{split}.txt"
         if file.is_file():
-            names = [line.split()[0] for line in read_text(file).splitlines() if line.split()]
+            names = [_listed_name(line.strip(), images) for line in read_text(file).splitlines() if line.strip()]
             faults += [
                 f"{file}: {name!r} is missing in {top / IMAGES}; add the image, or remove the name (without ending)"
                 for name in names
@@ -145,3 +150,11 @@ def _splits(top: Path, images: Collection[str], faults: list[str]) -> dict[str, 
             ]
             found |= dict.fromkeys(names, split)
     return found
+
+
+def _listed_name(line: str, images: Collection[str]) -> str:
+    """The name that a line of a list begins with: the line, what stands in quotes, or its first word."""
+    if line in images:
+        return line
+    quoted = re.match('"([^"]+)"', line)
+    return quoted[1] if quoted else line.split()[0]

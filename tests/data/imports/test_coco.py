@@ -308,3 +308,85 @@ def test_panoptic_segments(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"id": 257', '"id": 258'))
     with pytest.raises(UserError, match=r"panoptic_val/0\.png: holds segment 257, which segments_info does not list"):
         imported(tmp_path / "in", tmp_path / "out3")
+
+
+# -- files as Datumaro, CVAT and COCO itself lay them -----------------------------------------------------------------
+
+
+def subsets(folder: Path, make: Callable[[Path], Path], file: str) -> Path:
+    """annotations/TASK_train.json and _val.json of two images of one name, images/train/0.png and images/val/0.png."""
+    task, _, ending = file.partition("*")
+    for number, subset in enumerate(("train", "val")):
+        made = make(folder / subset)
+        picture(folder / f"images/{subset}/0.png", number)
+        target = folder / f"annotations/{task}{subset}{ending}"
+        target.parent.mkdir(exist_ok=True)
+        (made / "instances.json").rename(target)
+        for each in made.iterdir():
+            each.unlink()
+        made.rmdir()
+    return folder
+
+
+def test_images_of_one_name_in_two_subsets_are_those_of_their_own_file(tmp_path: Path) -> None:
+    source = subsets(tmp_path / "in", lambda folder: coco(folder, two_squares()), "instances_*.json")
+    out = imported(source, tmp_path / "out")
+    for subset in ("train", "val"):
+        assert (out / f"{subset}/images/0.png").resolve() == source / f"images/{subset}/0.png"
+
+
+def two_squares() -> list[dict[str, Any]]:
+    return [{"segmentation": [outline(5, 9, 5, 9)]}, {"segmentation": [outline(15, 19, 5, 9)], "category_id": 7}]
+
+
+def test_files_of_other_tasks_of_coco_are_left_out_where_there_are_instances(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = subsets(tmp_path / "in", lambda folder: coco(folder, two_squares()), "instances_*.json")
+    for subset in ("train", "val"):
+        content = json.loads((source / f"annotations/instances_{subset}.json").read_text())
+        for task in ("person_keypoints", "stuff", "image_info"):
+            file = source / f"annotations/{task}_{subset}.json"
+            file.write_text(json.dumps(content | {"annotations": []}))
+    out = imported(source, tmp_path / "out")
+    assert mask_in(out / "val/masks/0.png").max() == 2
+    assert "6 files of other tasks of COCO are not read, as there are some of instances" in capsys.readouterr().out
+    for file in source.glob("annotations/instances_*"):
+        file.unlink()
+    with pytest.raises(UserError, match="holds 6 files of annotations"):
+        imported(source, tmp_path / "out2")
+
+
+def test_panoptic_files_of_train_and_val_give_the_split(tmp_path: Path) -> None:
+    source = panoptic(tmp_path / "in")
+    notes = source / "annotations"
+    save(notes / "panoptic_train/0.png", np.full((*SIZE, 3), (2, 0, 0), np.uint8))
+    picture(source / "train/0.jpg", 1)
+    content = json.loads((notes / "panoptic_val.json").read_text())
+    content["annotations"][0]["segments_info"] = [{"id": 2, "category_id": 1}]
+    content["categories"] = [{"id": 1, "name": "dog", "color": [70, 0, 255]}]
+    (notes / "panoptic_train.json").write_text(json.dumps(content))
+    out = imported(source, tmp_path / "out")
+    assert yaml.safe_load((out / "dataset.yaml").read_text())["classes"] == ["dog", "cell"]
+    assert np.array_equal(np.unique(mask_in(out / "train/masks/0.png")), [0])
+    assert np.array_equal(np.unique(mask_in(out / "val/masks/0.png")), [0, 1, 255])
+    assert mask_in(out / "val/masks/0.png")[0, 0] == 1
+    assert (out / "train/images/0.jpg").resolve() == source / "train/0.jpg"
+    (notes / "panoptic_train.json").rename(notes / "panoptic_more.json")
+    with pytest.raises(UserError, match=r"holds 2 files of annotations \(annotations/panoptic_more\.json, "):
+        imported(source, tmp_path / "out2")
+
+
+@pytest.mark.parametrize("name", ["/home/me/img/one/0.png", "C:\\img\\one\\0.png", "//server/img/one/0.png"])
+def test_a_whole_path_of_another_computer_is_found_by_its_end_where_the_images_are_given(
+    tmp_path: Path, name: str
+) -> None:
+    for folder in ("one", "two"):
+        picture(tmp_path / f"img/{folder}/0.png")
+    (tmp_path / "in").mkdir()
+    source = coco(tmp_path / "in", two_squares(), images=0)
+    content = json.loads((source / "instances.json").read_text())
+    content["images"] = [{"id": 0, "file_name": name, "height": SIZE[0], "width": SIZE[1]}]
+    (source / "instances.json").write_text(json.dumps(content))
+    out = imported(source, tmp_path / "out", images=tmp_path / "img")
+    assert (out / "images/0.png").resolve() == tmp_path / "img/one/0.png"

@@ -13,6 +13,7 @@ from sources import imported
 
 from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.dataset import SPLITS
+from ssl4seg.data.dicom import _centres_on
 from ssl4seg.errors import UserError
 
 
@@ -64,6 +65,33 @@ def test_outlines_are_filled_and_an_outline_within_is_a_hole(tmp_path: Path) -> 
     expected[1, 3:5, 2:4] = 0
     expected[3, 3:5, 2:4] = 2
     assert np.array_equal(label, expected)
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+def test_centres_on_an_outline_belong_to_the_region_also_on_that_of_its_hole(tmp_path: Path, kind: str) -> None:
+    series = dicoms.slices(dicoms.voxels())
+    dicoms.save(series, tmp_path / "in/ct")
+    around, hole = (np.array([(a, a), (a, b), (c, b), (c, a)], float) for a, b, c in ((0, 4, 5), (1, 3, 4)))
+    noise = np.random.default_rng(0)
+    drawn = [(at, ring + noise.uniform(-1e-3, 1e-3, ring.shape)) for at in (1, 2) for ring in (around, hole)]
+    file = dicoms.outlines(series, {"liver": [*drawn, (3, around[[0, 2]])]}, tmp_path / "in/rt.dcm")
+    head = dicoms.read(file)
+    for contour in head.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType = kind
+    head.save_as(file)
+    label = stored(imported(tmp_path / "in", tmp_path / "out") / "masks/ct.nii.gz")
+    expected = np.zeros(dicoms.SHAPE, int)
+    expected[1:3] = 1
+    expected[1:3, 2:4, 2] = 0  # the pixels whose centres lie within the hole
+    assert np.array_equal(label, expected)
+
+
+def test_centres_on_outlines_are_found_on_every_line_within_the_image() -> None:
+    y, x = np.array([-3.0, 6, 6, 1e30]), np.array([-3.0, 6, 2.5, 2.5])
+    found = {(row, column) for row, column in _centres_on(y, x, (5, 9)).tolist()}
+    assert found == {(at, at) for at in range(5)}
+    many = np.tile([[0.0, 4], [4, 0]], (3000, 1)).T
+    assert {*map(tuple, _centres_on(*many, (5, 5)).tolist())} == {(at, 4 - at) for at in range(5)}
 
 
 BOX = [(0.5, 0.5), (0.5, 2.5), (3.5, 2.5), (3.5, 0.5)]

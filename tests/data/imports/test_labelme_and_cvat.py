@@ -1,5 +1,6 @@
 """LabelMe JSON and CVAT XML: shapes pixel by pixel, and the faults of files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_shapes_of_a_group_do_not_touch_one_another(tmp_path: Path) -> None:
         ([shape("cat", [[5, 5]], "circle")], "shape 0: is a circle of 1 points; expected 2"),
         (
             [shape("cat", [[5, 5], [9, 9]], "spline")],
-            "its shape_type is 'spline'; expected polygon, rectangle, circle or mask",
+            "its shape_type is 'spline'; expected polygon, rectangle, oriented_rectangle, rotation, circle, mask",
         ),
         ([shape("", [[5, 5], [9, 9], [9, 5]])], "its label is ''"),
         ([shape("cat", [[5, 5], [9, 9]], "mask", mask="AAAA")], "its mask is no PNG in base64"),
@@ -256,3 +257,63 @@ def test_a_video_is_refused_with_the_form_to_export(tmp_path: Path) -> None:
     (source / "annotations.xml").write_text(text.replace("<image", "<picture").replace("</image", "</picture"))
     with pytest.raises(UserError, match=r"holds tracks of a video, .* export the task as CVAT for images 1\.1"):
         imported(source, tmp_path / "out")
+
+
+# -- what newer and other programs write ------------------------------------------------------------------------------
+
+
+def test_turned_rectangles_are_polygons_and_rectangles_may_have_all_corners(tmp_path: Path) -> None:
+    turned = [[20, 5], [30, 15], [20, 25], [10, 15]]
+    drawn = {}
+    for name, corners, kind in (
+        ("labelme", turned, "oriented_rectangle"),
+        ("anylabeling", turned, "rotation"),
+        ("polygon", turned, "polygon"),
+        ("corners", [[5, 5], [20, 5], [20, 15], [5, 15]], "rectangle"),
+        ("two", [[5, 5], [20, 15]], "rectangle"),
+    ):
+        source = labelme(tmp_path / name, [shape("cat", corners, kind)])
+        drawn[name] = mask_in(imported(source, tmp_path / f"out {name}") / "masks/0.png")
+    assert np.array_equal(drawn["labelme"], drawn["polygon"])
+    assert np.array_equal(drawn["anylabeling"], drawn["polygon"])
+    assert np.array_equal(drawn["corners"], box(5, 16, 5, 21))
+    assert np.array_equal(drawn["two"], drawn["corners"])
+
+
+def test_a_mask_that_was_moved_by_parts_of_pixels_lies_where_labelme_draws_it(tmp_path: Path) -> None:
+    part = np.ones((5, 6), bool)
+    source = labelme(tmp_path / "in", [shape("cat", [[10.7, 20.6], [15.7, 24.6]], "mask", mask=png(part))])
+    assert np.array_equal(mask_in(imported(source, tmp_path / "out") / "masks/0.png"), box(20, 25, 10, 16))
+
+
+def test_files_of_cvat_for_train_and_val_give_the_split(tmp_path: Path) -> None:
+    source = cvat(tmp_path / "in", '<box label="car" xtl="5" ytl="5" xbr="9" ybr="9"/>')
+    picture(source / "images/1.png", 1)
+    text = (source / "annotations.xml").read_text()
+    (source / "annotations.xml").unlink()
+    (source / "val.xml").write_text(text)
+    (source / "train.xml").write_text(text.replace('label="car"', 'label="road"').replace("0.png", "1.png"))
+    out = imported(source, tmp_path / "out")
+    assert np.array_equal(mask_in(out / "val/masks/0.png"), box(5, 9, 5, 9))
+    assert np.array_equal(mask_in(out / "train/masks/1.png"), 2 * box(5, 9, 5, 9))
+    (source / "train.xml").write_text(text.replace("0.png", "1.png").replace('label="car"', 'label="cat"'))
+    with pytest.raises(UserError, match=r"train\.xml: image 1\.png: shape 0 \(box\): its label 'cat' is none of"):
+        imported(source, tmp_path / "out2")
+    (source / "train.xml").rename(source / "more.xml")
+    with pytest.raises(UserError, match=r"holds 2 files of annotations \(more\.xml, val\.xml\), which are not train"):
+        imported(source, tmp_path / "out2")
+
+
+def test_a_project_of_cvat_has_a_folder_of_images_for_each_subset(tmp_path: Path) -> None:
+    source = cvat(tmp_path / "in", '<box label="car" xtl="5" ytl="5" xbr="9" ybr="9"/>')
+    (source / "images/0.png").unlink()
+    head, image, tail = re.split("(<image.*</image>)", (source / "annotations.xml").read_text(), flags=re.DOTALL)
+    images = ""
+    for number, subset in enumerate(("Train", "Validation")):
+        picture(source / f"images/{subset}/0.png", number)
+        images += image.replace("<image", f'<image subset="{subset}" task_id="{number}"')
+    (source / "annotations.xml").write_text(head + images + tail)
+    out = imported(source, tmp_path / "out")
+    for split, subset in (("train", "Train"), ("val", "Validation")):
+        assert (out / f"{split}/images/0.png").resolve() == source / f"images/{subset}/0.png"
+        assert (out / f"{split}/masks/0.png").is_file()

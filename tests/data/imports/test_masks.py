@@ -348,3 +348,46 @@ def test_cellpose_names(tmp_path: Path) -> None:
     save(tmp_path / "in/000_masks.png", (3 * box(5, 9, 5, 15) + 900 * box(20, 30, 20, 30)).astype(np.uint16))
     out = imported(tmp_path / "in", tmp_path / "out")
     assert np.array_equal(mask_in(out / "masks/000_img.png"), box(5, 9, 5, 15) | box(20, 30, 20, 30))
+
+
+# -- folders as Datumaro writes them ----------------------------------------------------------------------------------
+
+
+def test_names_in_folders_and_with_blanks_are_those_of_the_lists(tmp_path: Path) -> None:
+    source = voc(tmp_path / "in")
+    for kind, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        for old, new in (("a", "one/left lung"), ("b", "two/left lung")):
+            (source / kind / new).parent.mkdir()
+            (source / f"{kind}/{old}.{ending}").rename(source / f"{kind}/{new}.{ending}")
+    lists = source / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("one/left lung\nc 1\n")
+    (lists / "val.txt").write_text('"two/left lung" 1\n')
+    out = imported(source, tmp_path / "out")
+    images = {file.relative_to(out).as_posix() for file in out.glob("*/images/**/*.jpg")}
+    assert images == {"train/images/one/left lung.jpg", "train/images/c.jpg", "val/images/left lung.jpg"}
+    assert (out / "val/masks/left lung.png").is_file()
+
+
+def test_a_labelmap_without_colours_has_those_of_voc(tmp_path: Path) -> None:
+    source = voc(tmp_path / "in")
+    colors = np.array(PALETTE, np.uint8).reshape(-1, 3)
+    for name in "ab":
+        save(source / f"SegmentationClass/{name}.png", colors[mask_in(source / f"SegmentationClass/{name}.png")])
+    (source / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:::\nleft:lung:::\nheart:::\n")
+    out = imported(source, tmp_path / "out")
+    assert np.array_equal(np.unique(mask_in(out / "masks/a.png")), [0, 1, 2, 255])
+    assert keys(out)["classes"] == ["background", "left:lung", "heart"]
+    assert keys(out)["palette"] == ["#000000", "#800000", "#008000"]
+    (source / "labelmap.txt").write_text("background:0,0,0::\nleft:lung:::\nheart:0,128,0::\n")
+    with pytest.raises(UserError, match=r"labelmap\.txt: line 2: 'left:lung:::' has no colour"):
+        imported(source, tmp_path / "out2")
+
+
+def test_a_name_of_a_labelmap_may_hold_a_colon(tmp_path: Path) -> None:
+    source = voc(tmp_path / "in")
+    (source / "labelmap.txt").write_text("background:0,0,0::\nlung: left, 3:128,0,0::\nlung: right:0,128,0::\n")
+    colors = np.array(PALETTE, np.uint8).reshape(-1, 3)
+    for name in "ab":
+        save(source / f"SegmentationClass/{name}.png", colors[mask_in(source / f"SegmentationClass/{name}.png")])
+    assert keys(imported(source, tmp_path / "out"))["classes"] == ["background", "lung: left, 3", "lung: right"]
