@@ -94,8 +94,12 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path, file, text,
     group = file.split("/")[0]
     with pytest.raises(UserError, match=rf"{mine}/{file}: {told}"):
         check("train", [f"{group}=my"], [mine], sweep=False)
-    with pytest.raises(UserError, match=told):
-        check("train", [f"{group}=my,my"], [mine], sweep=True)
+
+
+def test_so_it_is_in_a_sweep(tmp_path):
+    mine = own(tmp_path, "method/my.yaml", "# Mine.\nweight: 3\n")
+    with pytest.raises(UserError, match=rf"{mine}/method/my.yaml: names no class"):
+        check("train", ["method=supervised,my"], [mine], sweep=True)
 
 
 @pytest.mark.parametrize(
