@@ -367,7 +367,7 @@ def _chosen(choices: tuple[str, ...]) -> bytes:
 
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method
-    "unet": "channels=[4,8,16,32,64]",
+    "unet": "channels=[4,8,16] dropout=[0.05,0.1,0.2]",
     "vnet": "width=4",
     "swin_unet": "embed_dim=12 depths=[1,1,1] heads=[1,2,2]",
     "gan_generator_deconv": "width=8",
