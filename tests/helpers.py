@@ -399,9 +399,14 @@ SMALL_METHODS = {
 }
 
 
+AVERAGING = "method.ema_decay=0.9"
+"""A teacher that is an average: in a run of a few steps one of ema_decay=auto is the student."""
+
+
 def small_method(name: str) -> list[str]:
     """Overrides that choose a method of conf/method, its own networks as small as they can be."""
-    return [f"method={name}", *(f"method.{key}" for key in SMALL_METHODS.get(name, "").split())]
+    averaging = [AVERAGING] if "ema_decay" in (conf_dir() / f"method/{name}.yaml").read_text() else []
+    return [f"method={name}", *averaging, *(f"method.{key}" for key in SMALL_METHODS.get(name, "").split())]
 
 
 def small_network(name: str) -> dict[str, Any]:

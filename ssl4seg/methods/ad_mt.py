@@ -21,9 +21,9 @@ class ADMT(Method):
     """L = L_sup + w(t) l(z_s, y)   (their RPA and CCM modules)
 
     Random periodic alternation (RPA): one of two EMA teachers follows the student for a number of steps drawn from
-    1..50, then the other one does, and so on. In the first's turn x_s [U, C, H, W] is the strong view, in the second's
-    the weak view with a CutMix box of the image before it, whose area is Beta(4, 4) of the image's: half of it on
-    average.
+    1..T/600 (1..50 of the authors' T = 30,000), then the other one does, and so on. In the first's turn x_s [U, C, H,
+    W] is the strong view, in the second's the weak view with a CutMix box of the image before it, whose area is
+    Beta(4, 4) of the image's: half of it on average.
 
     Conflict combating (CCM): q = (e^-H_1 p_1 + e^-H_2 p_2) / (e^-H_1 + e^-H_2) from the teachers' softmax outputs [U,
     K, H, W] of the weak view and their entropies H_i [U, H, W] in bits. Where the teachers' classes differ and the
@@ -32,8 +32,8 @@ class ADMT(Method):
     `losses.dice`, or on volumes the mean cross-entropy of the pixels that are not ignored.
 
     w(t) = 2 exp(-5 (1 - 4 t/T)^2) in 50 stairs, and 2 from a quarter of the run on: 7,500 of 30,000 steps in the
-    authors' ACDC recipe, from which all constants come. In the first 100 steps the teacher in turn copies the student;
-    then its average begins.
+    authors' ACDC recipe, from which all constants come. In the first T/300 steps, 100 of 30,000, the teacher in turn
+    copies the student; then its average begins.
 
     Differs from the authors' code:
     - Their student replaces q where its class differs from q's and its probability is larger; here it needs less
@@ -67,11 +67,11 @@ class ADMT(Method):
         network: MakeNetwork,
         threshold: float = 0.95,
         loss: str = "dice",
-        period: int | None = 50,
-        copy_steps: int | None = 100,
+        period: int | None = None,
+        copy_steps: int | None = None,
         consistency_weight: float = 2.0,
         rampup_steps: int | None = None,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "student",
     ) -> None:
         super().__init__()

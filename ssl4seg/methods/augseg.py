@@ -43,7 +43,7 @@ class AugSeg(WithTeacher, FixMatch):
     - Their teacher is the student in the first of 80 epochs; here it averages from the start.
     - Their teacher is in evaluation mode with averaged batch-norm statistics; here it teaches in training mode
       (docs/decisions/teacher-batch-norm.md).
-    - Their decay is 0.999 (Cityscapes 0.996), 1 % of a long run; here it is 0.99, as in the ACDC literature.
+    - Their decay is 0.999 (Cityscapes 0.996); here it is that from 25,000 steps on, and less in shorter runs.
     - Their teacher predicts; here the student does unless `predict_with=teacher`.
 
     Args:
@@ -65,7 +65,7 @@ class AugSeg(WithTeacher, FixMatch):
         consistency_weight: float = 1.0,
         rampup_steps: int | None = 0,
         num_operations: int = 3,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "student",
     ) -> None:
         super().__init__(

@@ -85,7 +85,7 @@ class BCP(WithTeacher):
         side: float = 0.66667,
         pseudo_weight: float = 0.5,
         smooth: float = 1e-10,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
     ) -> None:
         super().__init__()
         expect("method.pretrain", pretrain, number_in("(0, 1)", "a share of the run"))

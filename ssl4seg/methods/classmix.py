@@ -42,7 +42,7 @@ class ClassMix(MeanTeacher):
         threshold: float = 0.968,
         consistency_weight: float = 1.0,
         rampup_steps: int | None = 1,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "student",
     ) -> None:
         super().__init__(

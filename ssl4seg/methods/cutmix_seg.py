@@ -42,7 +42,7 @@ class CutMixSeg(MeanTeacher):
         area: float = 0.5,
         consistency_weight: float = 1.0,
         rampup_steps: int | None = 1,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "student",
     ) -> None:
         super().__init__(

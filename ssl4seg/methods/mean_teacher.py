@@ -50,7 +50,7 @@ class MeanTeacher(WithTeacher):
         network: MakeNetwork,
         consistency_weight: float = 0.1,
         rampup_steps: int | None = None,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         noise: float = 0.1,
         noise_limit: float = 0.2,
         predict_with: str = "student",

@@ -79,7 +79,7 @@ class U2PL(WithTeacher):
         projection_channels: int = 256,
         cutmix: float = 0.5,
         labels_only: float = 0.0125,
-        ema_decay: EMADecay = 0.99,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "teacher",
     ) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ class UniMatchV2(WithTeacher, UniMatch):
         threshold: float = 0.95,
         loss: str = "cross_entropy",
         dropout: float = 0.5,
-        ema_decay: EMADecay = 0.996,
+        ema_decay: EMADecay = "auto",
         predict_with: str = "student",
         **common: Unpack[StrongKeys],
     ) -> None:

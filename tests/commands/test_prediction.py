@@ -13,6 +13,7 @@ import tifffile
 import torch
 import yaml
 from helpers import (
+    AVERAGING,
     CLASSES,
     MACHINE,
     SHAPE,
@@ -398,7 +399,14 @@ def test_predict_says_which_keys_are_missing(tmp_path: Path) -> None:
 def test_a_network_trained_by_mean_teacher_is_evaluated_by_what_it_predicts_with(
     prepared: Path, tmp_path: Path
 ) -> None:
-    keys = (*acdc(prepared), "method=mean_teacher", "method.predict_with=teacher", "labeled_cases=1", "iterations=20")
+    keys = (
+        *acdc(prepared),
+        "method=mean_teacher",
+        AVERAGING,
+        "method.predict_with=teacher",
+        "labeled_cases=1",
+        "iterations=20",
+    )
     succeed("train", *keys, "optimizer.lr=0.05", "tag=teacher", cwd=tmp_path)
     folder = tmp_path / "outputs/acdc/mean_teacher/unet-1cases-s0-teacher"
     data = [key for key in acdc(prepared) if key.startswith(("dataset", "network"))]

@@ -50,7 +50,7 @@ def config(home: Path) -> Path:
     (home / "kept").mkdir()
     for folder in ("method", "network"):
         (home / "conf" / folder).mkdir(parents=True)
-    (home / f"conf/method/{METHOD}.yaml").write_text("_target_: mine.UAMT\nnoise: 0.0\n")
+    (home / f"conf/method/{METHOD}.yaml").write_text("_target_: mine.UAMT\nnoise: 0.0\nema_decay: 0.9\n")
     keys = "channels: [4, 8]\ndropout: [0, 0]\nweights: null\n"
     (home / "conf/network/plain.yaml").write_text(f"_target_: mine.Plain\n{keys}")
     return home

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PHANTOM, Command, curve_in, differing, events, lasting, load, results, succeed, table
+from helpers import PHANTOM, Command, curve_in, differing, events, lasting, load, results, small_method, succeed, table
 
 from ssl4seg.run.training import _doubt_of_best
 
@@ -17,7 +17,7 @@ METHODS = ("supervised", "uamt")  # the others resume in tests/methods/test_cont
 
 
 def command(method: str) -> tuple[str, ...]:
-    return (*PHANTOM, f"method={method}", "labeled_ratio=0.5", f"iterations={STEPS}", f"eval_every={EVERY}")
+    return (*PHANTOM, *small_method(method), "labeled_ratio=0.5", f"iterations={STEPS}", f"eval_every={EVERY}")
 
 
 def folder(home: Path, method: str) -> Path:

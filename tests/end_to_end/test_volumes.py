@@ -10,6 +10,7 @@ import pytest
 import torch
 from bodies import affine_of
 from helpers import (
+    AVERAGING,
     MACHINE,
     PHANTOM,
     composed,
@@ -176,7 +177,7 @@ def test_la_holds_out_the_last_training_cases_as_val_and_says_so(la: tuple[str, 
 def taken(la: tuple[str, ...], path: Path, *words: str, stops: tuple[int, ...] = (4,)) -> dict[str, object]:
     """last.pt of a run of UA-MT that was stopped and resumed at `stops`."""
     for stop in stops:
-        go(engine_in(path, composed(*la, "method=uamt", *words)), stop)
+        go(engine_in(path, composed(*la, "method=uamt", AVERAGING, *words)), stop)
     return load(path / "last.pt")
 
 
@@ -194,7 +195,7 @@ def test_volumes_resumed_or_streamed_end_to_the_last_bit_alike_and_in_bfloat16_n
 
 def test_two_processes_take_the_steps_of_one_with_twice_the_volumes(la: tuple[str, ...], tmp_path: Path) -> None:
     """The U-Net of volumes has no batch statistics, which would differ."""
-    words = ("method=uamt", "method.noise=0")
+    words = ("method=uamt", "method.noise=0", AVERAGING)
     for done in run_two("train", *la, *words, "batch_size=1", "tag=two", "engine.devices=2", cwd=tmp_path):
         assert done.code == 0, done.output
     succeed("train", *la, *words, "batch_size=2", "tag=one", cwd=tmp_path)

@@ -133,7 +133,7 @@ def test_a_box_shows_half_of_the_image_before_on_average_whatever_the_images_sha
 
 def test_turns_alternate_and_last_one_to_fifty_steps():
     method = ADMT(network=Pixelwise)
-    turns = np.array([method.turn(Progress(step, 20000)) for step in range(4000)])
+    turns = np.array([method.turn(Progress(step, 30000)) for step in range(4000)])
     lengths = np.diff(np.flatnonzero(np.diff(turns, prepend=1, append=2)))
     assert turns[0] == 0
     assert 1 <= lengths[:-1].min() < 5
@@ -144,7 +144,7 @@ def test_turns_alternate_and_last_one_to_fifty_steps():
 def test_turns_depend_on_the_seed_and_the_step_alone():
     def turns(seed: int, total: int) -> list[int]:
         torch.manual_seed(seed)
-        method = ADMT(network=Pixelwise)
+        method = ADMT(network=Pixelwise, period=50)
         torch.manual_seed(7)
         return [method.turn(Progress(step, total)) for step in range(200)]
 
@@ -170,7 +170,7 @@ def test_numbers_left_to_the_run_are_the_authors_at_their_length_and_the_same_sh
 @pytest.mark.parametrize(("step", "decay"), [(3, 0.0), (99, 0.0), (102, 0.5), (109, 0.8), (900, 0.99)])
 def test_only_the_teacher_in_turn_follows_first_as_a_copy(step, decay):
     method = unlike()
-    progress = Progress(step, 1000)
+    progress = Progress(step, 30000)
     before = [teacher.network.head.weight.clone() for teacher in method.teachers]
     method.after_step(progress)
     turn = method.turn(progress)

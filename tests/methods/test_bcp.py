@@ -130,7 +130,7 @@ def test_the_teacher_starts_as_the_pretrained_student_and_then_averages_it_stati
         for p in method.student.parameters():
             p.normal_()
     start = {name: value.clone() for name, value in method.teacher.network.state_dict().items()}
-    method.after_step(Progress(249, 1000))
+    method.after_step(Progress(2499, 10000))
     assert all(torch.equal(value, start[name]) for name, value in method.teacher.network.state_dict().items())
     assert method.begin_stage(1, []) is None
     start = {name: value.clone() for name, value in method.student.state_dict().items()}
@@ -138,7 +138,7 @@ def test_the_teacher_starts_as_the_pretrained_student_and_then_averages_it_stati
     with torch.no_grad():
         for value in method.student.state_dict().values():
             value.add_(1)
-    method.after_step(Progress(250, 1000))
+    method.after_step(Progress(2500, 10000))
     for name, value in method.teacher.network.state_dict().items():
         expected = start[name] + (0.01 if value.is_floating_point() else 1)
         torch.testing.assert_close(value, expected)

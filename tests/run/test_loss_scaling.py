@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import NAMES, PHANTOM, composed, differing, go, load
+from helpers import AVERAGING, NAMES, PHANTOM, composed, differing, go, load
 from lightning_fabric import Fabric
 
 from ssl4seg.run.device import Mixed
@@ -15,7 +15,7 @@ from ssl4seg.run.engine import Engine
 from ssl4seg.run.folder import RunFolder
 from ssl4seg.run.training import Training
 
-WORDS = (*PHANTOM, "method=mean_teacher")
+WORDS = (*PHANTOM, "method=mean_teacher", AVERAGING)
 OVERFLOWING = 2.0**60
 
 

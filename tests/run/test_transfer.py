@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import NAMES, PHANTOM, composed, differing, engine_in, go, load, refused
+from helpers import NAMES, PHANTOM, composed, differing, engine_in, go, load, refused, small_method
 from torch import Tensor, nn
 
 from ssl4seg.errors import UserError
@@ -183,7 +183,7 @@ def test_nothing_is_changed_by_default():
 
 @pytest.mark.parametrize("method", ["mean_teacher", "dan"])
 def test_a_run_stopped_while_frozen_ends_as_if_it_had_not_been(method, tmp_path):
-    config = composed(*KEYS, f"method={method}", "iterations=6", "transfer.freeze_encoder=3", "optimizer=adamw")
+    config = composed(*KEYS, *small_method(method), "iterations=6", "transfer.freeze_encoder=3", "optimizer=adamw")
     go(engine_in(tmp_path / "unbroken", config), 6)
     for stop in (1, 3, 4, 6):  # frozen, at the border, thawed
         go(engine_in(tmp_path / "broken", config), stop)
