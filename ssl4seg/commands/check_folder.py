@@ -509,10 +509,14 @@ def _missing_classes(root: Path, keys: Mapping[str, Any], looks: Sequence[Look])
     colors = colors_of(keys)
     codes = [code_of(colors[k]) if colors else k for k in missing]
     file = decathlon.DESCRIPTION if classes_listed_in(root) else DESCRIPTION
-    return [
+    found = [
         f"{file}: no mask holds the class {keys['classes'][k]} ({name_of(code)}); remove it, or mend the masks"
         for k, code in zip(missing, codes, strict=True)
     ]
+    if 0 in missing and keys["background"] and file == DESCRIPTION:
+        numbers = "" if colors else ", and colors: [1, 2, ...] for the numbers of the other classes"
+        found[0] += f"; where nothing is background, remove it and write background: false{numbers}"
+    return found
 
 
 def _dataset(root: Path, keys: Mapping[str, Any]) -> Folder:

@@ -629,6 +629,19 @@ def test_a_class_that_no_mask_holds_is_a_fault(root):
         check_folder(root)
 
 
+def test_a_background_that_no_mask_holds_is_a_fault_with_the_keys_that_mend_it(root):
+    for file in (root / "masks").glob("*.png"):
+        Image.fromarray(np.array(Image.open(file)) + 1).save(file)
+    describe(root, group=r"(p\d)_", classes=["ground", "cell", "disc"])
+    with pytest.raises(UserError, match=r"class ground \(0\); remove .*write background: false, and colors: \[1, 2,"):
+        check_folder(root)
+    describe(root, group=r"(p\d)_", classes=["cell", "disc"], colors=[1, 2], background=False)
+    check_folder(root)
+    describe(root, group=r"(p\d)_", classes=["ground", "cell", "disc"], colors=[7, 1, 2])
+    with pytest.raises(UserError, match=r"the class ground \(7\); remove .*and write background: false$"):
+        check_folder(root)
+
+
 def test_training_warns_of_a_class_that_no_mask_holds(root):
     describe(root, group=r"(p\d)_", classes=["ground", "disc", "tumour"], scoring="cases")
     code, output = run("train", "dataset=folder", f"dataset.root={root}", *SHORT, *SMALL, *MACHINE, cwd=root.parent)

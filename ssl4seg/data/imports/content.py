@@ -128,9 +128,10 @@ class Content:
         return bool(self.keys.get("background", True))
 
     def with_classes(self, kept: Sequence[int]) -> "Content":
-        """The same with some of the classes, which get the numbers 0, 1, ..."""
+        """The same with some of the classes, numbered 0, 1, ...; without class 0 there is no background."""
         palette = None if self.palette is None else [self.palette[k] for k in kept]
-        return replace(self, classes=[self.classes[k] for k in kept], palette=palette)
+        keys = self.keys if 0 in kept else self.keys | {"background": False}
+        return replace(self, classes=[self.classes[k] for k in kept], palette=palette, keys=keys)
 
     def place(self, example: Example) -> Path:
         """The folder of the example's split in the new folder."""

@@ -269,22 +269,26 @@ def _without_empty(content: Content, done: Written, new: Path, save: Save, sourc
     """Leave out the classes of which no mask holds a pixel; return the others, and their pixels in all masks.
 
     Outlines may lie outside of their image or beneath others, so this is known only after all are drawn. The masks are
-    drawn again then, with the numbers of the classes that are left.
+    drawn again then, with the numbers of the classes that are left. So is a background, where every image is labelled
+    everywhere: a model that predicts it somewhere would get an IoU of 0 for it, and the mean would count that.
 
     Raises:
-        UserError: no mask holds any class but the background.
+        UserError: the masks hold one class alone.
     """
     held, classes = done.counts, content.classes
-    kept = [k for k in range(len(classes)) if held[k] or (k == 0 and content.has_background)]
+    kept = [k for k in range(len(classes)) if held[k]]
     if not held or len(kept) == len(classes):  # masks that are copied are not counted
         return content, held
     empty = [name for k, name in enumerate(classes) if k not in kept]
     if len(kept) < 2:
+        doubt = "" if empty == classes[:1] else ": do the shapes lie within their images?"
         raise UserError(
             f"{source}: no mask holds a pixel of {listed(empty)}, and nothing is left to tell apart; expected two "
-            "classes, of which one may be background: do the shapes lie within their images?"
+            f"classes, of which one may be background{doubt}"
         )
     done.notes.append(f"classes of which no mask holds a pixel are left out: {listed(empty)}")
+    if content.has_background and not held[0]:
+        done.notes.append(f"there is no background: class 0 is {classes[kept[0]]}")
     left = content.with_classes(kept)
     number_of = np.full(256, IGNORE, np.uint8)
     number_of[kept] = range(len(kept))

@@ -46,8 +46,11 @@ def read(source: Source, choices: Choices) -> Content:
     for image, mask in pairs.items():
         if mask:
             numbers |= attempt(faults, partial(_numbers, mask, image)) or set()
-    held = [0, *sorted(numbers - {0})]
-    content = Content(classes=["background", *(f"class_{number}" for number in held[1:])], faults=faults)
+    held = sorted(numbers)
+    names = [f"class_{number}" if number else "background" for number in held]
+    content = Content(classes=names, faults=faults)
+    if held and 0 not in numbers:
+        content.keys["background"] = False
     if held != [*range(len(held))]:
         content.keys["colors"] = held
     content.examples = [_example(image, mask, source, alone) for image, mask, alone in _with_place(pairs)]

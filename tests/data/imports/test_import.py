@@ -14,6 +14,7 @@ from folders import folder
 from helpers import Command, refused, succeed
 from PIL import Image
 from sources import (
+    PALETTE,
     SIZE,
     SOURCES,
     box,
@@ -98,13 +99,15 @@ def test_a_file_that_cannot_be_parsed_is_named_where_no_kind_is_recognised(tmp_p
 def test_a_word_that_one_kind_reads_tells_the_kind_where_files_tell_none(tmp_path: Path) -> None:
     source = tmp_path / "in"
     picture(source / "images/a.png")
-    save(source / "masks/a.png", np.full((*SIZE, 3), (64, 128, 64), np.uint8))
+    label = np.full((*SIZE, 3), (64, 128, 64), np.uint8)
+    label[box(0, 5, 0, 5)] = 0
+    save(source / "masks/a.png", label)
     (tmp_path / "l2.txt").write_text("animal 64 128 64\n")
     with pytest.raises(UserError, match=r"holds images/, which dataset=folder reads .*: --from KIND$"):
         imported(source, tmp_path / "out")
     out = imported(source, tmp_path / "out", legend=tmp_path / "l2.txt")
-    assert mask_in(out / "masks/a.png").min() == 1
-    save(source / "masks/a.png", np.full(SIZE, 255, np.uint8))
+    assert np.array_equal(mask_in(out / "masks/a.png"), ~box(0, 5, 0, 5))
+    save(source / "masks/a.png", np.where(box(0, 5, 0, 5), np.uint8(0), np.uint8(255)))
     out = imported(source, tmp_path / "out2", by_folder=True)
     assert json.loads((out / "import.json").read_text())["kind"] == "masks"
 
@@ -194,6 +197,56 @@ def test_classes_of_which_no_mask_holds_a_pixel_are_left_out_and_the_folder_pass
         assert Image.open(out / "masks/0.png").getpalette()[3:6] == [0, 255, 0]  # type: ignore[index]
 
 
+def covered() -> np.ndarray:
+    """A dog on a cell that fills the rest."""
+    return np.where(box(5, 20, 5, 20), np.uint8(2), np.uint8(1))
+
+
+def coco_covered(folder: Path) -> Path:
+    shapes = [{"category_id": 3, "segmentation": [outline(0, 40, 0, 48)]}]
+    shapes += [{"category_id": 7, "segmentation": runs(covered() == 2)}]
+    return coco(folder, [{"image_id": n, **each} for n in range(4) for each in shapes], images=4)
+
+
+def voc_covered(folder: Path) -> Path:
+    for number in range(4):
+        picture(folder / f"JPEGImages/{number}.png", number)
+        save(folder / f"SegmentationClass/{number}.png", covered(), PALETTE)
+    (folder / "class_names.txt").write_text("_background_\ncell\ndog\n")
+    return folder
+
+
+def labelme_covered(folder: Path) -> Path:
+    for number in range(4):
+        cell, dog = shape("cell", [[0, 0], [47, 39]], "rectangle"), shape("dog", [[5, 5], [19, 19]], "rectangle")
+        labelme(folder, [cell, dog], str(number))
+    return folder
+
+
+def colors_covered(folder: Path) -> Path:
+    for number in range(4):
+        picture(folder / f"train/{number}.png", number)
+        lut = np.array([(0, 0, 0), (64, 128, 64), (192, 0, 128)], np.uint8)
+        save(folder / f"train_labels/{number}_L.png", lut[covered()])
+    (folder / "label_colors.txt").write_text("0 0 0 background\n64 128 64 cell\n192 0 128 dog\n")
+    return folder
+
+
+@pytest.mark.parametrize("make", [coco_covered, voc_covered, labelme_covered, colors_covered])
+def test_a_source_that_labels_every_pixel_has_no_background_and_passes_the_check(
+    tmp_path: Path, make: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = imported(make(tmp_path / "in"), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "a pixel are left out: background\n" in said
+    assert "note: there is no background: class 0 is cell\n" in said
+    check_folder(out, sheet=tmp_path / "sheet.png")
+    dataset = folder(out)
+    assert (dataset.classes, dataset.background) == (("cell", "dog"), False)
+    for number in range(4):
+        assert np.array_equal(mask_in(out / f"masks/{number}.png"), covered() - 1)
+
+
 def test_a_source_that_draws_nothing_is_refused_with_the_classes(tmp_path: Path) -> None:
     source = coco(tmp_path / "in", [{"segmentation": runs(box(0, 0, 0, 0))}])
     with pytest.raises(
@@ -201,6 +254,12 @@ def test_a_source_that_draws_nothing_is_refused_with_the_classes(tmp_path: Path)
     ):
         imported(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_of_one_class_everywhere_is_refused(tmp_path: Path) -> None:
+    source = coco(tmp_path / "in", [{"segmentation": [outline(0, 40, 0, 48)]}])
+    with pytest.raises(UserError, match=r"a pixel of background, and nothing .* which one may be background$"):
+        imported(source, tmp_path / "out")
 
 
 def test_images_are_links_copies_or_become_png(tmp_path: Path) -> None:

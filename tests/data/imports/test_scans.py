@@ -9,6 +9,7 @@ import SimpleITK
 from folders import folder
 from sources import imported
 
+from ssl4seg.commands.check_folder import check_folder
 from ssl4seg.data.dataset import SPLITS
 from ssl4seg.errors import UserError
 
@@ -28,6 +29,18 @@ def test_each_scan_has_the_mask_beside_it(tmp_path: Path) -> None:
         assert np.array_equal(image[:, 0], dicoms.voxels(number))
         assert label is None if number == 3 else np.array_equal(label, dicoms.classes(number))
     assert dataset.classes == ("background", "class_1", "class_2")
+
+
+def test_masks_that_number_every_voxel_have_no_background(tmp_path: Path) -> None:
+    source = dicoms.some_scans(tmp_path / "in")
+    for file in (*source.glob("*/*eg*.n*"), *source.glob("*/*label.mha")):
+        SimpleITK.WriteImage(SimpleITK.ReadImage(str(file)) + 3, str(file))
+    out = imported(source, tmp_path / "out")
+    check_folder(out, sheet=tmp_path / "sheet.png")
+    dataset = folder(out, test_ratio=0, orientation="stored")
+    assert (dataset.classes, dataset.background) == (("class_3", "class_4", "class_5"), False)
+    labels = {case.name: case.read().label for split in SPLITS for case in dataset.cases(split)}
+    assert np.array_equal(labels["case1"], dicoms.classes(1))
 
 
 def test_scans_and_masks_that_do_not_fit_are_listed_at_once(tmp_path: Path) -> None:
