@@ -18,6 +18,7 @@ from ssl4seg.run.versions import current
 WORDS = (
     *MACHINE,
     "method=mean_teacher",
+    "method.ema_decay=0.99",
     "network.channels=[2,4]",
     "network.dropout=[0.1,0.1]",
     "dataset.image_size=32",
@@ -31,7 +32,7 @@ WORDS = (
     "engine.log_every=1",
     "labeled_cases=1",
 )
-"""The command that made the runs, but for their tags."""
+"""The command that made the runs, but for their tags, and with what was a default then."""
 
 
 @pytest.fixture
@@ -89,6 +90,13 @@ def test_another_setting_of_an_old_run_is_still_another_run(old: Path, tmp_path:
     first, differing = output.partition("error: ")[2].splitlines()
     assert "holds a run of another configuration (optimizer.lr). Give this run a name of its own" in first
     assert differing.split() == ["optimizer.lr:", "0.03", "there,", "0.5", "now"]
+
+
+def test_a_default_that_has_changed_since_is_named(old: Path, tmp_path: Path) -> None:
+    code, output = run("train", *(word for word in WORDS if "ema_decay" not in word), "tag=stopped", cwd=tmp_path)
+    assert code == 1
+    assert "holds a run of another configuration (method.ema_decay)" in output
+    assert "method.ema_decay: 0.99 there, auto now" in output
 
 
 def test_the_configuration_is_brought_to_the_keys_and_places_of_this_version(old: Path) -> None:
