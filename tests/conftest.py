@@ -28,10 +28,11 @@ torch.set_num_threads(1)  # for tensors this small, threads that wait for one an
 MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30  # bytes; all tests together write 1.6 GiB, of which little is there at a time
 
-# Checkpoints are flushed to the disk, for which the tests would wait a tenth of their time.
+# Checkpoints are flushed to the disk, for which the tests would wait a tenth of their time. The folder goes with the
+# process that made it: what packages leave in it would fill the memory. With a TMPDIR of one's own it all stays.
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-    os.environ["TMPDIR"] = str(MEMORY)
-    tempfile.tempdir = None  # asked anew
+    IN_MEMORY = tempfile.TemporaryDirectory(prefix="ssl4seg-tests-", dir=MEMORY, ignore_cleanup_errors=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = IN_MEMORY.name
 
 # -- pytest -m fast ---------------------------------------------------------------------------------------------------
 
