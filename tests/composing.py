@@ -1,15 +1,18 @@
-"""Hydra reads and composes some things once: composing was most of the time of a command of four steps."""
+"""Hydra reads and composes some things once: composing was most of the time of a command of four steps.
+
+So does Fabric, which looks through all installed packages each time that it is made.
+"""
 
 import pickle
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra._internal.hydra import Hydra
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
+from lightning_fabric import fabric
 
 from ssl4seg.commands import words
 from ssl4seg.shipped import conf_dir
@@ -34,9 +37,11 @@ def remembering(load: Callable[..., ConfigResult]) -> Callable[..., ConfigResult
     return load_config
 
 
-for source in (FileConfigSource, ImportlibResourcesConfigSource):
-    source.load_config = remembering(source.load_config)  # type: ignore[method-assign]
+for source in Plugins.instance().discover(ConfigSource):  # which defines the classes anew when it first looks for them
+    if source.scheme() in ("file", "pkg"):
+        source.load_config = remembering(source.load_config)  # type: ignore[method-assign]
 
+fabric._load_external_callbacks = cache(fabric._load_external_callbacks)  # there are none
 
 # -- of the three times that a command composes, two ------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -29,10 +30,11 @@ MEMORY = Path("/dev/shm")
 ROOM = 4 * 2**30  # bytes; all tests together write 1.6 GiB, of which little is there at a time
 
 # Checkpoints are flushed to the disk, for which the tests would wait a tenth of their time. The folder goes with the
-# process that made it: what packages leave in it would fill the memory. With a TMPDIR of one's own it all stays.
+# process that made it, after multiprocessing's own in it: what packages leave would fill the memory. With a TMPDIR of
+# one's own it all stays.
 if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-    IN_MEMORY = tempfile.TemporaryDirectory(prefix="ssl4seg-tests-", dir=MEMORY, ignore_cleanup_errors=True)
-    os.environ["TMPDIR"] = tempfile.tempdir = IN_MEMORY.name
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="ssl4seg-tests-", dir=MEMORY)
+    Finalize(None, shutil.rmtree, (tempfile.tempdir,), {"ignore_errors": True}, exitpriority=-200)
 
 # -- pytest -m fast ---------------------------------------------------------------------------------------------------
 

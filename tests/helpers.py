@@ -33,7 +33,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl4seg.commands.conf import conf_dir
+from ssl4seg.commands.conf import conf_dir, read_shipped
 from ssl4seg.run.engine import Engine
 from ssl4seg.run.folder import RunFolder
 from ssl4seg.run.training import Training
@@ -362,8 +362,22 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 @cache
 def _chosen(choices: tuple[str, ...]) -> bytes:
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        return pickle.dumps(compose("train", overrides=[*choices]))
+    """Composed by Hydra, but where a choice is the whole of its group: its file takes the group's place."""
+    whole = [] if any("experiment=" in word for word in choices) else [word for word in choices if _is_whole(word)]
+    if not whole:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return pickle.dumps(compose("train", overrides=[*choices]))
+    config = pickle.loads(_chosen(tuple(word for word in choices if word not in whole)))
+    for word in whole:
+        group, name = word.split("=")
+        OmegaConf.update(config, group, read_shipped(f"{group}/{name}.yaml"), merge=False)
+    return pickle.dumps(config)
+
+
+def _is_whole(choice: str) -> bool:
+    """Whether GROUP=NAME names a file that neither includes others nor has keys outside of its group."""
+    file = conf_dir() / f"{choice.replace('=', '/')}.yaml"
+    return file.is_file() and not re.search("^defaults:|@package|^# The former", file.read_text(), re.MULTILINE)
 
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method

@@ -1,14 +1,14 @@
 """Every number has bounds: no number, none that is infinite or NaN, and none that would hang the machine is taken."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from helpers import PHANTOM, composed, refused
 
-from ssl4seg.commands.conf import check, conf_dir
+from ssl4seg.commands.conf import check, choices, conf_dir, read_shipped
 from ssl4seg.commands.words import check as check_words
 from ssl4seg.data.reading import fits_in_memory
 from ssl4seg.errors import UserError
@@ -20,35 +20,36 @@ UNET = {"_target_": "ssl4seg.networks.unet.UNet", "channels": [4, 8, 8, 8, 8], "
 NO_NUMBERS = ("abc", float("nan"), float("inf"))
 
 
-def numbers(group: str) -> Iterator[tuple[str, str]]:
-    """Each choice of a group with each of its keys that is a number by default."""
-    for file in sorted((conf_dir() / group).glob("*.yaml")):
-        for key, value in yaml.safe_load(file.read_text()).items():
-            if is_number(value):
-                yield file.stem, key
+def numbers_of(group: str, choice: str) -> list[str]:
+    """The keys of a choice that are numbers by default."""
+    return [key for key, value in read_shipped(f"{group}/{choice}.yaml").items() if is_number(value)]
 
 
-def assert_refused(group: str, choice: str, key: str, built: Callable[[dict[str, Any]], object]) -> None:
+def assert_refused(group: str, choice: str, built: Callable[[dict[str, Any]], object]) -> None:
     keys = dict(composed(f"{group}={choice}")[group])
     built(keys)
-    for value in NO_NUMBERS:
+    for key, value in product(numbers_of(group, choice), NO_NUMBERS):
         with pytest.raises(UserError, match=rf"\b{key}={value}: expected"):
             built(keys | {key: value})
 
 
-@pytest.mark.parametrize(("choice", "key"), numbers("method"))
-def test_a_method_names_its_key(choice: str, key: str) -> None:
+@pytest.mark.parametrize("choice", choices("method", [conf_dir()]))
+def test_a_method_names_its_key(choice: str) -> None:
     make = network_maker(UNET, 1, 4)
-    assert_refused("method", choice, key, lambda keys: method_of(keys, make))
+    assert_refused("method", choice, lambda keys: method_of(keys, make))
 
 
 @pytest.mark.parametrize(
-    ("group", "choice", "key"),
-    [(group, *named) for group in ("schedule", "supervised_loss", "inference") for named in numbers(group)],
+    ("group", "choice"),
+    [
+        (group, choice)
+        for group in ("schedule", "supervised_loss", "inference")
+        for choice in choices(group, [conf_dir()])
+    ],
 )
-def test_so_do_the_schedule_the_loss_and_the_inference(group: str, choice: str, key: str) -> None:
+def test_so_do_the_schedule_the_loss_and_the_inference(group: str, choice: str) -> None:
     more = {"shape": (32, 32)} if group == "inference" else {}
-    assert_refused(group, choice, key, lambda keys: build(keys, group, **more))
+    assert_refused(group, choice, lambda keys: build(keys, group, **more))
 
 
 @pytest.mark.parametrize("where", ["optimizer", "method.optimizers.discriminator"])

@@ -109,14 +109,20 @@ def group_names(name: str) -> list[str]:
     return [group for group in names if group in CHOSEN.get(name, names)]
 
 
+def read_shipped(file: str) -> dict[str, Any]:
+    """The content of a file of conf/, read by libyaml where PyYAML has it: eight times as fast, at each start."""
+    content: dict[str, Any] = yaml.load((conf_dir() / file).read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return content
+
+
 def _defaults(name: str) -> list[Any]:
-    entries: list[Any] = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())["defaults"]
+    entries: list[Any] = read_shipped(f"{name}.yaml")["defaults"]
     return entries
 
 
 def own_keys(name: str) -> dict[str, Any]:
     """The command's own keys with their defaults, from conf/<name>.yaml."""
-    keys = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())
+    keys = read_shipped(f"{name}.yaml")
     return {key: value for key, value in keys.items() if key not in ("defaults", "hydra")}
 
 
@@ -125,9 +131,9 @@ def run_keys() -> dict[str, Any]:
     keys = own_keys("run")
     entries = [entry if isinstance(entry, dict) else {entry: None} for entry in _defaults("run")]
     for group, choice in (item for entry in entries for item in entry.items() if item[0] != "_self_"):
-        file = conf_dir() / (f"{group}/{choice}.yaml" if choice else f"{group}.yaml")
-        content = yaml.safe_load(file.read_text())
-        keys |= content if choice is None or "@package _global_" in file.read_text() else {group: content}
+        file = f"{group}/{choice}.yaml" if choice else f"{group}.yaml"
+        whole = choice is None or "@package _global_" in (conf_dir() / file).read_text()
+        keys |= read_shipped(file) if whole else {group: read_shipped(file)}
     return keys
 
 

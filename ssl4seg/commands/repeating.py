@@ -5,9 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
-from ssl4seg.commands.conf import EVALUATED, choices, completed, composed, to_plain
+from ssl4seg.commands.conf import EVALUATED, choices, completed, composed, read_shipped, to_plain
 from ssl4seg.data.folder import CAN_BE_NONE
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_list
@@ -59,7 +57,7 @@ def _choice(group: str, node: Config, name: object = None) -> str:
     """The choice of conf/ that builds what a run has: `name`, or the one with most of its keys; "" if there is none."""
     differing: dict[str, int] = {}
     for choice in choices(group, [conf_dir()]):
-        content = yaml.safe_load((conf_dir() / group / f"{choice}.yaml").read_text())
+        content = read_shipped(f"{group}/{choice}.yaml")
         keys = content.get(group, content)
         if keys.get("_target_") == node.get("_target_"):
             differing[choice] = sum(keys.get(key) != value for key, value in node.items())

@@ -198,7 +198,9 @@ def parts_of(method: Method) -> dict[str, Iterable[Parameter]]:
 
 @pytest.mark.parametrize("network", [name for name in FOR_VOLUMES if name not in ("unet", "swin_unetr")])
 @pytest.mark.parametrize(
-    "words", [("cct",), ("unimatch", "method.threshold=0.1"), ("dtc",)], ids=lambda words: words[0]
+    "words",
+    [("cct", "method.perturbations=[dropout]"), ("unimatch", "method.threshold=0.1"), ("dtc",)],
+    ids=lambda words: words[0],
 )
 def test_volumes_teach_every_part_of_the_other_networks_for_them(words, network):
     """By way of features (unimatch), of decoders of its own (cct) and of a head on the decoder's finest map (dtc).
