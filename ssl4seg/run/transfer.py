@@ -50,7 +50,7 @@ class Transfer:
             expect(f"transfer.{key}", value, KEYS[f"transfer.{key}"])
         self.scale_of_encoder, self.decay = encoder_lr_scale, layer_decay or 1.0
         self.frozen_batchnorm, self.frozen = frozen_batchnorm, self.frozen_steps > 0
-        networks = [module for module in method.modules() if isinstance(module, Network)]
+        networks = [m for m in method.modules() if isinstance(m, Network) and [*m.encoder.parameters()]]  # or a decoder
         self.norms = [m for network in networks for m in network.encoder.modules() if isinstance(m, _BatchNorm)]
         for norm in self.norms:
             if frozen_batchnorm:

@@ -230,6 +230,10 @@ def test_a_method_steps_and_predicts_with_networks_of_every_family_or_says_what_
         batch = batch_for(method)
         check_step(method, batch)
         assert predicted(method, batch.image).shape == (NUM_LABELED, 4, SIDE, SIDE)
+        optimizers = optimizers_of(
+            config["optimizer"], config["method"].get("optimizers", {}), method, Transfer(method)
+        )
+        assert optimizers.keys() == set(method.phases)
         return
     assert refusal.startswith("network=")
 

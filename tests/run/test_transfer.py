@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import NAMES, PHANTOM, composed, differing, engine_in, go, load, refused, small_method
+from helpers import NAMES, PHANTOM, composed, differing, engine_in, go, load, refused, small_method, small_network
 from torch import Tensor, nn
 
+from ssl4seg.commands.conf import choices, conf_dir
 from ssl4seg.errors import UserError
 from ssl4seg.methods.supervised import Supervised
 from ssl4seg.networks.base import Network
@@ -172,6 +173,20 @@ def test_what_belongs_to_no_layer_moves_like_the_first():
     groups = Transfer(method, layer_decay=0.5).groups(method.parameters())
     assert [(scale, len(group)) for scale, group in groups.items()] == [(1.0, 8 + 2 * 10 + 2), (0.25, 9), (0.5, 8)]
     assert any(p is method.student.encoder.positions for p in groups[0.25])
+
+
+@pytest.mark.parametrize("name", choices("network", [conf_dir()]))
+@pytest.mark.parametrize("method", ["cct", "mc_net"])
+def test_more_decoders_have_no_encoder_that_would_wait(method, name):
+    try:
+        built = method_of(composed(*small_method(method))["method"], network_maker(small_network(name), 3, 4))
+    except UserError as error:
+        refusal = str(error)
+    else:
+        waiting = Transfer(built, freeze_encoder=1, layer_decay=0.5).scales
+        assert {*waiting} == {p for p in built.student.encoder.parameters() if p.requires_grad}
+        return
+    assert refusal.startswith("network=")  # it has no decoder of that kind
 
 
 def test_nothing_is_changed_by_default():
