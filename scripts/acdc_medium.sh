@@ -1,8 +1,10 @@
 #!/bin/sh
-# What unlabelled images are worth with 3 labelled patients of ACDC, for a CPU: 2,000 steps of 6 + 6 slices of 128 x 128.
+# What unlabelled images are worth with 3 and 7 labelled patients of ACDC, for a CPU: 2,000 steps of 6 + 6 slices of 128 x 128.
 #   scripts/acdc_medium.sh DATA/ACDC [KEY=VALUE ...]
 # The same command goes on where an earlier call stopped.
 root=${1:?the folder of ACDC}; shift
-ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=3 method=supervised,uamt,unimatch,bcp "$@"
+ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=3 method=supervised,uamt,unimatch,bcp,ad_mt "$@"
+ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 \
+  method=supervised,mean_teacher,uamt,cps,urpc,fixmatch,unimatch,bcp,ad_mt,mc_net "$@"
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=70 method=supervised "$@"
 ssl4seg-report outputs/acdc
