@@ -33,10 +33,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ssl4seg.commands.conf import conf_dir, read_shipped
 from ssl4seg.run.engine import Engine
 from ssl4seg.run.folder import RunFolder
 from ssl4seg.run.training import Training
+from ssl4seg.shipped import conf_dir, read_shipped
 
 TESTS = Path(__file__).parent
 MACHINE = ("device=cpu", "precision=32", "num_threads=1")
@@ -363,7 +363,7 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 @cache
 def _chosen(choices: tuple[str, ...]) -> bytes:
     """Composed by Hydra, but where a choice is the whole of its group: its file takes the group's place."""
-    whole = [] if any("experiment=" in word for word in choices) else [word for word in choices if _is_whole(word)]
+    whole = [word for word in choices if _is_whole(word, choices)]
     if not whole:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return pickle.dumps(compose("train", overrides=[*choices]))
@@ -374,10 +374,19 @@ def _chosen(choices: tuple[str, ...]) -> bytes:
     return pickle.dumps(config)
 
 
-def _is_whole(choice: str) -> bool:
-    """Whether GROUP=NAME names a file that neither includes others nor has keys outside of its group."""
-    file = conf_dir() / f"{choice.replace('=', '/')}.yaml"
-    return file.is_file() and not re.search("^defaults:|@package|^# The former", file.read_text(), re.MULTILINE)
+def _is_whole(choice: str, choices: Sequence[str]) -> bool:
+    """Whether GROUP=NAME names a file that includes no others and is all that is in its group: no other choice adds."""
+    if not (file := _file_of(choice)).is_file() or any("experiment=" in word for word in choices):
+        return False
+    others = (_file_of(word) for word in choices if word != choice)
+    adding = rf"(?m)^{choice.split('=')[0]}:"
+    return not re.search("(?m)^defaults:|@package|^# The former", file.read_text()) and not any(
+        other.is_file() and re.search(adding, other.read_text()) for other in others
+    )
+
+
+def _file_of(choice: str) -> Path:
+    return conf_dir() / f"{choice.replace('=', '/')}.yaml"
 
 
 SMALL_NETWORKS = {  # keys that make a network small enough to meet every method

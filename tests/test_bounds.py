@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from helpers import PHANTOM, composed, refused
 
-from ssl4seg.commands.conf import check, choices, conf_dir, read_shipped
+from ssl4seg.commands.conf import check, choices, conf_dir
 from ssl4seg.commands.words import check as check_words
 from ssl4seg.data.reading import fits_in_memory
 from ssl4seg.errors import UserError
 from ssl4seg.keys import KEYS, THREADS, infinite, is_number
 from ssl4seg.processes import cores, memory
 from ssl4seg.run.assemble import build, check_numbers, method_of, network_maker
+from ssl4seg.shipped import read_shipped
 
 UNET = {"_target_": "ssl4seg.networks.unet.UNet", "channels": [4, 8, 8, 8, 8], "dropout": [0.1] * 5}
 NO_NUMBERS = ("abc", float("nan"), float("inf"))

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssl4seg.commands.conf import EVALUATED, choices, completed, composed, read_shipped, to_plain
+from ssl4seg.commands.conf import EVALUATED, choices, completed, composed, to_plain
 from ssl4seg.data.folder import CAN_BE_NONE
 from ssl4seg.errors import UserError
 from ssl4seg.keys import is_list
 from ssl4seg.run.folder import may_differ
-from ssl4seg.shipped import conf_dir
+from ssl4seg.shipped import conf_dir, read_shipped
 
 Config = Mapping[str, Any]
 

@@ -50,7 +50,8 @@ class Transfer:
             expect(f"transfer.{key}", value, KEYS[f"transfer.{key}"])
         self.scale_of_encoder, self.decay = encoder_lr_scale, layer_decay or 1.0
         self.frozen_batchnorm, self.frozen = frozen_batchnorm, self.frozen_steps > 0
-        networks = [m for m in method.modules() if isinstance(m, Network) and [*m.encoder.parameters()]]  # or a decoder
+        networks = [m for m in method.modules() if isinstance(m, Network)]
+        networks = [m for m in networks if any(True for _ in m.encoder.parameters())]  # no decoders of the method's own
         self.norms = [m for network in networks for m in network.encoder.modules() if isinstance(m, _BatchNorm)]
         for norm in self.norms:
             if frozen_batchnorm:
