@@ -148,6 +148,10 @@ class Batches:
         )
         return Batch(image, label, unlabeled, strong)
 
+    def weak_views(self, step: int) -> Tensor:
+        """The weak views [B, C, *shape] of the batch of any step, the labelled images before the others."""
+        return torch.cat([self.sampled(*drawn)[0] for drawn in _read(self.samplers, step).values()])
+
     def sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The weak views [B, C, *shape] and their labels [B, *shape], on the device."""
         image, label = (sent(part, self.device) for part in raw[:2])

@@ -22,6 +22,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_sum, rank, share_first, world_size
 from ssl4seg.run.collapse import Collapse
 from ssl4seg.run.folder import RunFolder
+from ssl4seg.run.precise_bn import estimate
 from ssl4seg.run.record import Record
 from ssl4seg.run.schedules import Schedule
 from ssl4seg.scoring.pictures import Picture
@@ -61,6 +62,8 @@ class Plan:
     clip_norm: float | None
     log_every: int
     seed: int
+    precise_bn: int = 0
+    """Batches from which the batch norms' statistics are taken anew before each validation."""
 
 
 class Engine:
@@ -251,6 +254,7 @@ class Engine:
 
     def validate(self, record: Record) -> None:
         """Score the val cases, if there are any; a better score by `selection` makes this the best model."""
+        self.estimate_batch_norms()
         self.same_buffers()
         self.check_finite(weights=True)
         table, pictures = self.validate_cases()
@@ -270,6 +274,12 @@ class Engine:
             if self.folder:
                 table.write_csv(self.folder.path / "cases_val.csv")
                 checkpoint.save(self.model_state() | self.best, self.folder.best)
+
+    def estimate_batch_norms(self) -> None:
+        """Take the statistics of the predictor's batch norms anew, if the plan says so; always from the same images."""
+        if self.plan.precise_bn:
+            images = (self.batches.weak_views(step) for step in range(self.plan.precise_bn))
+            estimate(self.method.predictor, images, self.fabric.autocast)
 
     def same_buffers(self) -> None:
         """Give every process the buffers of the first one, such as batch-norm statistics."""

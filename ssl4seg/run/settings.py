@@ -101,6 +101,7 @@ class RunSettings(ModelSettings):
     batch_size: int
     unlabeled_batch_size: int
     passes: str
+    precise_bn: int
     transfer: Config
 
     deterministic: bool

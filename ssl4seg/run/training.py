@@ -40,6 +40,7 @@ from ssl4seg.run.diagnose import Diagnosis
 from ssl4seg.run.engine import Engine, Plan
 from ssl4seg.run.folder import RunFolder, damage, finished, read_json, write_failure, write_json
 from ssl4seg.run.loggers.base import Start
+from ssl4seg.run.precise_bn import batch_norms
 from ssl4seg.run.record import FILE_ONLY, Record, show, start_log
 from ssl4seg.run.settings import Config, RunSettings, read
 from ssl4seg.run.transfer import Transfer
@@ -195,6 +196,8 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
+        if self.plan.precise_bn and not batch_norms(self.method.predictor):
+            log.warning(f"precise_bn={self.plan.precise_bn}: the network has no batch norm, so nothing is taken anew")
         for doubt in self.method.doubts(pretrained=pretrained):
             log.warning(f"warning: {doubt}")
 
@@ -532,6 +535,7 @@ def _plan(settings: RunSettings) -> Plan:
         clip_norm=settings.engine.clip_norm,
         log_every=settings.engine.log_every,
         seed=settings.seed,
+        precise_bn=settings.precise_bn,
     )
 
 

@@ -24,6 +24,7 @@ NEW_KEYS: Mapping[str, Any] = {
     "select": "auto",
     "metrics.more": [],
     "passes": "auto",
+    "precise_bn": 0,
     "engine.compile": False,
     "logger": {"tensorboard": {"_target_": "ssl4seg.run.loggers.tensorboard.TensorBoard"}},
 }
