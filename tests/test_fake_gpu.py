@@ -118,7 +118,7 @@ def engine_of(name: str, axes: int = 2) -> Engine:
         batches=batches,
         validate=None,
         selection=None,
-        plan=Plan(total=TOTAL, eval_every=1, accumulate=1, clip_norm=1.0, log_every=1, seed=0),
+        plan=Plan(total=TOTAL, eval_every=1, accumulate=1, clip_norm=1.0, log_every=1, seed=0, precise_bn=1),
         folder=None,
         diagnose=Diagnosis(
             cases,
@@ -145,11 +145,11 @@ def waits_of_a_step(gpu: FakeGPU, engine: Engine) -> set[str]:
 
 
 def check(gpu: FakeGPU, engine: Engine, axes: int) -> None:
-    """A step, a diagnosis and a prediction; only the last two wait."""
+    """A step, a diagnosis and a prediction with precise batch norms; only the last two wait."""
     assert waits_of_a_step(gpu, engine) <= ONCE.keys()
     engine.diagnose(engine.method, Progress(STEP, TOTAL))
     image = torch.zeros(2, 1, *SHAPES[axes], device=CUDA)
-    with torch.no_grad():
+    with engine.predicting(), torch.no_grad():
         logits = forward_of(engine.method, engine.fabric)(image)
     assert (logits.device, logits.dtype, logits.shape[1]) == (CUDA, torch.float32, len(CLASSES))
 

@@ -22,7 +22,7 @@ from ssl4seg.methods.base import Method
 from ssl4seg.processes import all_sum, rank, share_first, world_size
 from ssl4seg.run.collapse import Collapse
 from ssl4seg.run.folder import RunFolder
-from ssl4seg.run.precise_bn import estimate
+from ssl4seg.run.precise_bn import precise
 from ssl4seg.run.record import Record
 from ssl4seg.run.schedules import Schedule
 from ssl4seg.scoring.pictures import Picture
@@ -254,32 +254,37 @@ class Engine:
 
     def validate(self, record: Record) -> None:
         """Score the val cases, if there are any; a better score by `selection` makes this the best model."""
-        self.estimate_batch_norms()
         self.same_buffers()
         self.check_finite(weights=True)
-        table, pictures = self.validate_cases()
-        summary = table.summary()
-        headline = table.headline(summary) if table.rows else None
-        record.scores("val", self.step, summary, pictures, headline)
-        pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
-        record.pseudo_labels(self.step, pseudo)
-        better = not self.best or self.selection.better(summary, self.best["val"])
-        chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
-        mark = " (best)" if better and not self.selection.last else ""
-        log.info(f"step {self.step}: val {headline}{chosen}{mark}" if table.rows else f"step {self.step}: saved")
-        if self.folder:
-            self.collapse.watch(self.step, self.plan.total, pseudo, self.method.remedy(self.plan.total))
-        if better:
-            self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
+        with self.predicting():
+            table, pictures = self.validate_cases()
+            summary = table.summary()
+            headline = table.headline(summary) if table.rows else None
+            record.scores("val", self.step, summary, pictures, headline)
+            pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
+            record.pseudo_labels(self.step, pseudo)
+            better = not self.best or self.selection.better(summary, self.best["val"])
+            chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
+            mark = " (best)" if better and not self.selection.last else ""
+            log.info(f"step {self.step}: val {headline}{chosen}{mark}" if table.rows else f"step {self.step}: saved")
             if self.folder:
-                table.write_csv(self.folder.path / "cases_val.csv")
-                checkpoint.save(self.model_state() | self.best, self.folder.best)
+                self.collapse.watch(self.step, self.plan.total, pseudo, self.method.remedy(self.plan.total))
+            if better:
+                self.best = {"step": self.step, "val": summary, "pseudo_labels": dict(pseudo)}
+                if self.folder:
+                    table.write_csv(self.folder.path / "cases_val.csv")
+                    checkpoint.save(self.model_state() | self.best, self.folder.best)
 
-    def estimate_batch_norms(self) -> None:
-        """Take the statistics of the predictor's batch norms anew, if the plan says so; always from the same images."""
-        if self.plan.precise_bn:
-            images = (self.batches.weak_views(step) for step in range(self.plan.precise_bn))
-            estimate(self.method.predictor, images, self.fabric.autocast)
+    @contextmanager
+    def predicting(self) -> Iterator[None]:
+        """The predictor as it is validated and kept: with precise batch norms, if the plan says so."""
+        if not self.plan.precise_bn:
+            yield
+            return
+        images = (self.batches.weak_views(step) for step in range(self.plan.precise_bn))  # the same at each validation
+        with precise(self.method.predictor, images, self.fabric.autocast):
+            self.same_buffers()
+            yield
 
     def same_buffers(self) -> None:
         """Give every process the buffers of the first one, such as batch-norm statistics."""

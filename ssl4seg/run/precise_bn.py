@@ -1,17 +1,31 @@
 """Precise batch norm: means and variances of the features as prediction has them, without dropout."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Autocast = Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def precise(network: nn.Module, images: Iterable[Tensor], autocast: Autocast) -> Iterator[None]:
+    """Let a network predict with the statistics that `estimate` gives it, and give it back its own afterwards."""
+    kept = [(norm, norm.running_mean, norm.running_var) for norm in batch_norms(network)]
+    for norm, mean, var in kept:
+        norm.running_mean, norm.running_var = _copy(mean), _copy(var)
+    estimate(network, images, autocast)
+    try:
+        yield
+    finally:
+        for norm, mean, var in kept:
+            norm.running_mean, norm.running_var = mean, var
+
 
 @torch.no_grad()
-def estimate(
-    network: nn.Module, images: Iterable[Tensor], autocast: Callable[[], AbstractContextManager[None]]
-) -> None:
+def estimate(network: nn.Module, images: Iterable[Tensor], autocast: Autocast) -> None:
     """Give the batch norms of a network the mean of the statistics of some batches (Wu and Johnson 2021, section 3).
 
     In training a batch norm averages the statistics of features that dropout has changed: dropout keeps their mean, but
@@ -44,3 +58,7 @@ def estimate(
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The batch norms that keep statistics."""
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def _copy(statistic: Tensor | None) -> Tensor | None:
+    return None if statistic is None else statistic.clone()

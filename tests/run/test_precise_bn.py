@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PHANTOM, composed, engine_in, go, load, results, succeed
+from helpers import PHANTOM, composed, engine_in, load, results, succeed
 from torch import Tensor, nn
 
 from ssl4seg.run.precise_bn import batch_norms, estimate
@@ -57,45 +57,31 @@ def test_a_frozen_batch_norm_and_one_that_no_image_reaches_keep_theirs() -> None
     assert batch_norms(nn.BatchNorm2d(1, track_running_stats=False)) == []
 
 
-def test_a_run_has_the_same_weights_and_predicts_with_other_statistics(tmp_path: Path) -> None:
+def test_training_does_not_feel_it_and_the_best_model_has_the_statistics(tmp_path: Path) -> None:
     for number in (0, 3):
-        succeed("train", *WORDS, f"precise_bn={number}", f"tag=n{number}", cwd=tmp_path)
-    without, with_it = (tmp_path / f"outputs/phantom/supervised/unet-2cases-s0-n{n}" for n in (0, 3))
-    a, b = (load(run / "last.pt")["method"] for run in (without, with_it))
-    differing = {name.rpartition(".")[2] for name in a if not torch.equal(a[name], b[name])}
-    assert differing == {"running_mean", "running_var"}
+        succeed("train", *WORDS, "method=bcp", "select=last", f"precise_bn={number}", f"tag=n{number}", cwd=tmp_path)
+    plain, other = (tmp_path / f"outputs/phantom/bcp/unet-2cases-s0-n{number}" for number in (0, 3))
+    (last, best), (same, precise) = (
+        [load(run / name)["method"] for name in ("last.pt", "best.pt")] for run in (plain, other)
+    )
+    torch.testing.assert_close(same, last, rtol=0, atol=0)
+    differing = {name for name in best if not torch.equal(best[name], precise[name])}
+    assert {name.partition(".")[0] + name.rpartition(".")[2] for name in differing} == {
+        "studentrunning_mean",
+        "studentrunning_var",
+    }
 
-    config = composed(*WORDS, "precise_bn=3")
-    engine = engine_in(tmp_path / "by_hand", config)
-    go(engine, 4)
+    engine = engine_in(other, composed(*WORDS, "method=bcp", "select=last", "precise_bn=3", "tag=n3"))
     seen: list[Tensor] = []
-    convolution = next(m for m in engine.method.modules() if isinstance(m, nn.Conv2d))
+    convolution = next(m for m in engine.method.student.modules() if isinstance(m, nn.Conv2d))
     convolution.register_forward_hook(lambda module, given, output: seen.append(output))
     engine.method.eval()
     with torch.no_grad():
         for step in range(3):
-            engine.method.predictor(engine.batches.weak_views(step))
-    name = next(name for name in b if name.endswith("running_var"))
+            engine.method.student(engine.batches.weak_views(step))
     by_hand = torch.stack([features.transpose(0, 1).flatten(1).var(dim=1) for features in seen]).mean(dim=0)
-    torch.testing.assert_close(b[name], by_hand)
-
-
-@pytest.mark.parametrize("words", [("method=mean_teacher", "method.predict_with=teacher"), ("method=bcp",)])
-def test_a_run_that_was_stopped_ends_with_the_same_model(words: tuple[str, ...], tmp_path: Path) -> None:
-    config = composed(*WORDS, *words, "method.ema_decay=0.9", "precise_bn=2")
-
-    def trained(name: str, until: int) -> dict[str, Tensor]:
-        engine = engine_in(tmp_path / name, config)
-        while engine.step < until:
-            engine.train_step()
-            engine.step += 1
-            if engine.step % 2 == 0:
-                engine.estimate_batch_norms()
-        engine.save()
-        return load(tmp_path / name / "last.pt")["method"]
-
-    trained("stopped", 3)
-    torch.testing.assert_close(trained("whole", 4), trained("stopped", 4), rtol=0, atol=0)
+    name = next(name for name in best if name.startswith("student") and name.endswith("running_var"))
+    torch.testing.assert_close(precise[name], by_hand)
 
 
 def test_a_network_without_batch_norm_is_told_of(tmp_path: Path) -> None:
