@@ -6,5 +6,12 @@ root=${1:?the folder of ACDC}; shift
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=3 method=supervised,uamt,unimatch,bcp,ad_mt "$@"
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 \
   method=supervised,mean_teacher,uamt,cps,urpc,fixmatch,unimatch,bcp,ad_mt,mc_net "$@"
+# What three times as many steps are worth, and batch norms whose statistics are taken anew without dropout
+ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 tag=medium_6000 iterations=6000 eval_every=1200 \
+  method=supervised,bcp "$@"
+for batches in 0 30; do
+  ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 tag=medium_bn$batches select=last precise_bn=$batches \
+    method=supervised,mean_teacher,uamt,cps,urpc,fixmatch,unimatch,bcp,ad_mt,mc_net "$@"
+done
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=70 method=supervised "$@"
 ssl4seg-report outputs/acdc
