@@ -22,6 +22,7 @@ from ssl4seg.methods.supervised import Supervised
 from ssl4seg.run.assemble import build, forward_of, method_of, network_maker, optimizers_of
 from ssl4seg.run.diagnose import Diagnosis
 from ssl4seg.run.engine import Engine, Plan
+from ssl4seg.run.precise_bn import batch_norms
 from ssl4seg.run.transfer import Transfer
 from ssl4seg.types import Progress
 
@@ -149,7 +150,11 @@ def check(gpu: FakeGPU, engine: Engine, axes: int) -> None:
     assert waits_of_a_step(gpu, engine) <= ONCE.keys()
     engine.diagnose(engine.method, Progress(STEP, TOTAL))
     image = torch.zeros(2, 1, *SHAPES[axes], device=CUDA)
+    own = [norm.running_var for norm in batch_norms(engine.method)]
     with engine.predicting(), torch.no_grad():
+        taken = [norm.running_var for norm in batch_norms(engine.method)]
+        assert all(a.device == CUDA for a in taken)
+        assert any(a is not b for a, b in zip(own, taken, strict=True)) == bool(own)
         logits = forward_of(engine.method, engine.fabric)(image)
     assert (logits.device, logits.dtype, logits.shape[1]) == (CUDA, torch.float32, len(CLASSES))
 

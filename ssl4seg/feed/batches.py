@@ -149,7 +149,7 @@ class Batches:
         return Batch(image, label, unlabeled, strong)
 
     def weak_views(self, step: int) -> Tensor:
-        """The weak views [B, C, *shape] of the batch of any step, the labelled images before the others."""
+        """The weak views [B, C, *shape] of any step, the labelled images first; from the disk none is read ahead."""
         return torch.cat([self.sampled(*drawn)[0] for drawn in _read(self.samplers, step).values()])
 
     def sampled(self, raw: Raw, theta: Tensor) -> tuple[Tensor, Tensor]:

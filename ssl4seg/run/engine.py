@@ -256,12 +256,12 @@ class Engine:
         """Score the val cases, if there are any; a better score by `selection` makes this the best model."""
         self.same_buffers()
         self.check_finite(weights=True)
+        pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
         with self.predicting():
             table, pictures = self.validate_cases()
             summary = table.summary()
             headline = table.headline(summary) if table.rows else None
             record.scores("val", self.step, summary, pictures, headline)
-            pseudo = self.diagnose(self.method, Progress(self.step - 1, self.plan.total))
             record.pseudo_labels(self.step, pseudo)
             better = not self.best or self.selection.better(summary, self.best["val"])
             chosen = "" if self.selection.is_main(table) else f", {self.selection.printed(summary)}"
@@ -277,13 +277,12 @@ class Engine:
 
     @contextmanager
     def predicting(self) -> Iterator[None]:
-        """The predictor as it is validated and kept: with precise batch norms, if the plan says so."""
+        """The method as it is validated and kept: with precise batch norms, if the plan says so."""
         if not self.plan.precise_bn:
             yield
             return
-        images = (self.batches.weak_views(step) for step in range(self.plan.precise_bn))  # the same at each validation
-        with precise(self.method.predictor, images, self.fabric.autocast):
-            self.same_buffers()
+        images = (self.batches.weak_views(step) for step in range(self.plan.precise_bn))
+        with precise(self.method, images, self.fabric.autocast):
             yield
 
     def same_buffers(self) -> None:

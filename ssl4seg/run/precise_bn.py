@@ -1,58 +1,57 @@
 """Precise batch norm: means and variances of the features as prediction has them, without dropout."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Autocast = Callable[[], AbstractContextManager[None]]
+from ssl4seg.methods.base import Method
+from ssl4seg.processes import all_sum, world_size
+
+COUNTING, STATISTICS = ("momentum", "num_batches_tracked"), ("running_mean", "running_var")
 
 
 @contextmanager
-def precise(network: nn.Module, images: Iterable[Tensor], autocast: Autocast) -> Iterator[None]:
-    """Let a network predict with the statistics that `estimate` gives it, and give it back its own afterwards."""
-    kept = [(norm, norm.running_mean, norm.running_var) for norm in batch_norms(network)]
-    for norm, mean, var in kept:
-        norm.running_mean, norm.running_var = _copy(mean), _copy(var)
-    estimate(network, images, autocast)
-    try:
-        yield
-    finally:
-        for norm, mean, var in kept:
-            norm.running_mean, norm.running_var = mean, var
+def precise(
+    method: Method, images: Iterable[Tensor], autocast: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Let a method predict with batch-norm statistics of some batches, and give it back its own afterwards.
 
+    In training a batch norm averages the statistics of features that dropout has changed: behind dropout of
+    probability p the mean is as before, and the variance at least 1 / (1 - p) times as large. Prediction drops nothing,
+    so it divides by deviations that are too large (the variance shift of Li et al., CVPR 2019). Here the networks that
+    predict are in evaluation mode but for their batch norms, and the statistics are means over the batches of all
+    processes: of the batches' means, and of their unbiased variances (Ioffe and Szegedy 2015, algorithm 2; PreciseBN of
+    Wu and Johnson 2021).
 
-@torch.no_grad()
-def estimate(network: nn.Module, images: Iterable[Tensor], autocast: Autocast) -> None:
-    """Give the batch norms of a network the mean of the statistics of some batches (Wu and Johnson 2021, section 3).
-
-    In training a batch norm averages the statistics of features that dropout has changed: dropout keeps their mean, but
-    makes their variance larger, up to 1 / (1 - p) times. Prediction drops nothing, so it divides by deviations that
-    are too large (the variance shift of Li et al., CVPR 2019). Here the network is in evaluation mode but for its batch
-    norms, where Wu and Johnson leave all of it in training mode.
-
-    A batch norm that is in evaluation mode, as in a frozen encoder, and one through which no image passes keep their
-    statistics. Afterwards all of the network is in evaluation mode.
+    A batch norm that stays in evaluation mode, as in a frozen encoder, and one through which no image passes predict
+    with the statistics of training. Afterwards the method is in evaluation mode.
 
     Args:
-        images: batches [B, C, *X] of training images.
+        images: batches [B, C, *X] of this process's training images.
         autocast: the run's precision.
     """
-    norms = [norm for norm in batch_norms(network) if norm.training]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    network.eval()
-    for norm in norms:
-        # Without a momentum the average is a plain one, and the first batch replaces what was there.
-        norm.momentum, norm.num_batches_tracked = None, torch.zeros((), dtype=torch.int64)
-        norm.train()
-    for image in images:
-        with autocast():
-            network(image)
-    for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
-        norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
-        norm.eval()
+    method.train()
+    norms = [norm for norm in batch_norms(method) if norm.training]
+    kept = [(norm, name, getattr(norm, name)) for norm in norms for name in (*COUNTING, *STATISTICS)]
+    method.eval()
+    try:
+        for norm in norms:
+            # Without a momentum the average is a plain one, and the first batch replaces what was there.
+            norm.momentum, norm.num_batches_tracked = None, torch.zeros((), dtype=torch.int64)
+            norm.running_mean, norm.running_var = _copy(norm.running_mean), _copy(norm.running_var)
+            norm.train()
+        _pass(method, images, autocast)
+        for norm in norms:
+            norm.running_mean, norm.running_var = _over_processes(norm.running_mean), _over_processes(norm.running_var)
+        _give_back(kept, COUNTING)
+        method.eval()
+        yield
+    finally:
+        _give_back(kept, (*COUNTING, *STATISTICS))
+        method.eval()
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -60,5 +59,23 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
+@torch.no_grad()
+def _pass(method: Method, images: Iterable[Tensor], autocast: Callable[[], AbstractContextManager[None]]) -> None:
+    for image in images:
+        with autocast():
+            method.predict(image)
+
+
 def _copy(statistic: Tensor | None) -> Tensor | None:
     return None if statistic is None else statistic.clone()
+
+
+def _over_processes(statistic: Tensor | None) -> Tensor | None:
+    """The mean over the processes."""
+    return None if statistic is None else all_sum(statistic) / world_size()
+
+
+def _give_back(kept: Iterable[tuple[nn.Module, str, object]], names: Sequence[str]) -> None:
+    for norm, name, value in kept:
+        if name in names:
+            setattr(norm, name, value)

@@ -196,8 +196,10 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
-        if self.plan.precise_bn and not batch_norms(self.method.predictor):
-            log.warning(f"precise_bn={self.plan.precise_bn}: the network has no batch norm, so nothing is taken anew")
+        if self.plan.precise_bn and not batch_norms(self.method.student):
+            log.warning(
+                f"warning: precise_bn={self.plan.precise_bn}: the network has no batch norm, nothing is taken anew"
+            )
         for doubt in self.method.doubts(pretrained=pretrained):
             log.warning(f"warning: {doubt}")
 
