@@ -10,6 +10,8 @@ ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 \
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 tag=medium_6000 iterations=6000 eval_every=1200 \
   method=supervised,bcp "$@"
 for batches in 0 30; do
+  ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=3 tag=medium_bn$batches select=last precise_bn=$batches \
+    method=uamt,unimatch,bcp "$@"
   ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 tag=medium_bn$batches select=last precise_bn=$batches \
     method=supervised,mean_teacher,uamt,cps,urpc,fixmatch,unimatch,bcp,ad_mt,mc_net "$@"
 done

@@ -247,7 +247,7 @@ KEYS: dict[str, Key] = {
     "batch_size": BATCH,
     "unlabeled_batch_size": BATCH,
     "passes": one_of(*PASSES),
-    "precise_bn": whole(0, STEPS),
+    "precise_bn": whole(0, 10_000),
     "device": one_of(*DEVICES),
     "precision": one_of(*PRECISIONS),
     "num_threads": optional(whole(1, THREADS)),

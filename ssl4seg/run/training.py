@@ -196,10 +196,11 @@ class Training:
         pretrained = _pretrained(self.settings.network)
         for doubt in self.transfer.doubts(self.method, self.plan.total, pretrained=pretrained):
             log.warning(doubt)
-        if self.plan.precise_bn and not batch_norms(self.method.student):
-            log.warning(
-                f"warning: precise_bn={self.plan.precise_bn}: the network has no batch norm, nothing is taken anew"
-            )
+        if number := self.plan.precise_bn:
+            if batch_norms(self.method.student):
+                log.info(f"best.pt: batch norms with the statistics of {number} batches, taken without dropout")
+            else:
+                log.warning(f"warning: precise_bn={number}: the network has no batch norm, nothing is taken anew")
         for doubt in self.method.doubts(pretrained=pretrained):
             log.warning(f"warning: {doubt}")
 

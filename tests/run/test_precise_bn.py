@@ -132,7 +132,8 @@ def statistics_of(method: Method) -> dict[str, Tensor]:
 
 
 def test_the_best_model_is_saved_with_them_and_scored_so_again(tmp_path: Path) -> None:
-    succeed("train", *WORDS, "method=bcp", "select=last", "precise_bn=3", cwd=tmp_path)
+    output = succeed("train", *WORDS, "method=bcp", "select=last", "precise_bn=3", cwd=tmp_path)
+    assert "best.pt: batch norms with the statistics of 3 batches, taken without dropout" in output
     run = tmp_path / "outputs/phantom/bcp/unet-2cases-s0"
     last, best = (load(run / name)["method"] for name in ("last.pt", "best.pt"))
     differing = {name for name in last if not torch.equal(last[name], best[name])}
