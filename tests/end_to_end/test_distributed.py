@@ -38,6 +38,12 @@ class Kept:
         name = f"{type(self).__name__}-{type(self.student).__name__}-{progress.step}-{os.environ.get('RANK', 'one')}.pt"
         torch.save(dict(self.named_parameters()), Path("kept", name))
 
+    def predict(self, image):
+        file = Path("kept", f"{type(self.student).__name__}-statistics-{os.environ.get('RANK', 'one')}.pt")
+        if not file.exists() and not any(module.training for module in self.modules()):  # at the first validation
+            torch.save(dict(self.student.named_buffers()), file)
+        return super().predict(image)
+
 
 class UAMT(Kept, uamt.UAMT): ...
 '''
@@ -93,6 +99,12 @@ def test_both_processes_hold_the_same_weights_after_each_step(two: Path, network
     for a, b in zip(first, second, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(first[0][name], first[-1][name]) for name in first[0])
+
+
+def test_both_processes_predict_with_the_mean_of_the_statistics_that_each_took(two: Path) -> None:
+    first, second = (load(two / f"kept/UNet-statistics-{rank}.pt") for rank in "01")
+    assert any(name.endswith("running_var") for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_two_processes_take_the_steps_of_one_with_twice_the_batch(two: Path, one: Path) -> None:
