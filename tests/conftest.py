@@ -1,6 +1,7 @@
 """Fixtures that several modules share."""
 
 import inspect
+import logging
 import os
 import shutil
 import subprocess
@@ -79,6 +80,19 @@ def names_in(code: CodeType) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A run in this process sends the log to its screen and file, and no further: the next test could not hear it."""
+    log = logging.getLogger("ssl4seg")
+    before = log.level, log.propagate, [*log.handlers]
+    yield
+    for handler in [*log.handlers]:
+        if handler not in before[2]:
+            log.removeHandler(handler)
+            handler.close()
+    log.level, log.propagate, log.handlers = before
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ for name in (
     *("ssl4seg.train", "ssl4seg.eval", "ssl4seg.predict", "ssl4seg.prepare", "ssl4seg.report.command"),
     *("ssl4seg.run.training", "ssl4seg.commands.evaluation", "ssl4seg.commands.prediction"),
     *("ssl4seg.report.figures", "ssl4seg.report.patients", "matplotlib.backends.backend_agg", "scipy.stats"),
-    *("medpy.metric", "ssl4seg.networks.unet", "hydra.experimental.callback"),
+    *("medpy.metric", "ssl4seg.networks.unet", "ssl4seg.methods.supervised", "hydra.experimental.callback"),
+    *("ssl4seg.run.loggers.tensorboard", "torch.utils.tensorboard.writer", "rich._emoji_codes"),
 ):
     importlib.import_module(name)
 

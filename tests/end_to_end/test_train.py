@@ -35,7 +35,7 @@ from ssl4seg.run.record import Record
 from ssl4seg.run.training import Training, train
 from ssl4seg.scoring.tables import TRUE_PIXELS, CaseTable
 
-UAMT = ("method=uamt", "labeled_ratio=0.5")
+UAMT = ("method=uamt", "labeled_ratio=0.5", "engine.num_overlays=4")
 RUN = Path("outputs/phantom/uamt/unet-0.5-s0")
 NAMES = {"dataset": "phantom", "method": "supervised", "network": "unet"}
 

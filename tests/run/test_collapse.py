@@ -1,7 +1,6 @@
 """A collapse is told while it happens, with the key to turn; a run that does not collapse says nothing."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ Told = Callable[[], tuple[str, str]]
 
 
 @pytest.fixture
-def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
+def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Told:
     """Returns what the screen and train.log were told since the last call."""
-    log, seen = logging.getLogger("ssl4seg"), [0]
-    before = log.level, log.propagate, [*log.handlers]
+    seen = [0]
     start_log(tmp_path / "train.log")
 
     def read() -> tuple[str, str]:
@@ -28,11 +26,7 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
         new, seen[0] = text[seen[0] :], len(text)
         return capsys.readouterr().err, new
 
-    yield read
-    for handler in [*log.handlers]:
-        log.removeHandler(handler)
-        handler.close()
-    log.level, log.propagate, log.handlers = before
+    return read
 
 
 def shares(background: float, heart: float = 0.0, of: str = "share") -> dict[str, float]:

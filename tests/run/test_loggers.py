@@ -191,9 +191,8 @@ class Kept(Logger):
 
 
 def test_a_logger_whose_disk_is_full_is_named_once_and_the_others_go_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("ssl4seg"), "propagate", True)
     full, kept = CsvFile(), Kept()
     unwritable = tmp_path / "no folder"  # where not even a start succeeds
     with Record(begun(tmp_path), {"csv": full, "kept": kept}, step=0, total=9) as record:

@@ -1,6 +1,5 @@
 """Which weights of an encoder move, when, and how far."""
 
-import logging
 import math
 from typing import Any
 
@@ -238,9 +237,7 @@ def test_what_is_probably_not_meant_is_told():
 
 def test_a_run_tells_that_its_encoder_never_moves(caplog):
     caplog.set_level("WARNING")
-    logging.getLogger("ssl4seg").addHandler(caplog.handler)
     Training(composed(*KEYS, "transfer.freeze_encoder=100"), NAMES, None)
-    logging.getLogger("ssl4seg").removeHandler(caplog.handler)
     told = [record.message for record in caplog.records]
     assert any("frozen for 100 steps, and the run has 4" in line for line in told)
     assert any("with random weights: give weights to start from" in line for line in told)
