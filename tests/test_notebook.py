@@ -27,7 +27,9 @@ def test_it_trains_shows_predicts_and_exports(notebook: Any, tmp_path: Path, mon
     """With the words of the smallest run in place of its own."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     (train,) = [cell for cell in notebook.cells if cell.source.startswith('words = "')]
-    train.source = re.sub('".*"', f'"{" ".join(PHANTOM)} method=uamt tag=notebook"', train.source, count=1)
+    train.source = re.sub(
+        '".*"', f'"{" ".join(PHANTOM)} engine.num_overlays=1 method=uamt tag=notebook"', train.source, count=1
+    )
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
