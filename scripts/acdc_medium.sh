@@ -19,6 +19,8 @@ for batches in 0 30; do
     method=uamt,unimatch,bcp "$@"
   ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=7 tag=medium_bn$batches select=last precise_bn=$batches \
     method=supervised,mean_teacher,uamt,cps,urpc,fixmatch,unimatch,bcp,ad_mt,mc_net "$@"
+  ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=14 tag=medium_bn$batches select=last precise_bn=$batches \
+    method=supervised,mean_teacher,uamt,ict,entropy_minimization,urpc,dan "$@"
 done
 ssl4seg-train -m experiment=acdc_medium dataset.root="$root" labeled_cases=70 method=supervised "$@"
 ssl4seg-report outputs/acdc

@@ -65,6 +65,7 @@ def config(home: Path) -> Path:
 SWEEP = (
     *("--config-dir", "conf", "-m", *PHANTOM, f"method={METHOD}"),
     *("network.dropout=[0,0]", "labeled_ratio=0.5", f"iterations={ITERATIONS}", "eval_every=2", "precise_bn=1"),
+    "engine.num_overlays=4",
 )
 
 
