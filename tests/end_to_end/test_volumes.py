@@ -63,7 +63,7 @@ def trained(root: Path) -> tuple[Path, str]:
     """A run on patches of the folder, and what it printed."""
     words = ("dataset=folder", f"dataset.root={root}", "dataset.image_size=[16,16,16]", "labeled_ratio=0.5")
     views = ("views=volumes", "inference=volumes", "views.weak.foreground=0.5", "method=uamt")
-    output = succeed("train", *SMALL, *words, *views, "engine.num_overlays=4", cwd=root.parent)
+    output = succeed("train", *SMALL, *words, *views, cwd=root.parent)
     return root.parent / "outputs/balls/uamt/unet-0.5-s0", output
 
 
