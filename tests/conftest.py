@@ -1,5 +1,6 @@
 """Fixtures that several modules share."""
 
+import gc
 import inspect
 import logging
 import os
@@ -24,6 +25,20 @@ from ssl4seg.run.training import Training
 from ssl4seg.types import Batch
 
 torch.set_num_threads(1)  # for tensors this small, threads that wait for one another cost more than they bring
+
+# -- garbage ----------------------------------------------------------------------------------------------------------
+
+gc.disable()  # what is imported and collected stays; looking through it again and again takes a twentieth of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or Triton reports as leaked what Python does not take down at the end
+
 
 # -- where the tests write --------------------------------------------------------------------------------------------
 
