@@ -1,5 +1,6 @@
 """Fixtures that several modules share."""
 
+import atexit
 import gc
 import inspect
 import logging
@@ -34,10 +35,7 @@ gc.disable()  # what is imported and collected stays; looking through it again a
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or Triton reports as leaked what Python does not take down at the end
+    atexit.register(gc.unfreeze)  # or Triton reports as leaked what Python does not take down at the end
 
 
 # -- where the tests write --------------------------------------------------------------------------------------------
